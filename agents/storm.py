@@ -1,0 +1,221 @@
+"""STORM's actor–critic (model.md § 4), trained in imagination alone.
+
+Actor and critic read the features [z_t, h_{t−1}]. The critic is a symlog two-hot distribution
+with a slow copy as regulariser; the actor learns by REINFORCE on advantages that are divided by
+the moving 5–95 percentile range of the returns (DreamerV3), with an entropy bonus.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glam_env.errors import GlamError
+from glam_env.model.distributions import SymlogTwoHot, categorical_entropy, sample_codes
+from glam_env.model.world_model import Head
+from glam_env.training.imagination import Rollout
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The actor–critic; the defaults are STORM's.
+
+    Attributes:
+        hidden: width of both hidden layers.
+        gamma, lambda_: discount and λ of the returns.
+        entropy: weight of the entropy bonus (nats).
+        learning_rate, adam_eps, gradient_clip: of Adam.
+        slow_decay: of the slow critic's moving average, a step.
+        range_decay: of the moving percentiles, a step.
+        value_bins: bins of the critic on [−20, 20] symlog.
+    """
+
+    hidden: int = 512
+    gamma: float = 0.985
+    lambda_: float = 0.95
+    entropy: float = 3e-4
+    learning_rate: float = 3e-5
+    adam_eps: float = 1e-5
+    gradient_clip: float = 100.0
+    slow_decay: float = 0.98
+    range_decay: float = 0.99
+    value_bins: int = 255
+
+
+def lambda_returns(
+    rewards: Tensor, values: Tensor, terminated: Tensor, gamma: float, lambda_: float
+) -> Tensor:
+    """R_t = r_t + γ c_t ((1 − λ) V_{t+1} + λ R_{t+1}), R_H = V_H, in float32.
+
+    Args:
+        rewards: (H, N); r_t follows the action at t.
+        values: (H+1, N); V_t is the value on seeing step t.
+        terminated: (H, N) bool; c_t = 0 where true.
+
+    Returns:
+        (H, N) float32.
+    """
+    rewards, values = rewards.float(), values.float()
+    discount = gamma * (~terminated).float()
+    target, returns = values[-1], []
+    for t in range(len(rewards) - 1, -1, -1):
+        target = rewards[t] + discount[t] * ((1 - lambda_) * values[t + 1] + lambda_ * target)
+        returns.append(target)
+    return torch.stack(returns[::-1])
+
+
+class ActorCritic(nn.Module):
+    """The bundled agent.
+
+    Args:
+        config: hyperparameters.
+        feature_dim: F, width of the features.
+        num_actions: A.
+    """
+
+    return_range: Tensor
+
+    def __init__(self, config: AgentConfig, feature_dim: int, num_actions: int) -> None:
+        super().__init__()
+        self.config = config
+        self.actor = Head(feature_dim, config.hidden, num_actions, zero=True)
+        self.critic = Head(feature_dim, config.hidden, config.value_bins, zero=True)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.value_code = SymlogTwoHot(config.value_bins)
+        # Moving 5th and 95th percentile of the returns; NaN until the first update sets them.
+        self.register_buffer("return_range", torch.full((2,), float("nan")))
+        self.optimizer = torch.optim.Adam(
+            [*self.actor.parameters(), *self.critic.parameters()],
+            lr=config.learning_rate,
+            eps=config.adam_eps,
+        )
+
+    @torch.no_grad()
+    def act(
+        self,
+        features: Tensor,
+        *,
+        greedy: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(E, F) features to (E) int64 actions, sampled unless ``greedy``."""
+        logits = self.actor(features)
+        return sample_codes(logits, temperature=0.0 if greedy else 1.0, generator=generator)
+
+    def value(self, features: Tensor) -> Tensor:
+        """(..., F) features to (...) float32 values."""
+        return self.value_code.mean(self.critic(features))
+
+    def loss(self, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """Actor and critic loss of a rollout; moves the percentiles along.
+
+        Returns:
+            The loss (scalar) and detached scalars.
+        """
+        c = self.config
+        features = rollout.features
+        log_probs = self.actor(features[:-1]).log_softmax(-1)
+        value_logits = self.critic(features)
+        with torch.no_grad():
+            values = self.value_code.mean(value_logits)
+            slow_values = self.value_code.mean(self.slow_critic(features))
+            ends = (rollout.rewards, rollout.terminated)
+            returns = lambda_returns(ends[0], values, ends[1], c.gamma, c.lambda_)
+            slow_returns = lambda_returns(ends[0], slow_values, ends[1], c.gamma, c.lambda_)
+            # What a dream goes on to show after its end has not happened.
+            over = torch.cumsum(rollout.terminated, 0) - rollout.terminated.long()
+            alive = (over == 0).float()
+            advantage = (returns - values[:-1]) / self._move_range(returns)
+
+        def mean(x: Tensor) -> Tensor:
+            return (alive * x).sum() / alive.sum()
+
+        chosen = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
+        entropy = mean(categorical_entropy(log_probs))
+        policy_loss = -mean(chosen * advantage)
+        value_loss = mean(self.value_code.loss(value_logits[:-1], returns))
+        slow_loss = mean(self.value_code.loss(value_logits[:-1], slow_returns))
+        loss = policy_loss + value_loss + slow_loss - c.entropy * entropy
+        return loss, {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "entropy": entropy.detach(),
+            "dream_reward": mean(rollout.rewards),
+            "dream_return": mean(returns),
+            "return_range": self.return_range[1] - self.return_range[0],
+        }
+
+    def _move_range(self, returns: Tensor) -> Tensor:
+        """Takes the returns' percentiles into the moving ones; the divisor max(1, S)."""
+        quantiles = torch.tensor([0.05, 0.95], device=returns.device)
+        now = torch.quantile(returns.flatten(), quantiles)
+        decay = self.config.range_decay
+        moved = torch.where(
+            self.return_range.isnan(), now, decay * self.return_range + (1 - decay) * now
+        )
+        self.return_range.copy_(moved)
+        return (moved[1] - moved[0]).clamp_min(1.0)
+
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """One step of Adam on :meth:`loss`; the slow critic follows."""
+        loss, metrics = self.loss(rollout)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
+            torch._foreach_lerp_(slow, fast, 1.0 - self.config.slow_decay)
+        return metrics
+
+    def learner_state(self) -> dict[str, Any]:
+        """Weights, moving statistics and optimiser."""
+        return {"agent": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        """Goes back to a :meth:`learner_state`."""
+        self.load_state_dict(state["agent"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def export_state(self) -> dict[str, Tensor]:
+        """Actor and critic, without what only learning needs."""
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if name.startswith(("actor.", "critic."))
+        }
+
+    @classmethod
+    def from_export(
+        cls, config: Mapping[str, Any], state: dict[str, Tensor], feature_dim: int, num_actions: int
+    ) -> ActorCritic:
+        """The agent of a checkpoint folder, ready to act.
+
+        Args:
+            config: the ``agent`` part of config.json: ``class`` and the fields of
+                :class:`AgentConfig`.
+            state: of :meth:`export_state`.
+            feature_dim, num_actions: of the world model that it lives in.
+
+        Raises:
+            GlamError: another class, unknown fields, or tensors that do not fit.
+        """
+        fields = dict(config)
+        if fields.pop("class", None) != "storm":
+            raise GlamError(f"agent class {config.get('class')!r} is unknown; known: 'storm'")
+        try:
+            agent = cls(AgentConfig(**fields), feature_dim, num_actions)
+            own = {k: v for k, v in agent.state_dict().items() if k not in agent.export_state()}
+            agent.load_state_dict(own | state)
+        except (TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise GlamError(
+                f"the checkpoint's agent does not fit: {reason}; export it anew"
+            ) from error
+        return agent.eval().requires_grad_(False)

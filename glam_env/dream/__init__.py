@@ -1,0 +1,1 @@
+"""The learned simulator: start contexts, the engine over the world model, the two env classes."""

@@ -1,0 +1,243 @@
+"""The dream engine: E dreams of one world model, as tensors on its device and nothing else."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from glam_env.dream.contexts import ContextPool, Contexts
+from glam_env.errors import GlamError
+from glam_env.model.distributions import categorical_entropy
+from glam_env.model.variation import CoreState
+from glam_env.model.world_model import DreamState, WorldModel
+
+TERMINATIONS = ("threshold", "sample")
+REWARDS = ("mean", "sample")
+
+_UINT64 = 1 << 64
+
+
+class EngineStep(NamedTuple):
+    """One transition of E dreams; every part comes from the same h_t.
+
+    ``state`` after it; ``reward`` (E) float32 in the game's units; ``terminated`` (E) bool, it
+    ended the life; ``truncated`` (E) bool, it reached the horizon without; ``prior_entropy`` (E)
+    float32 nats, the model's doubt about the latent it drew, summed over the K categoricals.
+    """
+
+    state: DreamState
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    prior_entropy: Tensor
+
+
+class EngineState(NamedTuple):
+    """Where all dreams stand: ``dream``, and ``steps`` (E) int64 since each began."""
+
+    dream: DreamState
+    steps: Tensor
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of a name; ``"auto"`` is the first CUDA device, or the CPU without one.
+
+    Raises:
+        GlamError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise GlamError(f"device {str(name)!r} cannot be used here ({reason}); try 'cpu'") from error
+    return device
+
+
+class DreamEngine:
+    """Steps and resets E dreams.
+
+    Each dream draws its own numbers, and none depends on the others: what comes next in a dream
+    hangs on the seed, its place in the batch, its own past and how often the engine has stepped,
+    never on what happens to its neighbours. The world model's draws come from one generator that
+    only :meth:`step` moves; starts come from a hash, which resets of others can't move on.
+
+    Args:
+        world_model: in eval mode, on ``device``, without gradients.
+        contexts: where dreams may start.
+        num_envs: E.
+        device: where everything happens.
+        max_episode_steps: the horizon: a dream is truncated after so many steps.
+        temperature: of the latent's draw; 0 takes its mode.
+        termination: ``"threshold"`` ends a dream when that is likelier than not, ``"sample"``
+            draws it.
+        reward: ``"mean"`` of the head's distribution or a ``"sample"`` of its bins.
+        frames: whether :attr:`pool` shall hold first frames.
+
+    Raises:
+        GlamError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        contexts: Contexts,
+        num_envs: int,
+        *,
+        device: torch.device | str,
+        max_episode_steps: int,
+        temperature: float = 1.0,
+        termination: str = "threshold",
+        reward: str = "mean",
+        frames: bool = False,
+    ) -> None:
+        _require_count("num_envs", num_envs)
+        _require_count("max_episode_steps", max_episode_steps)
+        if not (0.0 <= temperature < math.inf):
+            raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
+        require_choice("termination", termination, TERMINATIONS)
+        require_choice("reward", reward, REWARDS)
+        self.world_model = world_model
+        self.num_envs = num_envs
+        self.device = torch.device(device)
+        self.max_episode_steps = max_episode_steps
+        self._temperature = float(temperature)
+        self._sample_termination = termination == "sample"
+        self._sample_reward = reward == "sample"
+        self.pool = ContextPool(world_model, contexts, self.device, frames=frames)
+        self._generator = torch.Generator(self.device)
+        self._rows = torch.arange(num_envs, device=self.device)
+        self._everyone = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        self._steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._state: DreamState | None = None
+        self.seed(None)
+
+    @property
+    def state(self) -> DreamState:
+        """Where the dreams stand, not a copy: read it only."""
+        if self._state is None:
+            raise GlamError("the dreams have not begun: call reset() first")
+        return self._state
+
+    def seed(self, seed: int | None) -> int:
+        """Fixes all that is drawn from here on; None takes fresh entropy. Returns the seed."""
+        if seed is None:
+            seed = self._generator.seed()
+        self._generator.manual_seed(seed % _UINT64)
+        self._start_key = seed
+        self._starts_drawn = torch.zeros_like(self._rows)
+        return seed
+
+    @torch.no_grad()
+    def reset(
+        self, mask: Tensor | None = None, indices: Tensor | None = None, seed: int | None = None
+    ) -> Tensor:
+        """Begins dreams anew and leaves the others as they are, bit for bit.
+
+        Args:
+            mask: (E) bool, the dreams to begin; None is all of them.
+            indices: (E) int64, the context each starts from; None draws them.
+            seed: given to :meth:`seed` first; it touches the draws of all dreams.
+
+        Returns:
+            (E) int64 contexts; where the mask is false they mean nothing.
+        """
+        if self._state is None and mask is not None and not bool(mask.all()):
+            raise GlamError("the first reset must begin every dream: give it no mask")
+        if seed is not None:
+            self.seed(seed)
+        mask = self._everyone if mask is None else mask
+        if indices is None:
+            indices = self._draw_starts()
+            self._starts_drawn = self._starts_drawn + mask
+        start = self.pool.states(indices, mask)
+        self._state = start if self._state is None else _choose(mask, start, self._state)
+        self._steps = torch.where(mask, 0, self._steps)
+        return indices
+
+    @torch.no_grad()
+    def step(self, actions: Tensor) -> EngineStep:
+        """Dreams one step on.
+
+        Args:
+            actions: (E) int64 on the device, each in [0, A); not checked.
+
+        Returns:
+            The transition, in fresh tensors.
+        """
+        step = self.world_model.step(
+            self.state, actions, temperature=self._temperature, generator=self._generator
+        )
+        reward = step.reward
+        if self._sample_reward:
+            reward = self.world_model.reward_code.sample(step.reward_logits, self._generator)
+        terminated = step.termination_logit > 0.0
+        if self._sample_termination:
+            draw = torch.rand(self.num_envs, device=self.device, generator=self._generator)
+            terminated = draw < step.termination_logit.sigmoid()
+        self._state = step.state
+        self._steps = self._steps + 1
+        truncated = (self._steps >= self.max_episode_steps) & ~terminated
+        entropy = categorical_entropy(step.prior_logits).sum(-1)
+        return EngineStep(step.state, reward, terminated, truncated, entropy)
+
+    def get_state(self) -> EngineState:
+        """A copy of where all dreams stand; what will be drawn is no part of it."""
+        return EngineState(_copy(self.state), self._steps.clone())
+
+    def set_state(self, state: EngineState) -> None:
+        """Puts all dreams where :meth:`get_state` found them; the argument is copied."""
+        self._state = _copy(state.dream)
+        self._steps = state.steps.clone()
+
+    def _draw_starts(self) -> Tensor:
+        """The next start of each dream, (E) int64 contexts.
+
+        SplitMix64 (Steele, Lea and Flood 2014) at a position of each dream's own.
+        """
+        position = self._starts_drawn * self.num_envs + self._rows + 1
+        x = position * _signed(0x9E3779B97F4A7C15) + _signed(self._start_key)
+        x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+        x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+        return _shift(x ^ _shift(x, 31), 1) % len(self.pool)
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises GlamError unless an option's value is one of its choices."""
+    if value not in choices:
+        raise GlamError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def _require_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise GlamError(f"{name} must be a whole number >= 1, got {value!r}")
+
+
+def _signed(value: int) -> int:
+    """The low 64 bits of an integer as int64, which wraps around as uint64 does."""
+    return (value + _UINT64 // 2) % _UINT64 - _UINT64 // 2
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 (torch's own repeats the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _choose(mask: Tensor, new: DreamState, old: DreamState) -> DreamState:
+    """Rows of ``new`` where the (E) bool mask is true, of ``old`` elsewhere; fresh tensors."""
+
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    core = CoreState(*map(choose, new.core, old.core))
+    return DreamState(choose(new.code, old.code), choose(new.h, old.h), core)
+
+
+def _copy(state: DreamState) -> DreamState:
+    core = CoreState(*(part.clone() for part in state.core))
+    return DreamState(state.code.clone(), state.h.clone(), core)

@@ -1,0 +1,1 @@
+"""The GLAM world model in pure PyTorch: it knows no environment, no file and no agent."""

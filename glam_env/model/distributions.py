@@ -1,0 +1,143 @@
+"""The distributions of the world model and the agent.
+
+Categorical latents with 1 % uniform mixed in and straight-through samples (DreamerV2/V3), and
+the symlog two-hot code for scalars (DreamerV3). All of it computes in float32, whatever the
+autocast around it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+UNIMIX = 0.01
+"""Share of the uniform distribution in every categorical (model.md § 1)."""
+
+
+def unimix_log_probs(logits: Tensor, share: float = UNIMIX) -> Tensor:
+    """Log-probabilities of softmax(logits) with a share of the uniform distribution mixed in.
+
+    Args:
+        logits: (..., C), any float dtype.
+        share: how much of the uniform distribution, in [0, 1].
+
+    Returns:
+        (..., C) float32 log-probabilities, normalised.
+    """
+    probs = logits.float().softmax(-1)
+    return torch.log((1.0 - share) * probs + share / logits.shape[-1])
+
+
+def sample_codes(
+    log_probs: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draws a class of every categorical, each from its own random numbers (Gumbel-max).
+
+    Args:
+        log_probs: (..., C) log-probabilities or logits.
+        temperature: divides the log-probabilities; 0 takes the likeliest class.
+        generator: on the tensor's device; the default generator if None.
+
+    Returns:
+        (...) int64 class indices.
+    """
+    if temperature == 0.0:
+        return log_probs.argmax(-1)
+    noise = torch.empty_like(log_probs, dtype=torch.float32).exponential_(generator=generator)
+    # -log(Exp(1)) is Gumbel(0, 1); the floor keeps a zero draw from becoming an infinity.
+    return (log_probs.float() / temperature - noise.clamp_min(1e-30).log()).argmax(-1)
+
+
+def one_hot(codes: Tensor, classes: int) -> Tensor:
+    """(...) int64 class indices to (..., C) float32 one-hot vectors."""
+    return F.one_hot(codes, classes).float()
+
+
+def straight_through(log_probs: Tensor, codes: Tensor) -> Tensor:
+    """One-hot of ``codes`` whose gradient is that of the probabilities.
+
+    Args:
+        log_probs: (..., C) float32 normalised log-probabilities.
+        codes: (...) int64.
+
+    Returns:
+        (..., C) float32.
+    """
+    probs = log_probs.exp()
+    return one_hot(codes, log_probs.shape[-1]) + probs - probs.detach()
+
+
+def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) in nats, summed over the categoricals.
+
+    Args:
+        p, q: (..., K, C) float32 normalised log-probabilities.
+
+    Returns:
+        (...) float32.
+    """
+    return (p.exp() * (p - q)).sum((-2, -1))
+
+
+def categorical_entropy(log_probs: Tensor) -> Tensor:
+    """Entropy in nats over the last dimension of normalised log-probabilities."""
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) · log(1 + |x|), DreamerV3's squashing of rewards and returns."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of :func:`symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+class SymlogTwoHot(nn.Module):
+    """A scalar as a distribution over bins that are evenly spaced in symlog space.
+
+    The mean is taken in symlog space and then expanded, as in STORM: with 255 bins on [−20, 20]
+    a mean of the expanded bins would be ruled by the outermost ones.
+
+    Args:
+        bins: number of bins, at least 2.
+        low, high: first and last bin centre, in symlog units.
+    """
+
+    centers: Tensor
+
+    def __init__(self, bins: int = 255, low: float = -20.0, high: float = 20.0) -> None:
+        super().__init__()
+        if bins < 2 or not low < high:
+            raise ValueError(
+                f"two-hot bins need bins >= 2 and low < high, got {bins=} {low=} {high=}"
+            )
+        self.low, self.high = low, high
+        self.register_buffer("centers", torch.linspace(low, high, bins), persistent=False)
+
+    @torch.no_grad()
+    def encode(self, values: Tensor) -> Tensor:
+        """(...) values to (..., bins) float32: two neighbouring weights that sum to one."""
+        bins = self.centers.numel()
+        position = (symlog(values.float()).clamp(self.low, self.high) - self.low) * (
+            (bins - 1) / (self.high - self.low)
+        )
+        below = position.floor().clamp(max=bins - 2)
+        upper = (position - below).unsqueeze(-1)
+        index = below.long().unsqueeze(-1)
+        target = torch.zeros(*values.shape, bins, device=values.device)
+        return target.scatter_(-1, index, 1.0 - upper).scatter_(-1, index + 1, upper)
+
+    def loss(self, logits: Tensor, values: Tensor) -> Tensor:
+        """Cross-entropy (nats) of (..., bins) logits against the two-hot of (...) values."""
+        return -(self.encode(values) * logits.float().log_softmax(-1)).sum(-1)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """(..., bins) logits to the (...) float32 values that they stand for."""
+        return symexp((logits.float().softmax(-1) * self.centers).sum(-1))
+
+    def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draws a bin of (..., bins) logits and returns its (...) float32 value."""
+        return symexp(self.centers[sample_codes(logits, generator=generator)])

@@ -1,0 +1,226 @@
+"""Mamba-1, the selective state space layer (Gu and Dao 2023; eqs. 1–3 of the GLAM paper).
+
+One parameter set, named and shaped as in the ``mamba_ssm`` package so that a state dict moves
+either way, and two ways to run it: :meth:`Mamba.forward` over a sequence and :meth:`Mamba.step`
+for one position. The recurrence runs in float32. On a CUDA device the package's fused scan is
+used if it is installed; everywhere else PyTorch computes the same numbers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MambaTrace(NamedTuple):
+    """What a forward pass leaves for later steps, at every position.
+
+    ``inputs`` (B, L, d_inner): the convolution's inputs; ``states`` (B, L, d_inner, N): the SSM
+    state after each position, float32.
+    """
+
+    inputs: Tensor
+    states: Tensor
+
+
+@cache
+def fused_scan_reason() -> str:
+    """Why the fused CUDA scan of ``mamba_ssm`` is not used; empty if it is."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if importlib.util.find_spec("mamba_ssm") is None:
+        return "mamba-ssm is not installed"
+    if importlib.util.find_spec("selective_scan_cuda") is None:
+        return "mamba-ssm was installed without its scan kernels"
+    return ""
+
+
+class _LinearRecurrence(torch.autograd.Function):
+    """h_t = a_t · h_{t-1} + b_t over dim 1, with h_{-1} = 0: one pass forward, one back.
+
+    Written as a function of its own because autograd through the loop would keep a node, and
+    pay its dispatch several times, for each position.
+    """
+
+    @staticmethod
+    def forward(ctx, decay: Tensor, drive: Tensor) -> Tensor:
+        states = torch.empty_like(drive)
+        steps = zip(decay.unbind(1), drive.unbind(1), states.unbind(1), strict=True)
+        previous = None
+        for a, b, h in steps:
+            if previous is None:
+                h.copy_(b)
+            else:
+                torch.addcmul(b, a, previous, out=h)
+            previous = h
+        ctx.save_for_backward(decay, states)
+        return states
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        decay, states = ctx.saved_tensors
+        grad = grads[0]
+        drive_grad = torch.empty_like(grad)
+        decays, sources, targets = decay.unbind(1), grad.unbind(1), drive_grad.unbind(1)
+        targets[-1].copy_(sources[-1])
+        for t in range(len(targets) - 2, -1, -1):
+            torch.addcmul(sources[t], decays[t + 1], targets[t + 1], out=targets[t])
+        decay_grad = torch.zeros_like(grad)
+        torch.mul(drive_grad[:, 1:], states[:, :-1], out=decay_grad[:, 1:])
+        return decay_grad, drive_grad
+
+
+def linear_recurrence(decay: Tensor, drive: Tensor) -> Tensor:
+    """Solves h_t = decay_t · h_{t-1} + drive_t along dim 1, starting from zero.
+
+    Args:
+        decay, drive: (B, L, ...) of one shape and dtype.
+
+    Returns:
+        (B, L, ...): h at every position. Cost O(L) forward and back.
+    """
+    return _LinearRecurrence.apply(decay, drive)  # type: ignore[no-any-return]
+
+
+class Mamba(nn.Module):
+    """Mamba-1 layer: projection, causal depthwise convolution, selective scan, gate.
+
+    Args:
+        d_model: width D of input and output.
+        d_state: SSM states N per channel.
+        d_conv: width of the causal convolution.
+        expand: d_inner = expand · D.
+    """
+
+    dt_min, dt_max, dt_floor = 1e-3, 0.1, 1e-4
+
+    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
+        self.d_inner = expand * d_model
+        self.dt_rank = math.ceil(d_model / 16)
+
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
+        self.conv1d = nn.Conv1d(
+            self.d_inner, self.d_inner, d_conv, groups=self.d_inner, padding=d_conv - 1
+        )
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.A_log = nn.Parameter(
+            torch.log(torch.arange(1, d_state + 1).float()).repeat(self.d_inner, 1)
+        )
+        self.D = nn.Parameter(torch.ones(self.d_inner))
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
+        self._init_dt()
+
+    @torch.no_grad()
+    def _init_dt(self) -> None:
+        bound = self.dt_rank**-0.5
+        nn.init.uniform_(self.dt_proj.weight, -bound, bound)
+        low, high = math.log(self.dt_min), math.log(self.dt_max)
+        dt = torch.exp(torch.rand(self.d_inner) * (high - low) + low).clamp(min=self.dt_floor)
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of it gives dt
+
+    def project(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., D) inputs to the convolution's input x and the gate z, each (..., d_inner)."""
+        x, z = self.in_proj(u).chunk(2, dim=-1)
+        return x, z
+
+    def _selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dt (..., d_inner), B and C (..., N), all float32, from the convolved inputs."""
+        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.softplus(self.dt_proj(dt).float()), b.float(), c.float()
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Causal depthwise convolution and SiLU over (B, L, d_inner), zeros before the start."""
+        length = x.shape[1]
+        return F.silu(self.conv1d(x.transpose(1, 2))[..., :length].transpose(1, 2))
+
+    def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The selective scan of (B, L, d_inner) convolved inputs from a zero state.
+
+        Returns:
+            states (B, L, d_inner, N) and the read-out vectors C (B, L, N), float32.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            dt, b, c = self._selection(x.float())
+            a = -torch.exp(self.A_log.float())
+            decay = torch.exp(dt.unsqueeze(-1) * a)
+            drive = (dt * x.float()).unsqueeze(-1) * b.unsqueeze(-2)
+            return linear_recurrence(decay, drive), c
+
+    def read_out(self, states: Tensor, c: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """y = C·h + D·x, gated by SiLU(z) and projected to width D; leading dims are free."""
+        y = torch.einsum("...dn,...n->...d", states, c) + self.D.float() * x.float()
+        return self.out_proj(y * F.silu(z.float()))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D), causal, each row from a zero state."""
+        if u.is_cuda and not fused_scan_reason():
+            return self._forward_fused(u)
+        return self.forward_traced(u)[0]
+
+    def forward_traced(self, u: Tensor) -> tuple[Tensor, MambaTrace]:
+        """As :meth:`forward`, with what a step needs to go on from any position."""
+        inputs, z = self.project(u)
+        x = self.convolve(inputs)
+        states, c = self.scan(x)
+        return self.read_out(states, c, x, z), MambaTrace(inputs, states)
+
+    def _forward_fused(self, u: Tensor) -> Tensor:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+        inputs, z = self.project(u)
+        x = self.convolve(inputs)
+        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        y = selective_scan_fn(
+            x.transpose(1, 2).float().contiguous(),
+            (dt.float() @ self.dt_proj.weight.float().T).transpose(1, 2).contiguous(),
+            -torch.exp(self.A_log.float()),
+            b.float().transpose(1, 2).contiguous(),
+            c.float().transpose(1, 2).contiguous(),
+            self.D.float(),
+            z=z.transpose(1, 2).float().contiguous(),
+            delta_bias=self.dt_proj.bias.float(),
+            delta_softplus=True,
+        )
+        return self.out_proj(y.transpose(1, 2))
+
+    def last(self, inputs: Tensor, z_last: Tensor) -> Tensor:
+        """Output at the last position of (B, L, d_inner) projected inputs, and only there.
+
+        Args:
+            inputs: the first half of :meth:`project` over the window.
+            z_last: (B, d_inner), the gate of the last position.
+        """
+        x = self.convolve(inputs)
+        states, c = self.scan(x)
+        return self.read_out(states[:, -1], c[:, -1], x[:, -1], z_last)
+
+    def step(self, u: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One position.
+
+        Args:
+            u: (B, D) input.
+            conv: (B, d_inner, d_conv − 1) float32, the convolution's last inputs, oldest first.
+            ssm: (B, d_inner, N) float32.
+
+        Returns:
+            (B, D) output and the two new states; the given ones are left as they are.
+        """
+        inputs, z = self.project(u)
+        taps = torch.cat([conv, inputs.float().unsqueeze(-1)], dim=-1)
+        bias = self.conv1d.bias
+        assert bias is not None
+        x = F.silu((taps * self.conv1d.weight.float().squeeze(1)).sum(-1) + bias.float())
+        with torch.autocast(u.device.type, enabled=False):
+            dt, b, c = self._selection(x)
+            decay = torch.exp(dt.unsqueeze(-1) * -torch.exp(self.A_log.float()))
+            ssm = decay * ssm + (dt * x).unsqueeze(-1) * b.unsqueeze(-2)
+        return self.read_out(ssm, c, x, z), taps[..., 1:], ssm

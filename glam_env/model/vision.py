@@ -1,0 +1,96 @@
+"""Image encoder and decoder (eq. 4): four strided convolutions and their mirror image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+IMAGE_SIZE = 64
+MAP_SIZE = 4  # side of the encoder's last feature map
+
+
+def stem_channels(stem: int) -> list[int]:
+    """Channels after each of the four convolutions: 32, 64, 128, 256 for a stem of 32."""
+    return [stem, 2 * stem, 4 * stem, 8 * stem]
+
+
+class ImageEncoder(nn.Module):
+    """o → x (feature map) → logits of K × C classes.
+
+    Args:
+        stem: channels of the first convolution (paper: 32).
+        categoricals, classes: K and C.
+    """
+
+    def __init__(self, stem: int, categoricals: int, classes: int) -> None:
+        super().__init__()
+        self.shape = (categoricals, classes)
+        layers: list[nn.Module] = []
+        previous = 3
+        for channels in stem_channels(stem):
+            layers += [
+                nn.Conv2d(previous, channels, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            ]
+            previous = channels
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.feature_dim = previous * MAP_SIZE * MAP_SIZE
+        self.head = nn.Linear(self.feature_dim, categoricals * classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes images.
+
+        Args:
+            images: (N, 64, 64, 3) uint8.
+
+        Returns:
+            x: (N, 16·8·stem) the flattened feature map; logits: (N, K, C).
+        """
+        pixels = images.permute(0, 3, 1, 2).float() / 255.0  # a channels-last view, no copy
+        x = self.convolutions(pixels).flatten(1)
+        return x, self.head(x).unflatten(-1, self.shape)
+
+
+class ImageDecoder(nn.Module):
+    """z → ô. With a background, the network draws the difference from it.
+
+    Args:
+        stem, categoricals, classes: as in the encoder.
+        residual: add the ``background`` buffer to the output (setting ``background_residual``).
+    """
+
+    background: Tensor
+
+    def __init__(self, stem: int, categoricals: int, classes: int, *, residual: bool) -> None:
+        super().__init__()
+        *hidden, first = stem_channels(stem)
+        self.residual = residual
+        self.first = first
+        self.project = nn.Linear(categoricals * classes, first * MAP_SIZE**2, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(first), nn.ReLU(inplace=True)]
+        previous = first
+        for channels in reversed(hidden):
+            layers += [
+                nn.ConvTranspose2d(previous, channels, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            ]
+            previous = channels
+        layers.append(nn.ConvTranspose2d(previous, 3, 4, stride=2, padding=1))
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.register_buffer("background", torch.zeros(IMAGE_SIZE, IMAGE_SIZE, 3))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Draws images.
+
+        Args:
+            z: (N, K·C) one-hot latents.
+
+        Returns:
+            (N, 64, 64, 3) float32, trained towards [0, 1]; not clamped.
+        """
+        maps = self.project(z).unflatten(-1, (self.first, MAP_SIZE, MAP_SIZE))
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        images = self.convolutions(maps).permute(0, 2, 3, 1).float()
+        return images + self.background if self.residual else images

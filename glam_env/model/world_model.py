@@ -1,0 +1,476 @@
+"""The GLAM world model: encode, remember, foretell (eqs. 4–10 of the paper).
+
+At step t the image o_t is encoded to the latent z_t, (z_t, a_t) to the feature e_t, the sequence
+core turns e_0 … e_t into h_t, and from h_t come the next latent's prior, the reward r_t and the
+probability that this transition ended the life.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glam_env.model.distributions import (
+    SymlogTwoHot,
+    categorical_entropy,
+    categorical_kl,
+    one_hot,
+    sample_codes,
+    straight_through,
+    unimix_log_probs,
+)
+from glam_env.model.variation import CoreConfig, CoreOutput, CoreState, VariationCore
+from glam_env.model.vision import ImageDecoder, ImageEncoder
+
+VARIATION_PROJECTION = "variation_target"  # state-dict prefix of what an export leaves out
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Sizes of a world model; the defaults are the paper's (table 3).
+
+    Attributes:
+        num_actions: A.
+        stem: channels of the encoder's first convolution.
+        categoricals, classes: K and C of the latent.
+        width: D.
+        background_residual: the decoder draws the difference from the game's background.
+        reward_bins: bins of the symlog two-hot reward on [−20, 20].
+        Others: see :class:`~glam_env.model.variation.CoreConfig`.
+    """
+
+    num_actions: int
+    stem: int = 32
+    categoricals: int = 32
+    classes: int = 32
+    width: int = 256
+    local_window: int = 4
+    global_depth: int = 1
+    local_depth: int = 1
+    state_size: int = 16
+    conv_width: int = 4
+    expand: int = 2
+    background_residual: bool = False
+    reward_bins: int = 255
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the agent's features [z_t, h_{t−1}]."""
+        return self.categoricals * self.classes + self.width
+
+    @property
+    def core(self) -> CoreConfig:
+        """The sequence core's part of this configuration."""
+        return CoreConfig(
+            self.width,
+            self.local_window,
+            self.global_depth,
+            self.local_depth,
+            self.state_size,
+            self.conv_width,
+            self.expand,
+        )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and settings of the loss; the defaults are the paper's.
+
+    Attributes:
+        dynamics, representation, variation: weights of L_dyn, L_rep, L_var (eq. 12).
+        free_nats, variation_free_nats: floors of the KL terms.
+        decode_fraction: share of a batch's frames that the reconstruction is taken on.
+        foreground_weight: weight of pixels that differ from the background (1: all alike).
+        foreground_threshold: how much they differ, in [0, 1], over the largest channel.
+        latent_gradient: scale of the sequence losses' gradient through z into the encoder.
+        reward_weight: weight of the reward loss on transitions with a reward other than zero
+            (1: all alike).
+    """
+
+    dynamics: float = 0.5
+    representation: float = 0.1
+    variation: float = 0.1
+    free_nats: float = 1.0
+    variation_free_nats: float = 0.1
+    decode_fraction: float = 1.0
+    foreground_weight: float = 1.0
+    foreground_threshold: float = 0.05
+    latent_gradient: float = 1.0
+    reward_weight: float = 1.0
+
+
+class SequenceBatch(NamedTuple):
+    """B sequences of L steps that cross no end of an episode.
+
+    ``images`` (B, L, 64, 64, 3) uint8, ``actions`` (B, L) int64, ``rewards`` (B, L) float32,
+    ``life_lost`` (B, L) bool: this transition ended a life (or the game).
+    """
+
+    images: Tensor
+    actions: Tensor
+    rewards: Tensor
+    life_lost: Tensor
+
+
+class DreamState(NamedTuple):
+    """Where dreams stand: ``code`` (E, K) int64, classes of z_t; ``h`` (E, D) float32, h_{t−1};
+    ``core``, the sequence core after step t − 1."""
+
+    code: Tensor
+    h: Tensor
+    core: CoreState
+
+    def rows(self, index: Tensor) -> DreamState:
+        """The states of some dreams (copies)."""
+        return DreamState(self.code[index], self.h[index], self.core.rows(index))
+
+
+class DreamStep(NamedTuple):
+    """One dreamt transition: the next ``state``, and what follows from h_t.
+
+    ``reward`` (E) float32 mean of the head in the game's units, ``reward_logits`` (E, bins),
+    ``termination_logit`` (E) float32, ``prior_logits`` (E, K, C) float32 log-probabilities.
+    """
+
+    state: DreamState
+    reward: Tensor
+    reward_logits: Tensor
+    termination_logit: Tensor
+    prior_logits: Tensor
+
+
+class Posterior(NamedTuple):
+    """What a loss has computed that dreams can start from: codes (B, L, K) and the core's pass."""
+
+    codes: Tensor
+    core: CoreOutput
+
+
+class Head(nn.Module):
+    """Two hidden layers (linear without bias, LayerNorm, ReLU), then a linear layer; float32 out.
+
+    Args:
+        inputs, hidden, outputs: widths.
+        zero: start with an output of zeros.
+    """
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, *, zero: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, hidden, bias=False),
+            nn.LayerNorm(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.LayerNorm(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, outputs),
+        )
+        if zero:
+            for parameter in self.layers[-1].parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs) float32."""
+        return self.layers(x).float()
+
+
+class WorldModel(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        k, c, d = config.categoricals, config.classes, config.width
+        self.encoder = ImageEncoder(config.stem, k, c)
+        self.decoder = ImageDecoder(config.stem, k, c, residual=config.background_residual)
+        self.feature_encoder = nn.Sequential(
+            nn.Linear(k * c + config.num_actions, d, bias=False),
+            nn.LayerNorm(d),
+            nn.ReLU(inplace=True),
+            nn.Linear(d, d, bias=False),
+        )
+        self.core = VariationCore(config.core)
+        self.prior = nn.Linear(d, k * c)
+        self.reward = Head(d, d, config.reward_bins, zero=True)
+        self.reward_code = SymlogTwoHot(config.reward_bins)
+        self.termination = Head(d, d, 1)
+        self.variation = nn.Linear(d, k * c)
+        # Eq. 10 stops the gradient on the side of the image features, so the map from them to
+        # categoricals can't learn: it is a fixed random projection.
+        self.variation_target = nn.Linear(self.encoder.feature_dim, k * c, bias=False)
+        self.variation_target.requires_grad_(False)
+
+    # --- parts ---------------------------------------------------------------------------
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(..., 64, 64, 3) uint8 images to (..., K, C) float32 log-probabilities of z."""
+        _, logits = self.encoder(images.flatten(0, -4))
+        return unimix_log_probs(logits).unflatten(0, images.shape[:-3])
+
+    def decode(self, code: Tensor) -> Tensor:
+        """(..., K) int64 codes to (..., 64, 64, 3) float32 images in [0, 1]."""
+        z = one_hot(code.flatten(0, -2), self.config.classes).flatten(-2)
+        return self.decoder(z).clamp(0.0, 1.0).unflatten(0, code.shape[:-1])
+
+    def embed(self, z: Tensor, actions: Tensor) -> Tensor:
+        """(..., K·C) latents and (...) int64 actions to features e, (..., D)."""
+        return self.feature_encoder(torch.cat([z, one_hot(actions, self.config.num_actions)], -1))
+
+    def prior_log_probs(self, h: Tensor) -> Tensor:
+        """(..., D) states to (..., K, C) float32 log-probabilities of the next latent."""
+        shape = (self.config.categoricals, self.config.classes)
+        return unimix_log_probs(self.prior(h).unflatten(-1, shape))
+
+    @torch.no_grad()
+    def set_background(self, images: Tensor) -> None:
+        """Takes the per-pixel median of (N, 64, 64, 3) uint8 images as the game's background."""
+        self.decoder.background.copy_(images.float().median(0).values / 255.0)
+
+    # --- training ------------------------------------------------------------------------
+
+    def image_loss(
+        self, images: Tensor, z: Tensor, config: LossConfig
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_rec: squared error summed over pixels and channels, mean over frames.
+
+        Args:
+            images: (N, 64, 64, 3) uint8.
+            z: (N, K·C) latents.
+
+        Returns:
+            The loss, and ``foreground_error``: squared error on the pixels that differ from the
+            background over what drawing the background only would give there.
+        """
+        target = images.float() / 255.0
+        difference = target - self.decoder.background
+        error = (self.decoder(z) - target).square()
+        mask = difference.abs().amax(-1, keepdim=True) > config.foreground_threshold
+        weight = 1.0 + (config.foreground_weight - 1.0) * mask
+        with torch.no_grad():
+            relative = (error * mask).sum() / (difference.square() * mask).sum().clamp_min(1e-6)
+        return (weight * error).sum((1, 2, 3)).mean(), {"foreground_error": relative}
+
+    def autoencoder_loss(
+        self, images: Tensor, config: LossConfig
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_rec alone on (N, 64, 64, 3) uint8 frames: the image model's warm-up."""
+        log_probs = self.encode(images)
+        z = straight_through(log_probs, sample_codes(log_probs.detach()))
+        loss, metrics = self.image_loss(images, z.flatten(-2), config)
+        return loss, {"reconstruction": loss.detach()} | metrics
+
+    def loss(
+        self, batch: SequenceBatch, config: LossConfig
+    ) -> tuple[Tensor, dict[str, Tensor], Posterior]:
+        """The whole loss of model.md § 3 (eqs. 8–10) on a batch of sequences.
+
+        Args:
+            batch: B sequences of L > s steps.
+            config: weights.
+
+        Returns:
+            The loss (scalar), its parts and others as detached scalars, and the posterior
+            (detached) for dreams to start from.
+        """
+        start = self.config.local_window - 1  # first position with a full window
+        b, length = batch.actions.shape
+        x, logits = self.encoder(batch.images.flatten(0, 1))
+        posterior = unimix_log_probs(logits)  # (B·L, K, C)
+        codes = sample_codes(posterior.detach())
+        z = straight_through(posterior, codes).flatten(-2)
+
+        frames, targets = z, batch.images.flatten(0, 1)
+        if config.decode_fraction < 1.0:
+            count = max(1, round(config.decode_fraction * b * length))
+            chosen = torch.randperm(b * length, device=z.device)[:count]
+            frames, targets = frames[chosen], targets[chosen]
+        reconstruction, metrics = self.image_loss(targets, frames, config)
+
+        if config.latent_gradient != 1.0:
+            z = z.detach() + config.latent_gradient * (z - z.detach())
+        output = self.core(self.embed(z.unflatten(0, (b, length)), batch.actions))
+
+        posterior = posterior.unflatten(0, (b, length))[:, start + 1 :]
+        prior = self.prior_log_probs(output.h[:, :-1])
+        dynamics_kl = categorical_kl(posterior.detach(), prior).mean()
+        representation_kl = categorical_kl(posterior, prior.detach()).mean()
+
+        rewards = batch.rewards[:, start:]
+        reward_logits = self.reward(output.h)
+        reward_losses = self.reward_code.loss(reward_logits, rewards)
+        weight = 1.0 + (config.reward_weight - 1.0) * (rewards != 0)
+        reward = (weight * reward_losses).mean()
+        life_lost = batch.life_lost[:, start:].float()
+        termination = F.binary_cross_entropy_with_logits(
+            self.termination(output.h).squeeze(-1), life_lost
+        )
+
+        x = x.detach().float().unflatten(0, (b, length))
+        change = self.variation_target(x[:, start + 1 :] - x[:, start:-1])
+        shape = posterior.shape[-2:]
+        variation_kl = categorical_kl(
+            unimix_log_probs(change.unflatten(-1, shape)),
+            unimix_log_probs(self.variation(output.global_variation[:, :-1]).unflatten(-1, shape)),
+        ).mean()
+
+        loss = (
+            reconstruction
+            + reward
+            + termination
+            + config.dynamics * dynamics_kl.clamp_min(config.free_nats)
+            + config.representation * representation_kl.clamp_min(config.free_nats)
+            + config.variation * variation_kl.clamp_min(config.variation_free_nats)
+        )
+        with torch.no_grad():
+            events = rewards != 0
+            near = (self.reward_code.mean(reward_logits) - rewards).abs() < 0.5 * rewards.abs()
+            metrics |= {
+                "loss": loss,
+                "reconstruction": reconstruction,
+                "reward": reward,
+                "termination": termination,
+                "dynamics_kl": dynamics_kl,
+                "variation_kl": variation_kl,
+                "prior_entropy": categorical_entropy(prior).sum(-1).mean(),
+                "posterior_entropy": categorical_entropy(posterior).sum(-1).mean(),
+                "rewards_found": (near & events).sum() / events.sum().clamp_min(1),
+            }
+        metrics = {name: value.detach() for name, value in metrics.items()}
+        return loss, metrics, Posterior(codes.unflatten(0, (b, length)), output)
+
+    @torch.no_grad()
+    def dream_starts(self, posterior: Posterior, rows: Tensor, positions: Tensor) -> DreamState:
+        """Dreams that start where training sequences stood, at no cost.
+
+        Args:
+            posterior: of :meth:`loss`.
+            rows, positions: (N) int64; at position t the dream sees z_t and remembers e_0 … e_{t−1};
+                s ≤ t < L.
+        """
+        start = self.config.local_window - 1
+        return DreamState(
+            posterior.codes[rows, positions],
+            posterior.core.h.detach()[rows, positions - 1 - start].float(),
+            self.core.state_at(posterior.core, rows, positions - 1),
+        )
+
+    # --- dreaming ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def warm_up(self, codes: Tensor, actions: Tensor) -> DreamState:
+        """The state after L known steps, through the parallel pass.
+
+        Args:
+            codes: (B, L+1, K) int64, the latents of the L steps and of the moment after them.
+            actions: (B, L) int64, L ≥ s.
+        """
+        output = self._known(codes[:, :-1], actions)
+        rows = torch.arange(len(actions), device=actions.device)
+        last = torch.full_like(rows, actions.shape[1] - 1)
+        return DreamState(codes[:, -1], output.h[:, -1], self.core.state_at(output, rows, last))
+
+    def _known(self, codes: Tensor, actions: Tensor) -> CoreOutput:
+        z = one_hot(codes, self.config.classes).flatten(-2)
+        return self.core(self.embed(z, actions).float())
+
+    @torch.no_grad()
+    def step(
+        self,
+        state: DreamState,
+        action: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> DreamStep:
+        """Dreams one step on.
+
+        Args:
+            state: E dreams.
+            action: (E) int64, taken on seeing z_t.
+            temperature: of the next latent's draw; 0 takes its mode.
+            generator: for the draw.
+        """
+        h, core = self.observe(state.code, action, state.core)
+        return self._foretell(h, core, temperature, generator)
+
+    @torch.no_grad()
+    def step_window(
+        self,
+        codes: Tensor,
+        actions: Tensor,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> DreamStep:
+        """As :meth:`step`, recomputed over the last l steps and nothing older.
+
+        This is how the paper's imagination runs (``context="window"``); it costs l times as much.
+
+        Args:
+            codes: (E, l, K) int64 latents, the last one current; actions: (E, l) int64.
+        """
+        output = self._known(codes, actions)
+        rows = torch.arange(len(actions), device=actions.device)
+        last = torch.full_like(rows, actions.shape[1] - 1)
+        core = self.core.state_at(output, rows, last)
+        return self._foretell(output.h[:, -1], core, temperature, generator)
+
+    @torch.no_grad()
+    def observe(
+        self, code: Tensor, action: Tensor, core: CoreState, first: Tensor | None = None
+    ) -> tuple[Tensor, CoreState]:
+        """Takes one known step (z_t, a_t) into the memory; returns h_t (E, D) and the new memory.
+
+        ``first`` (E) bool marks rows whose episode begins at this step.
+        """
+        z = one_hot(code, self.config.classes).flatten(-2)
+        return self.core.step(self.embed(z, action), core, first)
+
+    def _foretell(
+        self,
+        h: Tensor,
+        core: CoreState,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> DreamStep:
+        prior = self.prior_log_probs(h)
+        code = sample_codes(prior, temperature=temperature, generator=generator)
+        reward_logits = self.reward(h)
+        return DreamStep(
+            DreamState(code, h.float(), core),
+            self.reward_code.mean(reward_logits),
+            reward_logits,
+            self.termination(h).squeeze(-1),
+            prior,
+        )
+
+    def features(self, state: DreamState) -> Tensor:
+        """The agent's features [z_t, h_{t−1}], (E, K·C + D) float32."""
+        return torch.cat([one_hot(state.code, self.config.classes).flatten(-2), state.h], -1)
+
+    # --- export --------------------------------------------------------------------------
+
+    def export_state(self) -> dict[str, Tensor]:
+        """The state dict without the fixed random projection, which only the loss needs."""
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith(VARIATION_PROJECTION)
+        }
+
+    def load_exported(self, state: dict[str, Tensor]) -> None:
+        """Loads what :meth:`export_state` gave; any other missing or extra name is an error."""
+        own = {
+            name: value
+            for name, value in self.state_dict().items()
+            if name.startswith(VARIATION_PROJECTION)
+        }
+        self.load_state_dict(own | state)

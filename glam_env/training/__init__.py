@@ -1,0 +1,1 @@
+"""Training: replay, the joint loop, schedules, run folders."""

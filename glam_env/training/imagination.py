@@ -1,0 +1,85 @@
+"""Imagination: a batch of dreams under a policy, and what an agent needs to see of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from glam_env.model.world_model import DreamState, WorldModel
+
+
+class Rollout(NamedTuple):
+    """N dreams of H steps.
+
+    ``features`` (H+1, N, F) float32, before each step and after the last; ``actions`` (H, N)
+    int64; ``rewards`` (H, N) float32; ``terminated`` (H, N) bool: the step ended the dream's life.
+    """
+
+    features: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+
+
+class Agent(Protocol):
+    """What the trainer asks of an agent that learns in imagination."""
+
+    def act(
+        self,
+        features: Tensor,
+        *,
+        greedy: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(E, F) features to (E) int64 actions."""
+        ...
+
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """One learning step; returns detached scalars."""
+        ...
+
+    def learner_state(self) -> dict[str, Any]:
+        """Everything that learning goes on from: weights, optimiser, moving statistics."""
+        ...
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        """Goes back to a :meth:`learner_state`."""
+        ...
+
+    def export_state(self) -> dict[str, Tensor]:
+        """The tensors that acting needs."""
+        ...
+
+
+@torch.no_grad()
+def imagine(
+    world_model: WorldModel,
+    agent: Agent,
+    start: DreamState,
+    horizon: int,
+    generator: torch.Generator | None = None,
+) -> Rollout:
+    """Lets an agent play dreams.
+
+    Args:
+        world_model: dreams; only its recurrent part is run, no image is drawn.
+        agent: acts on the features [z_t, h_{t−1}].
+        start: N dreams.
+        horizon: H steps.
+        generator: for the draws of latents and actions.
+    """
+    state = start
+    features, actions, rewards, terminated = [world_model.features(state)], [], [], []
+    for _ in range(horizon):
+        action = agent.act(features[-1], generator=generator)
+        step = world_model.step(state, action, generator=generator)
+        state = step.state
+        features.append(world_model.features(state))
+        actions.append(action)
+        rewards.append(step.reward)
+        terminated.append(step.termination_logit > 0.0)
+    return Rollout(
+        torch.stack(features), torch.stack(actions), torch.stack(rewards), torch.stack(terminated)
+    )

@@ -1,0 +1,159 @@
+"""Settings of a training run, and the named presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from glam_env.errors import GlamError
+from glam_env.model.world_model import LossConfig, WorldModelConfig
+
+
+@dataclass(frozen=True)
+class HorizonConfig:
+    """The variable number of interactions, n_t = min(n_0 + ⌊t / n_f⌋ · n_i, n_max) (eq. 11)."""
+
+    initial: int = 16
+    increase: int = 8
+    every: int = 25_000
+    maximum: int = 32
+
+    def at(self, env_steps: int) -> int:
+        """Imagination horizon after ``env_steps`` steps of the environment."""
+        return min(self.initial + env_steps // self.every * self.increase, self.maximum)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; the defaults are the paper's (table 3 and model.md §§ 3–5).
+
+    Attributes:
+        seed: of everything that is drawn.
+        total_steps: environment (agent) steps, over all envs.
+        random_steps: steps of uniformly random actions at the start.
+        num_envs: real games played side by side.
+        repeat_action_probability: sticky actions (0: the convention of Atari 100k).
+        replay_capacity: steps kept, over all envs.
+        batch, length: sequences of a world-model update, and their steps.
+        update_every: environment steps to one world-model update.
+        agent_updates: agent updates to one world-model update.
+        image_warmup: updates of the image model alone before anything else learns.
+        image_batch: frames of such an update.
+        model_warmup: updates of the world model on the random steps alone, before the agent
+            acts and learns.
+        learning_rate, gradient_clip: of Adam on the world model.
+        dream_starts: where dreams start: ``computed``, the states that the world-model update
+            has just computed, or ``fresh``, contexts drawn and encoded for it.
+        context: real steps that a dream remembers at its start.
+        imagination_batch: dreams of an agent update.
+        horizon: their length.
+        model, loss: sizes and loss of the world model (``model.num_actions`` follows the game).
+        autocast: bfloat16 where it is safe.
+        log_every: world-model updates between lines of metrics.
+        checkpoint_every: environment steps between checkpoints.
+    """
+
+    seed: int = 0
+    total_steps: int = 100_000
+    random_steps: int = 1024
+    num_envs: int = 1
+    repeat_action_probability: float = 0.0
+    replay_capacity: int = 100_000
+    batch: int = 32
+    length: int = 64
+    update_every: int = 1
+    agent_updates: int = 1
+    image_warmup: int = 0
+    image_batch: int = 128
+    model_warmup: int = 0
+    learning_rate: float = 1e-4
+    gradient_clip: float = 1000.0
+    dream_starts: str = "computed"
+    context: int = 16
+    imagination_batch: int = 1024
+    horizon: HorizonConfig = field(default_factory=HorizonConfig)
+    model: WorldModelConfig = field(default_factory=lambda: WorldModelConfig(num_actions=18))
+    loss: LossConfig = field(default_factory=LossConfig)
+    autocast: bool = True
+    log_every: int = 100
+    checkpoint_every: int = 5_000
+
+    def validate(self) -> None:
+        """Raises GlamError on settings that cannot work, naming the field and what would do."""
+        positive = (
+            "total_steps random_steps num_envs replay_capacity batch update_every agent_updates "
+            "image_batch imagination_batch log_every checkpoint_every learning_rate gradient_clip"
+        )
+        for name in positive.split():
+            if not getattr(self, name) > 0:
+                raise GlamError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.context < self.model.local_window:
+            raise GlamError(
+                f"context {self.context} is shorter than model.local_window "
+                f"{self.model.local_window}; make it at least that"
+            )
+        if self.length <= self.context:
+            raise GlamError(f"length {self.length} must exceed context {self.context}")
+        if self.dream_starts not in ("computed", "fresh"):
+            raise GlamError(f"dream_starts must be computed or fresh, got {self.dream_starts!r}")
+        places = self.batch * (self.length - self.context)
+        if self.dream_starts == "computed" and self.imagination_batch > places:
+            raise GlamError(
+                f"imagination_batch {self.imagination_batch} exceeds the {places} states that a "
+                "world-model update computes behind a full context; lower it, raise batch or "
+                "length, or set dream_starts fresh"
+            )
+        if not 0.0 <= self.repeat_action_probability < 1.0:
+            raise GlamError(
+                f"repeat_action_probability must lie in [0, 1), got {self.repeat_action_probability}"
+            )
+        if not 0.0 < self.loss.decode_fraction <= 1.0:
+            raise GlamError(f"decode_fraction must lie in (0, 1], got {self.loss.decode_fraction}")
+        if self.random_steps < self.num_envs * self.length:
+            raise GlamError(
+                f"random_steps {self.random_steps} leave no sequence of {self.length} steps in "
+                f"each of {self.num_envs} envs; raise them to {self.num_envs * self.length} or more"
+            )
+        if self.replay_capacity < self.num_envs * self.length:
+            raise GlamError(
+                f"replay_capacity {self.replay_capacity} holds no sequence of {self.length} steps "
+                f"of each env; raise it to {self.num_envs * self.length} or more"
+            )
+
+
+_PAPER = TrainConfig()
+
+_SMALL = TrainConfig(
+    random_steps=8_000,
+    num_envs=4,
+    batch=8,
+    length=32,
+    update_every=8,
+    image_warmup=400,
+    model_warmup=1_500,
+    learning_rate=1e-3,
+    imagination_batch=128,
+    model=WorldModelConfig(num_actions=18, stem=16, width=128, background_residual=True),
+    loss=LossConfig(decode_fraction=0.25, foreground_weight=50.0, latent_gradient=0.0),
+)
+
+_DEBUG = replace(
+    _SMALL,
+    total_steps=600,
+    random_steps=200,
+    num_envs=2,
+    batch=2,
+    length=20,
+    update_every=20,
+    image_warmup=3,
+    image_batch=8,
+    model_warmup=3,
+    imagination_batch=8,
+    horizon=HorizonConfig(initial=4, increase=2, every=300, maximum=6),
+    model=replace(_SMALL.model, stem=4, categoricals=4, classes=4, width=16),
+    autocast=False,
+    log_every=5,
+    checkpoint_every=100,
+)
+
+PRESETS: dict[str, TrainConfig] = {"paper": _PAPER, "small": _SMALL, "debug": _DEBUG}
+"""``paper``: table 3, for a GPU. ``small``: for two CPU cores. ``debug``: seconds, for tests."""

@@ -1,0 +1,177 @@
+"""Real experience: a ring of frames in memory-mapped files that outlives the process.
+
+One ring a stream (an emulator's env). Frame t of a stream is what was seen, with the action
+taken on it, the reward that followed and how it ended. A sampled sequence crosses neither the end
+of an episode nor the seam of the ring.
+
+The files hold more than the ring's capacity: the spare room keeps frames that a checkpoint counts
+on from being overwritten before the next checkpoint, so a killed run finds its replay as it was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from glam_env.errors import GlamError
+from glam_env.model.vision import IMAGE_SIZE
+from glam_env.model.world_model import SequenceBatch
+
+_FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
+    "images": (np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
+    "actions": (np.int64, ()),
+    "rewards": (np.float32, ()),
+    "life_lost": (np.bool_, ()),
+    "terminated": (np.bool_, ()),
+    "truncated": (np.bool_, ()),
+}
+
+
+class Replay:
+    """A ring of the last ``capacity`` steps of each of ``streams`` streams.
+
+    Args:
+        folder: where the files lie; made if missing. Files of the same shape are taken up as they
+            are (:meth:`load_state` says how much of them counts), others are refused.
+        streams: number of parallel streams.
+        capacity: steps kept of each stream.
+        spare: steps that may be added between two checkpoints without touching what the older of
+            the last two checkpoints counts on.
+
+    Raises:
+        GlamError: the files there have another shape, or cannot be made.
+    """
+
+    def __init__(self, folder: Path, streams: int, capacity: int, spare: int = 0) -> None:
+        if streams < 1 or capacity < 2 or spare < 0:
+            raise ValueError(f"impossible replay: {streams=}, {capacity=}, {spare=}")
+        self.streams, self.capacity, self.ring = streams, capacity, capacity + spare
+        self.added = 0  # steps ever added to each stream
+        self._starts: dict[int, np.ndarray] = {}  # by length; emptied by add
+        self._arrays = {
+            name: self._open(folder / f"{name}.npy", dtype, (streams, self.ring, *shape))
+            for name, (dtype, shape) in _FIELDS.items()
+        }
+
+    @staticmethod
+    def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        try:
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            array = np.lib.format.open_memmap(path, mode="r+")
+        except (OSError, ValueError) as error:
+            raise GlamError(
+                f"replay file {path} cannot be opened ({error}); "
+                "free disk space, or start a run in a new folder"
+            ) from error
+        if array.shape != shape or array.dtype != dtype:
+            raise GlamError(
+                f"replay file {path} holds {array.shape} {array.dtype}, this run needs "
+                f"{shape} {np.dtype(dtype)}; resume with the run's own settings"
+            )
+        return array
+
+    def __len__(self) -> int:
+        """Steps that can be sampled now, over all streams."""
+        return self.streams * min(self.added, self.capacity)
+
+    def add(
+        self,
+        images: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        life_lost: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+    ) -> None:
+        """Adds one step of every stream; leading dimension S streams, shapes as in ``_FIELDS``."""
+        slot = self.added % self.ring
+        values = (images, actions, rewards, life_lost, terminated, truncated)
+        for array, value in zip(self._arrays.values(), values, strict=True):
+            array[:, slot] = value
+        self.added += 1
+        self._starts.clear()
+
+    def _order(self) -> np.ndarray:
+        """Ring slots of the steps that count, oldest first."""
+        count = min(self.added, self.capacity)
+        return np.arange(self.added - count, self.added) % self.ring
+
+    def starts(self, length: int) -> np.ndarray:
+        """All (stream, age) pairs, (N, 2) int64, from which ``length`` steps lie in one episode.
+
+        Age 0 is the oldest step that counts.
+        """
+        if length not in self._starts:
+            order = self._order()
+            ends = (self._arrays["terminated"] | self._arrays["truncated"])[:, order]
+            before = np.pad(np.cumsum(ends, axis=1), ((0, 0), (1, 0)))
+            # No end among the first length − 1 steps; the last one may end the episode.
+            last = len(order) - length
+            free = before[:, length - 1 : last + length] == before[:, : last + 1]
+            self._starts[length] = np.argwhere(free) if last >= 0 else np.empty((0, 2), np.int64)
+        return self._starts[length]
+
+    def sample(
+        self,
+        batch: int,
+        length: int,
+        rng: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> SequenceBatch:
+        """Draws sequences uniformly over all places where one fits.
+
+        Args:
+            batch, length: B and L.
+            rng: of the caller, so that a resumed run draws the same.
+            device: where the tensors go.
+
+        Raises:
+            GlamError: no sequence of this length lies within an episode.
+        """
+        starts = self.starts(length)
+        if len(starts) == 0:
+            raise GlamError(
+                f"no {length} steps in a row lie within one episode of the {len(self)} recorded; "
+                "collect more random steps first or shorten the batch length"
+            )
+        stream, age = starts[rng.integers(len(starts), size=batch)].T
+        slots = self._order()[age[:, None] + np.arange(length)]
+
+        def take(name: str) -> torch.Tensor:
+            return torch.from_numpy(self._arrays[name][stream[:, None], slots]).to(device)
+
+        return SequenceBatch(take("images"), take("actions"), take("rewards"), take("life_lost"))
+
+    def sample_images(
+        self, count: int, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """(count, 64, 64, 3) uint8 frames, drawn independently."""
+        order = self._order()
+        stream = rng.integers(self.streams, size=count)
+        slots = order[rng.integers(len(order), size=count)]
+        return torch.from_numpy(self._arrays["images"][stream, slots]).to(device)
+
+    def flush(self) -> None:
+        """Hands everything to the disk."""
+        for array in self._arrays.values():
+            assert isinstance(array, np.memmap)
+            array.flush()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep beside the files."""
+        return {"added": self.added, "streams": self.streams, "ring": self.ring}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes back to where :meth:`state` was taken."""
+        if (state["streams"], state["ring"]) != (self.streams, self.ring):
+            raise GlamError(
+                f"the checkpoint's replay has {state['streams']} streams of {state['ring']} steps, "
+                f"this one {self.streams} of {self.ring}; resume with the run's own settings"
+            )
+        self.added = int(state["added"])
+        self._starts.clear()

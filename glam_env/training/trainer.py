@@ -1,0 +1,360 @@
+"""The joint loop of GLAM (model.md § 4): collect, learn the world, dream, learn to act.
+
+The loop is a chain of small units of work (:meth:`Trainer.advance`); between two of them
+everything that the next ones depend on can be saved and taken up again bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glam_env.atari.emulator import Emulator, EmulatorState
+from glam_env.atari.latent_filter import LatentFilter
+from glam_env.errors import GlamError
+from glam_env.games import Game, find_game
+from glam_env.model.distributions import sample_codes
+from glam_env.model.world_model import DreamState, Posterior, WorldModel, WorldModelConfig
+from glam_env.training.imagination import Agent, imagine
+from glam_env.training.presets import TrainConfig
+from glam_env.training.replay import Replay
+from glam_env.training.run_folder import RunFolder
+
+AgentFactory = Callable[[int, int], Agent]
+"""(feature_dim, num_actions) to an agent that learns in imagination."""
+
+
+class Averages:
+    """Means of scalars since the last read; reading waits for the device, adding does not."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Takes in detached scalars."""
+        for name, value in scalars.items():
+            value = value.float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def read(self) -> dict[str, float]:
+        """The means; starts anew."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+class Trainer:
+    """Trains a world model and an agent on a real game.
+
+    Args:
+        game: name of one of the 26 games.
+        config: settings.
+        run: the run's folder; if it holds a checkpoint, training goes on from there.
+        make_agent: the agent to train.
+        device: where the model lives.
+        log: called with one line of metrics (a flat dict) each log interval.
+
+    Raises:
+        GlamError: impossible settings, or a folder that holds something else.
+    """
+
+    def __init__(
+        self,
+        game: str,
+        config: TrainConfig,
+        run: RunFolder,
+        make_agent: AgentFactory,
+        device: torch.device | str = "cpu",
+        log: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        config.validate()
+        self.game: Game = find_game(game)
+        self.config, self.run, self.device = config, run, torch.device(device)
+        self._log = log
+        torch.manual_seed(config.seed)
+        self.rng = np.random.default_rng(config.seed)
+        self.world_model = WorldModel(self.model_config()).to(self.device)
+        self.optimizer = torch.optim.Adam(
+            [p for p in self.world_model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            fused=True,
+        )
+        self.agent = make_agent(self.world_model.config.feature_dim, self.game.num_actions)
+        if isinstance(self.agent, torch.nn.Module):
+            self.agent.to(self.device)
+        per_stream = math.ceil(config.replay_capacity / config.num_envs)
+        spare = 2 * math.ceil(config.checkpoint_every / config.num_envs) + 2
+        self.replay = Replay(run.replay, config.num_envs, per_stream, spare)
+        self.emulator = Emulator(
+            self.game.name,
+            config.num_envs,
+            seed=config.seed,
+            repeat_action_probability=config.repeat_action_probability,
+        )
+        self.filter = LatentFilter(self.world_model, config.num_envs)
+
+        self.env_steps = 0
+        self.image_updates = 0
+        self.model_updates = 0
+        self.agent_updates = 0
+        self.seconds = 0.0  # of training, over all the run's processes
+        self.metrics_size = 0  # bytes of metrics.jsonl that belong to this state
+        self.averages = Averages()
+        self.recent_returns: list[float] = []
+        self._saved_at = 0
+        self._posterior: Posterior | None = None
+        checkpoint = run.load_checkpoint(self.device)
+        if checkpoint is None:
+            self._frames = self.emulator.reset()
+            self._first = np.ones(config.num_envs, bool)
+        else:
+            self._load(checkpoint)
+        run.truncate_metrics(self.metrics_size)
+        self._clock = time.perf_counter()
+
+    def model_config(self) -> WorldModelConfig:
+        """The world model's sizes, with the game's own number of actions."""
+        return replace(self.config.model, num_actions=self.game.num_actions)
+
+    # --- the loop ------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether all environment steps are done."""
+        return self.env_steps >= self.config.total_steps
+
+    @property
+    def phase(self) -> str:
+        """What the next unit of work belongs to."""
+        c = self.config
+        if self.env_steps < c.random_steps:
+            return "random play"
+        if self.image_updates < c.image_warmup:
+            return "image warm-up"
+        if self.model_updates < c.model_warmup:
+            return "model warm-up"
+        return "joint training"
+
+    def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Runs until the last environment step, or until ``stop()`` says so; saves either way.
+
+        Returns:
+            Whether the run is finished.
+        """
+        while not self.finished and not stop():
+            self.advance()
+            if self.env_steps - self._saved_at >= self.config.checkpoint_every:
+                self.save()
+        self.save()
+        return self.finished
+
+    def advance(self) -> None:
+        """The next unit of work."""
+        phase = self.phase
+        if phase == "random play":
+            self._collect(random=True)
+            if self.env_steps >= self.config.random_steps:
+                count = min(len(self.replay), 1000)
+                self.world_model.set_background(
+                    self.replay.sample_images(count, self.rng, self.device)
+                )
+                self.save()
+        elif phase == "image warm-up":
+            self._update_images()
+        elif phase == "model warm-up":
+            self._update_model()
+            if self.model_updates == self.config.model_warmup:
+                self.save()
+        else:
+            before = self.env_steps // self.config.update_every
+            self._collect(random=False)
+            for _ in range(self.env_steps // self.config.update_every - before):
+                self._update_model()
+                for _ in range(self.config.agent_updates):
+                    self._update_agent()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast)
+
+    def _collect(self, *, random: bool) -> None:
+        """One step of every real game."""
+        if random:
+            actions = self.rng.integers(self.game.num_actions, size=self.config.num_envs)
+        else:
+            with self._autocast():
+                choice = self.agent.act(self.filter.see(self._frames, self._first))
+                self.filter.act(choice)
+            actions = choice.cpu().numpy()
+        step = self.emulator.step(actions)
+        self.replay.add(
+            self._frames, actions, step.reward, step.life_lost, step.terminated, step.truncated
+        )
+        self._frames, self._first = step.frames, step.terminated | step.truncated
+        self.env_steps += self.config.num_envs
+        for episode in step.finished:
+            self.recent_returns = [*self.recent_returns, episode.return_][-20:]
+            self._write({"episode_return": episode.return_, "episode_length": episode.length})
+
+    def _step_optimizer(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(
+            self.world_model.parameters(), self.config.gradient_clip, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+
+    def _update_images(self) -> None:
+        """One update of the image model alone."""
+        c = self.config
+        images = self.replay.sample_images(c.image_batch, self.rng, self.device)
+        with self._autocast():
+            loss, metrics = self.world_model.autoencoder_loss(images, c.loss)
+        self._step_optimizer(loss)
+        self.image_updates += 1
+        self.averages.add(metrics)
+        self._maybe_log(self.image_updates)
+
+    def _update_model(self) -> None:
+        """One update of the whole world model; keeps the states it computed."""
+        c = self.config
+        batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
+        with self._autocast():
+            loss, metrics, self._posterior = self.world_model.loss(batch, c.loss)
+        self._step_optimizer(loss)
+        self.model_updates += 1
+        self.averages.add(metrics)
+        self._maybe_log(self.model_updates)
+
+    def _update_agent(self) -> None:
+        """One update of the agent, in imagination."""
+        horizon = self.config.horizon.at(self.env_steps)
+        with self._autocast():
+            rollout = imagine(self.world_model, self.agent, self._starts(), horizon)
+        self.averages.add(self.agent.update(rollout))
+        self.agent_updates += 1
+
+    def _starts(self) -> DreamState:
+        """Where the next dreams start."""
+        c = self.config
+        if c.dream_starts == "fresh":
+            batch = self.replay.sample(c.imagination_batch, c.context + 1, self.rng, self.device)
+            with torch.no_grad():
+                self.world_model.eval()
+                codes = sample_codes(self.world_model.encode(batch.images))
+                self.world_model.train()
+            return self.world_model.warm_up(codes, batch.actions[:, :-1])
+        assert self._posterior is not None  # every agent update follows a model update
+        places = torch.randperm(c.batch * (c.length - c.context), device=self.device)
+        places = places[: c.imagination_batch]
+        rows = places // (c.length - c.context)
+        positions = c.context + places % (c.length - c.context)
+        return self.world_model.dream_starts(self._posterior, rows, positions)
+
+    # --- metrics -------------------------------------------------------------------------
+
+    def _elapsed(self) -> float:
+        now = time.perf_counter()
+        self.seconds += now - self._clock
+        self._clock = now
+        return self.seconds
+
+    def _write(self, figures: dict[str, Any]) -> None:
+        line = {
+            "env_steps": self.env_steps,
+            "image_updates": self.image_updates,
+            "model_updates": self.model_updates,
+            "agent_updates": self.agent_updates,
+            **figures,
+            "seconds": round(self._elapsed(), 3),
+        }
+        self.metrics_size = self.run.append_metrics(line)
+        if self._log is not None:
+            self._log(line)
+
+    def _maybe_log(self, count: int) -> None:
+        if count % self.config.log_every:
+            return
+        figures = self.averages.read()
+        broken = [name for name, value in figures.items() if not math.isfinite(value)]
+        if broken:
+            raise GlamError(
+                f"training broke: {', '.join(broken)} not finite after {self.model_updates} model "
+                "updates; --resume goes back to the last checkpoint, a lower learning_rate helps"
+            )
+        if self.recent_returns:
+            figures["recent_return"] = float(np.mean(self.recent_returns))
+        self._write({"phase": self.phase, **figures})
+
+    # --- state ---------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Writes a checkpoint from which training goes on exactly."""
+        self.replay.flush()
+        emulator = {
+            name: torch.from_numpy(value) for name, value in vars(self.emulator.state()).items()
+        }
+        state = {
+            "game": self.game.name,
+            "config": json.dumps(asdict(self.config)),
+            "counts": {
+                "env_steps": self.env_steps,
+                "image_updates": self.image_updates,
+                "model_updates": self.model_updates,
+                "agent_updates": self.agent_updates,
+                "metrics_size": self.metrics_size,
+            },
+            "seconds": self._elapsed(),
+            "world_model": self.world_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "agent": self.agent.learner_state(),
+            "replay": self.replay.state(),
+            "emulator": emulator,
+            "frames_first": torch.from_numpy(self._first),
+            "filter": self.filter.memory(),
+            "averages": {"sums": self.averages.sums, "counts": self.averages.counts},
+            "recent_returns": self.recent_returns,
+            "numpy_random": json.dumps(self.rng.bit_generator.state),
+            "torch_random": torch.get_rng_state(),
+            "cuda_random": (
+                torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+            ),
+        }
+        self.run.save_checkpoint(self.env_steps + self.image_updates + self.model_updates, state)
+        self._saved_at = self.env_steps
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if state["game"] != self.game.name:
+            raise GlamError(f"this run plays {state['game']}, not {self.game.name}")
+        for name, count in state["counts"].items():
+            setattr(self, name, count)
+        self.seconds = state["seconds"]
+        self.world_model.load_state_dict(state["world_model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.agent.load_learner_state(state["agent"])
+        self.replay.load_state(state["replay"])
+        emulator = {name: value.cpu().numpy() for name, value in state["emulator"].items()}
+        self._frames = self.emulator.restore(EmulatorState(**emulator))
+        self._first = state["frames_first"].cpu().numpy()
+        self.filter.load_memory(state["filter"])
+        self.averages.sums = dict(state["averages"]["sums"])
+        self.averages.counts = dict(state["averages"]["counts"])
+        self.recent_returns = list(state["recent_returns"])
+        self.rng.bit_generator.state = json.loads(state["numpy_random"])
+        torch.set_rng_state(state["torch_random"].cpu())
+        if self.device.type == "cuda" and state["cuda_random"] is not None:
+            torch.cuda.set_rng_state(state["cuda_random"].cpu(), self.device)
+        self._saved_at = self.env_steps
+
+    def close(self) -> None:
+        """Stops the emulator."""
+        self.emulator.close()
