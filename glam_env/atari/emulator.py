@@ -285,7 +285,8 @@ class Emulator:
             )
         if actions.min() < 0 or actions.max() >= self.num_actions:
             raise GlamError(
-                f"{self.game.name} has actions 0 to {self.num_actions - 1}, got {actions.tolist()}"
+                f"{self.game.name} has actions 0 to {self.num_actions - 1}, "
+                f"not {actions.min()} to {actions.max()}"
             )
         return np.ascontiguousarray(actions, np.int64)
 

@@ -55,7 +55,9 @@ def find_device(name: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise GlamError(f"device {str(name)!r} cannot be used here ({reason}); try 'cpu'") from error
+        raise GlamError(
+            f"device {str(name)!r} cannot be used here ({reason}); try 'cpu'"
+        ) from error
     return device
 
 

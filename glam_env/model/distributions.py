@@ -32,7 +32,7 @@ def unimix_log_probs(logits: Tensor, share: float = UNIMIX) -> Tensor:
 def sample_codes(
     log_probs: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draws a class of every categorical, each from its own random numbers (Gumbel-max).
+    """Draws a class of every categorical, each by a uniform number of its own.
 
     Args:
         log_probs: (..., C) log-probabilities or logits.
@@ -44,9 +44,12 @@ def sample_codes(
     """
     if temperature == 0.0:
         return log_probs.argmax(-1)
-    noise = torch.empty_like(log_probs, dtype=torch.float32).exponential_(generator=generator)
-    # -log(Exp(1)) is Gumbel(0, 1); the floor keeps a zero draw from becoming an infinity.
-    return (log_probs.float() / temperature - noise.clamp_min(1e-30).log()).argmax(-1)
+    # Inverse of the cumulative distribution: one number a categorical, not one a class.
+    cumulative = (log_probs.float() / temperature).softmax(-1).cumsum(-1)
+    draw = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device)
+    # Scaled by the last sum, which rounding may leave a little off 1.
+    threshold = (draw * cumulative[..., -1]).unsqueeze(-1)
+    return (cumulative[..., :-1] <= threshold).sum(-1)
 
 
 def one_hot(codes: Tensor, classes: int) -> Tensor:

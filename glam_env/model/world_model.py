@@ -352,8 +352,8 @@ class WorldModel(nn.Module):
 
         Args:
             posterior: of :meth:`loss`.
-            rows, positions: (N) int64; at position t the dream sees z_t and remembers e_0 … e_{t−1};
-                s ≤ t < L.
+            rows, positions: (N) int64; at position t, s ≤ t < L, the dream sees z_t and
+                remembers e_0 … e_{t−1}.
         """
         start = self.config.local_window - 1
         return DreamState(

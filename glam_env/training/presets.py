@@ -104,7 +104,8 @@ class TrainConfig:
             )
         if not 0.0 <= self.repeat_action_probability < 1.0:
             raise GlamError(
-                f"repeat_action_probability must lie in [0, 1), got {self.repeat_action_probability}"
+                "repeat_action_probability must lie in [0, 1), "
+                f"got {self.repeat_action_probability}"
             )
         if not 0.0 < self.loss.decode_fraction <= 1.0:
             raise GlamError(f"decode_fraction must lie in (0, 1], got {self.loss.decode_fraction}")
@@ -132,6 +133,7 @@ _SMALL = TrainConfig(
     model_warmup=1_500,
     learning_rate=1e-3,
     imagination_batch=128,
+    horizon=HorizonConfig(maximum=24),
     model=WorldModelConfig(num_actions=18, stem=16, width=128, background_residual=True),
     loss=LossConfig(decode_fraction=0.25, foreground_weight=50.0, latent_gradient=0.0),
 )
