@@ -95,7 +95,7 @@ class Contexts:
 def draw_frames(world_model: WorldModel, codes: Tensor) -> Tensor:
     """What dreams look like: (..., K) int64 codes to (..., 64, 64, 3) uint8 frames."""
     with torch.no_grad():
-        return world_model.decode(codes).clamp(0.0, 1.0).mul(255.0).round_().to(torch.uint8)
+        return world_model.decode(codes).mul_(255.0).round_().to(torch.uint8)
 
 
 class ContextPool:

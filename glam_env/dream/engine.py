@@ -100,7 +100,7 @@ class DreamEngine:
     ) -> None:
         _require_count("num_envs", num_envs)
         _require_count("max_episode_steps", max_episode_steps)
-        if not (0.0 <= temperature < math.inf):
+        if not isinstance(temperature, int | float) or not 0.0 <= temperature < math.inf:
             raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
         require_choice("termination", termination, TERMINATIONS)
         require_choice("reward", reward, REWARDS)
@@ -209,10 +209,10 @@ class DreamEngine:
         return _shift(x ^ _shift(x, 31), 1) % len(self.pool)
 
 
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def require_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
     """Raises GlamError unless an option's value is one of its choices."""
     if value not in choices:
-        raise GlamError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        raise GlamError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
 
 
 def _require_count(name: str, value: object) -> None:

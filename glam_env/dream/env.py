@@ -18,6 +18,9 @@ class DreamEnv(gym.Env):
     Arguments, observations, info and options are those of the vector env, without its batch
     dimension; there is no autoreset and no ``reset_mask``. With ``array_type="torch"``
     observations are tensors on the device; rewards and flags are Python's own either way.
+
+    ``gymnasium.make`` keeps ``max_episode_steps`` for itself and wraps a ``TimeLimit`` around
+    the env, which can shorten the dream's horizon but not extend it.
     """
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012

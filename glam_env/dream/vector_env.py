@@ -30,7 +30,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class DreamVectorEnv(VectorEnv):
     """E dreams of one game, stepped together.
 
-    Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64) uint8, or ``latent``, the
+    Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64, 1) uint8, or ``latent``, the
     agent's features [one-hot z_t, h_{t−1}] (K·C + D) float32. Rewards are float32, flags bool.
     ``info["prior_entropy"]`` is the model's doubt about what it dreamt in this step, in nats.
     Whatever is returned belongs to the caller: no storage is used twice.
@@ -107,7 +107,7 @@ class DreamVectorEnv(VectorEnv):
         self.single_action_space = spaces.Discrete(config.world_model.num_actions)
         self.single_observation_space = {
             "rgb": spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
-            "grayscale": spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE), np.uint8),
+            "grayscale": spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8),
             "latent": spaces.Box(-np.inf, np.inf, (config.world_model.feature_dim,), np.float32),
         }[obs_type]
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -157,7 +157,7 @@ class DreamVectorEnv(VectorEnv):
         waiting = self._done
         if self.autoreset_mode == AutoresetMode.DISABLED and bool(waiting.any()):
             dreams = waiting.nonzero().flatten().tolist()
-            raise GlamError(f"dreams {dreams} have ended: reset them with options['reset_mask']")
+            raise GlamError(f"dreams {dreams} have ended: reset() them before the next step()")
         step = self.engine.step(chosen)
         if self.obs_type != "latent":
             self._frames = draw_frames(self.engine.world_model, step.state.code)
@@ -170,14 +170,13 @@ class DreamVectorEnv(VectorEnv):
         done = terminated | truncated
         info: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            begun, self._done = done, torch.zeros_like(done)
             if bool(done.any()):
                 info = self._final_info(step.prior_entropy, done)
                 self._begin(done, None)
-            waiting = done
-            self._done = torch.zeros_like(done)
         else:
-            self._done = done
-        info |= self._doubt(step.prior_entropy, ~waiting)
+            begun, self._done = waiting, done
+        info |= self._doubt(step.prior_entropy, ~begun)
         return (
             self._export(self._observe()),
             self._export(reward),
@@ -220,7 +219,7 @@ class DreamVectorEnv(VectorEnv):
             return self.engine.world_model.features(self.engine.state)
         if self.obs_type == "grayscale":
             weights = torch.tensor(_LUMINANCE, device=self.device)
-            return (self._frames * weights).sum(-1).round_().to(torch.uint8)
+            return (self._frames * weights).sum(-1, keepdim=True).round_().to(torch.uint8)
         return self._frames.clone()
 
     def _export(self, tensor: Tensor) -> Any:
@@ -268,8 +267,7 @@ class DreamVectorEnv(VectorEnv):
             raise GlamError(
                 f"actions must have shape ({self.num_envs},), got {tuple(chosen.shape)}"
             )
-        limit = int(self.single_action_space.n)
-        self._require_range("actions", chosen, limit)
+        self._require_range("actions", chosen, self.engine.world_model.config.num_actions)
         return chosen.to(self.device, torch.int64)
 
     def _checked_options(self, options: dict[str, Any] | None) -> tuple[Tensor, Tensor | None]:
@@ -296,7 +294,7 @@ class DreamVectorEnv(VectorEnv):
             raise GlamError(
                 f"options['reset_mask'] must be an array or a tensor, got {type(value).__name__}"
             )
-        mask = torch.as_tensor(value)
+        mask = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
         if mask.dtype != torch.bool or tuple(mask.shape) != (self.num_envs,):
             raise GlamError(
                 f"options['reset_mask'] must be bool of shape ({self.num_envs},), "

@@ -155,10 +155,9 @@ class Mamba(nn.Module):
             drive = (dt * x.float()).unsqueeze(-1) * b.unsqueeze(-2)
             return linear_recurrence(decay, drive), c
 
-    def read_out(self, states: Tensor, c: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """y = C·h + D·x, gated by SiLU(z) and projected to width D; leading dims are free."""
-        y = torch.einsum("...dn,...n->...d", states, c) + self.D.float() * x.float()
-        return self.out_proj(y * F.silu(z.float()))
+    def _gate(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Adds the skip D·x, gates by SiLU(z) and projects to width D; leading dims are free."""
+        return self.out_proj((y + self.D.float() * x.float()) * F.silu(z.float()))
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D), causal, each row from a zero state."""
@@ -171,7 +170,8 @@ class Mamba(nn.Module):
         inputs, z = self.project(u)
         x = self.convolve(inputs)
         states, c = self.scan(x)
-        return self.read_out(states, c, x, z), MambaTrace(inputs, states)
+        y = torch.einsum("...dn,...n->...d", states, c)
+        return self._gate(y, x, z), MambaTrace(inputs, states)
 
     def _forward_fused(self, u: Tensor) -> Tensor:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -193,15 +193,30 @@ class Mamba(nn.Module):
         return self.out_proj(y.transpose(1, 2))
 
     def last(self, inputs: Tensor, z_last: Tensor) -> Tensor:
-        """Output at the last position of (B, L, d_inner) projected inputs, and only there.
+        """Output at the last position of short windows, and only there.
+
+        The recurrence is written out: y = Σ_j (Σ_n C_n B_jn exp(A_n Σ_{k>j} dt_k)) dt_j x_j, so
+        that only the decays are as large as d_inner · N at every position.
 
         Args:
-            inputs: the first half of :meth:`project` over the window.
+            inputs: (B, L, d_inner), the first half of :meth:`project` over the windows.
             z_last: (B, d_inner), the gate of the last position.
+
+        Returns:
+            (B, D).
         """
         x = self.convolve(inputs)
-        states, c = self.scan(x)
-        return self.read_out(states[:, -1], c[:, -1], x[:, -1], z_last)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            dt, b, c = self._selection(x)
+            a = -torch.exp(self.A_log.float())
+            after = dt[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_{k>j} dt_k for all j but the last
+            weight = b * c[:, -1:]
+            decay = torch.exp(after.unsqueeze(-1) * a)
+            kernel = (decay @ weight[:, :-1].unsqueeze(-1)).squeeze(-1)
+            drive = dt * x
+            y = (drive[:, :-1] * kernel).sum(1) + drive[:, -1] * weight[:, -1].sum(-1, keepdim=True)
+        return self._gate(y, x[:, -1], z_last)
 
     def step(self, u: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One position.
@@ -223,4 +238,4 @@ class Mamba(nn.Module):
             dt, b, c = self._selection(x)
             decay = torch.exp(dt.unsqueeze(-1) * -torch.exp(self.A_log.float()))
             ssm = decay * ssm + (dt * x).unsqueeze(-1) * b.unsqueeze(-2)
-        return self.read_out(ssm, c, x, z), taps[..., 1:], ssm
+        return self._gate((ssm @ c.unsqueeze(-1)).squeeze(-1), x, z), taps[..., 1:], ssm

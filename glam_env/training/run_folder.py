@@ -122,7 +122,7 @@ class RunFolder:
             try:
                 return torch.load(path, map_location=device, weights_only=True)
             except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                problems.append(f"{path.name}: {str(error).splitlines()[0]}")
+                problems.append(f"{path.name}: {(str(error) or repr(error)).splitlines()[0]}")
         if problems:
             raise GlamError(
                 f"no checkpoint in {self.path} can be read ({'; '.join(problems)}); "

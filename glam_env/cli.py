@@ -1,0 +1,591 @@
+"""``glam``: train, evaluate, look, export."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
+from glam_env.checkpoint_config import (
+    CheckpointConfig,
+    ContextsConfig,
+    Protocol,
+    from_json,
+    load_config,
+    to_json,
+)
+from glam_env.checkpoints import (
+    EXPORT_DTYPES,
+    find_checkpoint,
+    load_agent_state,
+    load_world_model,
+    save_checkpoint,
+    shipped_checkpoints,
+)
+from glam_env.dream.engine import find_device
+from glam_env.errors import GlamError
+from glam_env.games import find_game
+from glam_env.training.presets import PRESETS, TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from glam_env.atari.latent_filter import FilteredPolicy
+    from glam_env.evaluation.fidelity import FidelityReport
+    from glam_env.model.world_model import WorldModel
+    from glam_env.training.trainer import Trainer
+
+RUNS = Path("runs")
+NOISE = (0.0, 0.25, 0.5, 1.0)
+"""Random actions' share in the held-out play of each env: from the agent's own to random."""
+
+
+@dataclass
+class Train:
+    """Train a world model and its agent on a real game.
+
+    Attributes:
+        game: one of the 26 games of Atari 100k, such as Pong.
+        preset: paper (a GPU), small (two CPU cores) or debug (seconds); the options below
+            override it.
+        run: the run's folder (default: runs/GAME).
+        resume: go on with the run in that folder, with its own settings.
+        minutes: save and stop after so many minutes.
+        device: auto, cpu, cuda, …
+        threads: CPU threads of PyTorch (default: its own choice).
+        train: settings of the training.
+        agent: settings of the agent.
+    """
+
+    game: tyro.conf.Positional[str]
+    preset: str = "paper"
+    run: Path | None = None
+    resume: bool = False
+    minutes: float | None = None
+    device: str = "auto"
+    threads: int | None = None
+    train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+
+
+@dataclass
+class Eval:
+    """Play whole real games with a checkpoint's agent.
+
+    Attributes:
+        game: a game's name, or the path of a checkpoint.
+        episodes: whole games.
+        num_envs: games side by side.
+        seed: of games and actions.
+        greedy: take the likeliest action; by default actions are sampled.
+        random: play at random instead, for comparison.
+        device: auto, cpu, cuda, …
+        json: print the report as JSON.
+    """
+
+    game: tyro.conf.Positional[str]
+    episodes: int = 20
+    num_envs: int = 4
+    seed: int = 1000
+    greedy: bool = False
+    random: bool = False
+    device: str = "auto"
+    json: bool = False
+
+
+@dataclass
+class Fidelity:
+    """Measure how well dreams match the game, open loop, on play that training never saw.
+
+    Attributes:
+        game: a game's name, or the path of a checkpoint.
+        steps: real steps recorded, over all envs.
+        horizon: steps of a dream.
+        seed: of the recording and the dreams.
+        pictures: a folder for strips real | dream | difference.
+        device: auto, cpu, cuda, …
+        json: print the report as JSON.
+    """
+
+    game: tyro.conf.Positional[str]
+    steps: int = 4000
+    horizon: int = 32
+    seed: int = 2000
+    pictures: Path | None = None
+    device: str = "auto"
+    json: bool = False
+
+
+@dataclass
+class Demo:
+    """Dream with a checkpoint's agent, play the real game with it, and show both.
+
+    Attributes:
+        game: a game's name, or the path of a checkpoint.
+        episodes: whole real games.
+        num_envs: dreams side by side.
+        steps: steps of each dream env.
+        gif: where the picture goes.
+        seed: of everything.
+        device: auto, cpu, cuda, …
+    """
+
+    game: tyro.conf.Positional[str] = "Pong"
+    episodes: int = 4
+    num_envs: int = 64
+    steps: int = 256
+    gif: Path = Path("demo/dream_and_game.gif")
+    seed: int = 1
+    device: str = "auto"
+
+
+@dataclass
+class Export:
+    """Turn a run into a checkpoint folder, with its measured score and fidelity.
+
+    Attributes:
+        game: the game whose run is exported.
+        run: the run's folder (default: runs/GAME).
+        to: the checkpoint folder (default: checkpoints/GAME).
+        episodes: real games played for the score.
+        contexts: start contexts shipped.
+        max_episode_steps: the dream's horizon.
+        dtype: of the stored weights, bfloat16 or float32.
+        device: auto, cpu, cuda, …
+    """
+
+    game: tyro.conf.Positional[str]
+    run: Path | None = None
+    to: Path | None = None
+    episodes: int = 20
+    contexts: int = 2048
+    max_episode_steps: int = 64
+    dtype: str = "bfloat16"
+    device: str = "auto"
+
+
+@dataclass
+class Info:
+    """Show what is here: devices, kernels and checkpoints; or one checkpoint or run.
+
+    Attributes:
+        what: a game's name, or the path of a checkpoint or of a run.
+        json: print as JSON.
+    """
+
+    what: tyro.conf.Positional[str] = ""
+    json: bool = False
+
+
+# --- parts that commands share -----------------------------------------------------------------
+
+
+def _load(name: str, device: str) -> tuple[CheckpointConfig, WorldModel, ActorCritic]:
+    folder, where = find_checkpoint(name), find_device(device)
+    config, world_model = load_config(folder), load_world_model(folder, where)
+    c = config.world_model
+    agent = ActorCritic.from_export(
+        config.agent, load_agent_state(folder), c.feature_dim, c.num_actions
+    )
+    return config, world_model, agent.to(where)
+
+
+def _policy(world_model: WorldModel, agent: ActorCritic, greedy: bool = False) -> FilteredPolicy:
+    from glam_env.atari.latent_filter import FilteredPolicy
+
+    return FilteredPolicy(world_model, lambda f, g: agent.act(f, greedy=greedy, generator=g))
+
+
+def _open_run(path: Path, device: torch.device, log: Any = None) -> tuple[str, Trainer]:
+    """The preset's name and the trainer of a run that exists."""
+    from glam_env.training.export import read_settings
+    from glam_env.training.run_folder import RunFolder
+    from glam_env.training.trainer import Trainer
+
+    run = RunFolder(path)
+    where = str(path / "config.json")
+    game, preset, config = read_settings(run.settings, where)
+    agent = from_json(AgentConfig, run.settings.get("agent"), where)
+    trainer = Trainer(
+        game, config, run, lambda width, actions: ActorCritic(agent, width, actions), device, log
+    )
+    return preset, trainer
+
+
+def _show_score(report: dict[str, Any]) -> None:
+    error = report["standard_error"]
+    spread = "" if error is None else f" ± {error:.2f}"
+    print(
+        f"{report['game']}: {report['mean']:.2f}{spread} over {report['episodes']} whole games "
+        f"(random {report['random']}, human {report['human']}; "
+        f"human-normalised {100 * report['human_normalized']:.1f} %), "
+        f"{report['steps_per_second']:.0f} agent steps/s"
+    )
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def train(args: Train) -> int:
+    """Runs ``glam train``."""
+    import time
+
+    import torch
+
+    from glam_env.training.logs import ProgressLine, TensorBoardLog
+    from glam_env.training.run_folder import RunFolder
+
+    game = find_game(args.game).name
+    device = find_device(args.device)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    path = args.run or RUNS / game
+    if not args.resume:
+        args.train.validate()
+        settings = {"train": asdict(args.train), "agent": asdict(args.agent)}
+        RunFolder(path, {"game": game, "preset": args.preset, **settings})
+    listeners: list[Callable[[dict[str, Any]], None]] = []
+    _, trainer = _open_run(path, device, lambda line: [listen(line) for listen in listeners])
+    if trainer.game.name != game:
+        raise GlamError(f"{path} holds a run of {trainer.game.name}, not {game}; choose its --run")
+    board = TensorBoardLog(path / "tensorboard", trainer.image_updates + trainer.model_updates)
+    listeners += [ProgressLine(trainer.config), board]
+
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL)  # a second one kills
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    until = float("inf") if args.minutes is None else time.monotonic() + 60 * args.minutes
+    finished = trainer.train(stop=lambda: bool(asked) or time.monotonic() >= until)
+    trainer.close()
+    board.close()
+    state = "finished" if finished else "stopped"
+    cure = f"glam export {game}" if finished else f"glam train {game} --resume"
+    print(f"\n{state} at step {trainer.env_steps:,}, saved in {path}; next: {cure}")
+    return 0
+
+
+def evaluate(args: Eval) -> int:
+    """Runs ``glam eval``."""
+    from glam_env.evaluation import RandomPolicy, evaluate_policy
+
+    if args.random:
+        game = find_game(args.game)
+        policy, name, sticky = RandomPolicy(game.num_actions), game.name, 0.0
+    else:
+        config, world_model, agent = _load(args.game, args.device)
+        policy, name = _policy(world_model, agent, args.greedy), config.game
+        sticky = config.protocol.repeat_action_probability
+    report = evaluate_policy(
+        policy,
+        name,
+        episodes=args.episodes,
+        num_envs=args.num_envs,
+        seed=args.seed,
+        repeat_action_probability=sticky,
+    ).as_json()
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show_score(report)
+    return 0
+
+
+def _measure_fidelity(
+    world_model: WorldModel,
+    agent: ActorCritic,
+    game: str,
+    protocol: Protocol,
+    *,
+    steps: int,
+    horizon: int,
+    seed: int,
+    pictures: Path | None = None,
+) -> FidelityReport:
+    """Records held-out play, from the agent's own to random, and dreams along it."""
+    from glam_env.evaluation.fidelity import measure_fidelity
+    from glam_env.evaluation.recording import NoisyPolicy, record_play
+    from glam_env.evaluation.strips import save_strips
+
+    actions = find_game(game).num_actions
+    recording = record_play(
+        NoisyPolicy(_policy(world_model, agent), actions, NOISE),
+        game,
+        steps=steps,
+        num_envs=len(NOISE),
+        seed=seed,
+        repeat_action_probability=protocol.repeat_action_probability,
+    )
+    if pictures is not None:
+        save_strips(pictures, world_model, recording, horizon=horizon, seed=seed)
+    return measure_fidelity(world_model, recording, game=game, horizon=horizon, seed=seed)
+
+
+def fidelity(args: Fidelity) -> int:
+    """Runs ``glam fidelity``."""
+    config, world_model, agent = _load(args.game, args.device)
+    report = _measure_fidelity(
+        world_model,
+        agent,
+        config.game,
+        config.protocol,
+        steps=args.steps,
+        horizon=args.horizon,
+        seed=args.seed,
+        pictures=args.pictures,
+    )
+    print(json.dumps(report.as_json(), indent=2) if args.json else report.table())
+    return 0
+
+
+def demo(args: Demo) -> int:
+    """Runs ``glam demo``."""
+    from glam_env.dream.vector_env import DreamVectorEnv
+    from glam_env.evaluation import evaluate_policy
+    from glam_env.evaluation.demo import branch_moment, play_dreams
+    from glam_env.evaluation.strips import side_by_side_gif
+
+    config, world_model, agent = _load(args.game, args.device)
+
+    def act(features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return agent.act(features, generator=generator)
+
+    env = DreamVectorEnv(
+        config.game,
+        args.num_envs,
+        device=args.device,
+        array_type="torch",
+        obs_type="latent",
+        checkpoint=str(find_checkpoint(args.game)),
+    )
+    dreamt = play_dreams(env, act, args.steps, args.seed)
+    env.close()
+    print(
+        f"dream: {dreamt.mean:+.2f} ± {dreamt.standard_error:.2f} points a dream of "
+        f"{config.max_episode_steps} steps over {dreamt.dreams} dreams "
+        f"({1000 * dreamt.reward_rate:+.1f} points in 1000 steps); "
+        f"{dreamt.env_steps_per_second:,.0f} dream steps/s, "
+        f"{dreamt.steps_per_second:,.0f} with the agent"
+    )
+    sticky = {"repeat_action_probability": config.protocol.repeat_action_probability}
+    report = evaluate_policy(
+        _policy(world_model, agent),
+        config.game,
+        episodes=args.episodes,
+        seed=args.seed,
+        **sticky,
+    )
+    rate = 1000 * sum(report.scores) / report.agent_steps
+    print(
+        f"real:  {report.mean:+.2f} points a game over {report.episodes} whole games "
+        f"({rate:+.1f} points in 1000 steps; random play {report.random}, human "
+        f"{report.human}); {report.steps_per_second:,.0f} agent steps/s with the agent"
+    )
+    left, right = branch_moment(
+        world_model, act, config.game, lead=200, steps=150, seed=args.seed, **sticky
+    )
+    side_by_side_gif(args.gif, left, right)
+    print(f"both from one real moment, side by side: {args.gif}")
+    return 0
+
+
+def export(args: Export) -> int:
+    """Runs ``glam export``."""
+    from dataclasses import replace
+
+    from glam_env.evaluation import evaluate_policy
+    from glam_env.evaluation.card import write_card
+    from glam_env.training.export import as_stored, draw_contexts, provenance
+
+    game = find_game(args.game).name
+    path = args.run or RUNS / game
+    to = args.to or Path("checkpoints") / game
+    if args.dtype not in EXPORT_DTYPES:
+        raise GlamError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}; got {args.dtype!r}")
+    preset, trainer = _open_run(path, find_device(args.device))
+    if trainer.game.name != game:
+        raise GlamError(f"{path} holds a run of {trainer.game.name}, not {game}; choose its --run")
+    agent = trainer.agent
+    assert isinstance(agent, ActorCritic)
+    dtype = EXPORT_DTYPES[args.dtype]
+    world_model = trainer.world_model.eval()
+    world_model.load_exported(as_stored(world_model.export_state(), dtype))
+    agent.load_state_dict(as_stored(agent.state_dict(), dtype))
+    length = trainer.config.context
+    contexts = draw_contexts(world_model, trainer.replay, args.contexts, length, seed=0)
+    trainer.close()
+    config = CheckpointConfig(
+        game=game,
+        world_model=world_model.config,
+        agent={"class": "storm", **asdict(agent.config)},
+        contexts=ContextsConfig(args.contexts, length),
+        max_episode_steps=args.max_episode_steps,
+        protocol=Protocol(trainer.config.repeat_action_probability),
+        provenance=provenance(trainer, preset),
+    )
+    print(f"playing {args.episodes} whole games …")
+    score = evaluate_policy(
+        _policy(world_model, agent),
+        game,
+        episodes=args.episodes,
+        seed=Eval.seed,
+        repeat_action_probability=config.protocol.repeat_action_probability,
+    ).as_json()
+    _show_score(score)
+    print("dreaming along held-out play …")
+    report = _measure_fidelity(
+        world_model,
+        agent,
+        game,
+        config.protocol,
+        steps=Fidelity.steps,
+        horizon=Fidelity.horizon,
+        seed=Fidelity.seed,
+    )
+    print(report.table())
+    config = replace(config, results={"score": score, "fidelity": report.as_json()})
+    save_checkpoint(
+        to,
+        config=config,
+        world_model_state=world_model.export_state(),
+        agent_state=agent.export_state(),
+        contexts=contexts,
+        card=write_card(config),
+        dtype=args.dtype,
+    )
+    print(f"exported to {to}")
+    return 0
+
+
+def info(args: Info) -> int:
+    """Runs ``glam info``."""
+    import importlib.metadata
+
+    import torch
+
+    from glam_env.model.mamba import fused_scan_reason
+    from glam_env.training.run_folder import RunFolder
+
+    path = Path(args.what)
+    if not args.what:
+        facts: dict[str, Any] = {
+            "glam-env": importlib.metadata.version("glam-env"),
+            "torch": torch.__version__,
+            "device": str(find_device("auto")),
+            "cpu threads": torch.get_num_threads(),
+            "mamba scan": f"PyTorch ({why})" if (why := fused_scan_reason()) else "mamba-ssm",
+            "checkpoints": {game: str(p) for game, p in shipped_checkpoints().items()},
+        }
+    elif (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        run = RunFolder(path)
+        lines = run.metrics.read_text().splitlines() if run.metrics.exists() else []
+        figures = [line for line in map(json.loads, lines) if "phase" in line]
+        facts = {
+            "settings": run.settings,
+            "checkpoints": [str(p) for p in run.checkpoints()],
+            "last figures": figures[-1] if figures else None,
+        }
+    else:
+        folder = find_checkpoint(args.what)
+        facts = {"folder": str(folder), **to_json(load_config(folder))}
+    print(json.dumps(facts, indent=2) if args.json else _outline(facts))
+    return 0
+
+
+def _outline(value: Any, depth: int = 0) -> str:
+    """Nested facts as indented lines; long lists are cut."""
+    if isinstance(value, list):
+        shown = [str(item) for item in value[:8]]
+        return ", ".join(shown) + (f", … ({len(value)})" if len(value) > 8 else "")
+    if not isinstance(value, dict):
+        return str(value)
+    lines = []
+    for name, item in value.items():
+        text = _outline(item, depth + 1)
+        gap = "\n" if isinstance(item, dict) and item else " "
+        lines.append(f"{'  ' * depth}{name}:{gap}{text}")
+    return "\n".join(lines)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "train": (Train, train),
+    "eval": (Eval, evaluate),
+    "fidelity": (Fidelity, fidelity),
+    "demo": (Demo, demo),
+    "export": (Export, export),
+    "info": (Info, info),
+}
+
+
+def _preset_of(words: list[str]) -> str:
+    """The value of --preset, which decides the defaults of all the other options."""
+    for at, word in enumerate(words):
+        if word.startswith("--preset="):
+            return word.split("=", 1)[1]
+        if word == "--preset" and at + 1 < len(words):
+            return words[at + 1]
+    return Train.preset
+
+
+def _parse(name: str, words: list[str]) -> Any:
+    """The options of a command.
+
+    Raises:
+        GlamError: what is wrong with them, in one line.
+    """
+    kind, _ = COMMANDS[name]
+    default: dict[str, Any] = {}
+    if kind is Train:
+        preset = _preset_of(words)
+        if preset not in PRESETS:
+            raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
+        default["default"] = Train(
+            game=tyro.MISSING, train=PRESETS[preset], agent=AGENT_PRESETS[preset], preset=preset
+        )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=f"glam {name}", args=words, **default)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        text = re.sub(r"[─╭╮╰╯│]+", " ", complaint.getvalue())
+        said = " ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+        raise GlamError(f"{said.split(' For full helptext')[0]}; see `glam {name} --help`") from end
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command ``glam``: exit code 2 and one line for a mistake that the user can mend."""
+    words = sys.argv[1:] if words is None else words
+    name = words[0] if words else "--help"
+    if name in ("-h", "--help"):
+        print("usage: glam COMMAND …\n")
+        for known, (kind, _) in COMMANDS.items():
+            print(f"  glam {known:9} {(kind.__doc__ or '').splitlines()[0]}")
+        print("\n`glam COMMAND --help` tells its options.")
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise GlamError(f"command must be one of {', '.join(COMMANDS)}; got {name!r}")
+        return COMMANDS[name][1](_parse(name, words[1:]))
+    except GlamError as error:
+        print(f"glam: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

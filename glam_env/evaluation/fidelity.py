@@ -1,0 +1,288 @@
+"""How long a dream stays true to the game: open loop on held-out play, with the real actions.
+
+Each window of a recording warms the world model up on some real steps; from there on it is told
+only the actions that were really taken, and what it draws and foretells is compared with what
+really came. Beside the dream stand two painters who know nothing of what follows: one repeats the
+last real frame, the other always shows the recording's mean frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glam_env.dream.contexts import draw_frames
+from glam_env.errors import GlamError
+from glam_env.evaluation.curves import Detector, ImageCurve, ImageTally, ObjectCurve, ObjectTally
+from glam_env.evaluation.events import (
+    TOLERANCE,
+    EventScore,
+    RewardSum,
+    reward_events,
+    score_events,
+    sum_rewards,
+)
+from glam_env.evaluation.recording import Recording
+from glam_env.model.distributions import categorical_kl, sample_codes
+from glam_env.model.world_model import WorldModel
+
+TABLE_HORIZONS = (1, 2, 4, 8, 16, 32, 64)
+EVENT_HORIZONS = (16, 32, 64)
+BATCH = 64  # windows at a time
+BACKGROUND_FRAMES = 1000
+
+
+@dataclass(frozen=True)
+class FidelityReport:
+    """What `measure_fidelity` found.
+
+    Attributes:
+        game: Name of the game.
+        windows: Windows compared.
+        context, horizon, stride, seed, temperature: As measured with.
+        images: By painter: `dream`, `repeat` (the last real frame) and `average` (the mean frame).
+        objects: By painter (`dream` and `repeat`), then by object; empty without a detector.
+        rewards, endings: The dream's events, by growing horizon.
+        reward_sums: By growing horizon.
+        latent_kl: KL(posterior of the next real frame ‖ its prior) on the filtered path, in nats,
+            mean over the recording.
+    """
+
+    game: str
+    windows: int
+    context: int
+    horizon: int
+    stride: int
+    seed: int
+    temperature: float
+    images: dict[str, ImageCurve]
+    objects: dict[str, dict[str, ObjectCurve]]
+    rewards: tuple[EventScore, ...]
+    endings: tuple[EventScore, ...]
+    reward_sums: tuple[RewardSum, ...]
+    latent_kl: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything above, ready for `json.dumps`."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """The figures for people, as plain text."""
+        lines = [
+            f"{self.game}, {self.windows} windows, {self.context} real steps, then open loop; "
+            "a background only has an error of 1",
+            *self._rows(
+                {
+                    f"{painter}, {name.replace('_', ' ')}": getattr(curve, name)
+                    for name in ("foreground_error", "union_error", "psnr")
+                    for painter, curve in self.images.items()
+                }
+            ),
+        ]
+        for name in self.objects.get("dream", {}):
+            curves = {painter: found[name] for painter, found in self.objects.items()}
+            rows: dict[str, tuple] = {f"{name}, real frames": curves["dream"].real}
+            for figure in ("distance", "missed", "phantom"):
+                for painter, curve in curves.items():
+                    rows[f"{name}, {painter}, {figure}"] = getattr(curve, figure)
+            lines += self._rows(rows)
+        for title, scores in (("rewards", self.rewards), ("endings", self.endings)):
+            lines += [
+                f"{title} to step {score.horizon}: {score.found} of {score.real} found, "
+                f"{score.false_alarms} false in {score.steps} steps, "
+                f"precision {_text(score.precision)}, recall {_text(score.recall)}, "
+                f"F1 {_text(score.f1)}"
+                for score in scores
+            ]
+        lines += [
+            f"points to step {sums.horizon}: {sums.real:+.3f} a window, dreamt {sums.dreamt:+.3f}, "
+            f"correlation {_text(sums.correlation)}"
+            for sums in self.reward_sums
+        ]
+        lines.append(f"latent KL one step ahead: {self.latent_kl:.2f} nats")
+        return "\n".join(lines)
+
+    def _rows(self, figures: dict[str, tuple]) -> list[str]:
+        horizons = [horizon for horizon in TABLE_HORIZONS if horizon <= self.horizon]
+        width = max(map(len, figures))
+        head = f"{'steps ahead':{width}}" + "".join(f"{horizon:8}" for horizon in horizons)
+        return [
+            head,
+            *(
+                f"{name:{width}}" + "".join(f"{_text(curve[h - 1]):>8}" for h in horizons)
+                for name, curve in figures.items()
+            ),
+            "",
+        ]
+
+
+@torch.no_grad()
+def measure_fidelity(
+    world_model: WorldModel,
+    recording: Recording,
+    *,
+    context: int = 16,
+    horizon: int = 32,
+    stride: int = 8,
+    seed: int = 0,
+    temperature: float = 1.0,
+    objects: Detector | None = None,
+    on_window: Callable[[int, int], None] | None = None,
+) -> FidelityReport:
+    """Compares dreams with the real play that they set out from.
+
+    Args:
+        world_model: In evaluation mode.
+        recording: Held-out play.
+        context: Real steps that warm a dream up.
+        horizon: Steps dreamt.
+        stride: Steps from one window's start to the next one's.
+        seed: Of the posterior's and the prior's draws.
+        temperature: Of the prior's draws.
+        objects: Finds the game's objects, e.g. `find_pong_objects`.
+        on_window: Told, after each batch, how many windows are done and how many there are.
+
+    Raises:
+        GlamError: If no window fits into the recording.
+    """
+    device = world_model.prior.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    env, start = window_starts(recording, context, horizon, stride).T
+    log_probs = _encode(world_model, recording.frames)
+    codes = sample_codes(log_probs, generator=generator)  # (E, T, K)
+    actions = torch.from_numpy(recording.actions).to(device)
+
+    steps = start[:, None] + context + np.arange(horizon + TOLERANCE)  # (W, L), those dreamt
+    rows = env[:, None]
+    ended = recording.ended[rows, steps]
+    alive = (ended.cumsum(1) - ended) == 0  # (W, L), no end before this step
+    reward = recording.rewards[rows, steps] * alive
+    life_lost = recording.life_lost[rows, steps] & alive
+    dreamt_reward, dreamt_ending = np.zeros_like(reward), np.zeros_like(life_lost)
+
+    background = find_background(recording.frames)
+    average = recording.frames.mean((0, 1)).round().astype(np.uint8)
+    images = {name: ImageTally(horizon, background) for name in ("dream", "repeat", "average")}
+    sights = {name: ObjectTally(horizon) for name in ("dream", "repeat")} if objects else {}
+
+    for begin in range(0, len(env), BATCH):
+        batch = slice(begin, begin + BATCH)
+        known = start[batch, None] + np.arange(context + 1)
+        state = world_model.warm_up(codes[rows[batch], known], actions[rows[batch], known[:, :-1]])
+        repeat = recording.frames[env[batch], known[:, -1]]
+        seen_last = objects(repeat) if objects else {}
+        for k in range(horizon + TOLERANCE):
+            now = steps[batch, k]
+            step = world_model.step(
+                state, actions[env[batch], now], temperature=temperature, generator=generator
+            )
+            state = step.state
+            dreamt_reward[batch, k] = step.reward.cpu()
+            dreamt_ending[batch, k] = (step.termination_logit > 0).cpu()
+            shown = alive[batch, k] & ~ended[batch, k]  # else the next frame is another game's
+            if k >= horizon or not shown.any():
+                continue
+            real = recording.frames[env[batch][shown], now[shown] + 1]
+            dream = draw_frames(world_model, state.code).cpu().numpy()[shown]
+            images["dream"].add(k, real, dream)
+            images["repeat"].add(k, real, repeat[shown])
+            images["average"].add(k, real, np.broadcast_to(average, real.shape))
+            if objects:
+                seen = objects(real)
+                sights["dream"].add(k, seen, objects(dream))
+                sights["repeat"].add(k, seen, {n: at[shown] for n, at in seen_last.items()})
+        if on_window is not None:
+            on_window(min(begin + BATCH, len(env)), len(env))
+
+    horizons = [h for h in EVENT_HORIZONS if h <= horizon] or [horizon]
+    events = reward_events(reward), reward_events(dreamt_reward), alive
+    endings = life_lost.astype(np.int8), dreamt_ending.astype(np.int8), alive
+    return FidelityReport(
+        game=recording.game,
+        windows=len(env),
+        context=context,
+        horizon=horizon,
+        stride=stride,
+        seed=seed,
+        temperature=temperature,
+        images={name: tally.curve() for name, tally in images.items()},
+        objects={name: tally.curves() for name, tally in sights.items()},
+        rewards=tuple(score_events(*events, h) for h in horizons),
+        endings=tuple(score_events(*endings, h) for h in horizons),
+        reward_sums=tuple(sum_rewards(reward, dreamt_reward, alive, h) for h in horizons),
+        latent_kl=_filtered_kl(world_model, log_probs, codes, actions, recording.ended),
+    )
+
+
+def window_starts(recording: Recording, context: int, horizon: int, stride: int) -> np.ndarray:
+    """Where windows begin: (W, 2) int64, env and step.
+
+    An episode's end within the `context` steps rules a window out. One among the steps dreamt
+    cuts it short: nothing beyond is compared.
+
+    Raises:
+        GlamError: If there is none.
+    """
+    if min(context, horizon, stride) < 1:
+        raise GlamError(
+            f"context, horizon and stride are at least 1 step, not {context}, {horizon}, {stride}"
+        )
+    length = context + horizon + TOLERANCE
+    envs, steps = recording.ended.shape
+    starts = [
+        (env, start)
+        for env in range(envs)
+        for start in range(0, steps - length + 1, stride)
+        if not recording.ended[env, start : start + context].any()
+    ]
+    if not starts:
+        raise GlamError(
+            f"a recording of {steps} steps has no room for windows of {length}: record more"
+        )
+    return np.array(starts, np.int64)
+
+
+def find_background(frames: np.ndarray) -> np.ndarray:
+    """The per-pixel median of some of (E, T, 64, 64, 3) uint8 frames: (64, 64, 3) uint8."""
+    frames = frames.reshape(-1, *frames.shape[2:])
+    some = frames[:: -(-len(frames) // BACKGROUND_FRAMES)]
+    return np.percentile(some, 50, axis=0, method="lower").astype(np.uint8)
+
+
+def _encode(world_model: WorldModel, frames: np.ndarray) -> Tensor:
+    """(E, T, 64, 64, 3) uint8 frames to (E, T, K, C) log-probabilities, an env's at a time."""
+    device = world_model.prior.weight.device
+    return torch.stack(
+        [
+            torch.cat([world_model.encode(part.to(device)) for part in stream.split(256)])
+            for stream in torch.from_numpy(frames)
+        ]
+    )
+
+
+def _filtered_kl(
+    world_model: WorldModel, log_probs: Tensor, codes: Tensor, actions: Tensor, ended: np.ndarray
+) -> float:
+    """Follows the E streams and compares each next frame's posterior with its prior."""
+    over = torch.from_numpy(ended).to(actions.device)
+    first = torch.ones_like(over[:, 0])
+    core = world_model.core.initial_state(len(actions), actions.device)
+    total, count = 0.0, 0
+    for t in range(actions.shape[1] - 1):
+        h, core = world_model.observe(codes[:, t], actions[:, t], core, first)
+        first = over[:, t]
+        kl = categorical_kl(log_probs[:, t + 1], world_model.prior_log_probs(h))
+        total += float(kl[~first].sum())
+        count += int((~first).sum())
+    return total / count
+
+
+def _text(figure: float | None) -> str:
+    if figure is None:
+        return "-"
+    return str(figure) if isinstance(figure, int) else f"{figure:.2f}"

@@ -1,0 +1,132 @@
+"""Real play, kept: the held-out episodes that a dream is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from glam_env.atari.emulator import FRAME_SIZE, Emulator
+from glam_env.errors import GlamError
+from glam_env.evaluation.scores import Policy
+
+HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the same episodes
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`E` streams of `T` steps of real play, episode after episode.
+
+    At step `t` the frame is what was seen, then the action followed, and what came of it.
+
+    Attributes:
+        game: Name of the game.
+        frames: (E, T, 64, 64, 3) uint8.
+        actions: (E, T) int64.
+        rewards: (E, T) float32, raw points.
+        life_lost: (E, T) bool, a life was lost or the game was over at this step.
+        ended: (E, T) bool, the episode ended at this step; the next frame is another one's first.
+    """
+
+    game: str
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    life_lost: np.ndarray
+    ended: np.ndarray
+
+
+class NoisyPolicy:
+    """A policy some of whose actions are replaced by random ones.
+
+    Args:
+        policy: Who plays; it is not told which of its actions were replaced.
+        num_actions: Number of actions.
+        noise: Chance that an action is replaced, one for each env and over again: with
+            `(0.0, 0.5, 1.0)` a third of the envs plays as the policy does and a third at random.
+
+    Raises:
+        GlamError: If `noise` is empty or holds anything but chances.
+    """
+
+    def __init__(self, policy: Policy, num_actions: int, noise: Sequence[float]) -> None:
+        if not noise or not all(0.0 <= chance <= 1.0 for chance in noise):
+            raise GlamError(f"noise is a list of chances from 0 to 1, not {list(noise)}")
+        self.policy, self.num_actions, self.noise = policy, num_actions, tuple(noise)
+
+    def begin(self, num_envs: int, seed: int) -> None:
+        """Begins the policy's play; the noise comes from `seed` too."""
+        self.policy.begin(num_envs, seed)
+        self._chances = np.resize(self.noise, num_envs)
+        self._generator = np.random.default_rng((HELD_OUT, seed))
+
+    def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """(E, 64, 64, 3) uint8 frames and (E) bool firsts to (E) int64 actions."""
+        actions = self.policy.act(frames, first)
+        random = self._generator.integers(self.num_actions, size=len(actions))
+        return np.where(self._generator.random(len(actions)) < self._chances, random, actions)
+
+
+def record_play(
+    policy: Policy,
+    game: str,
+    *,
+    steps: int,
+    num_envs: int,
+    seed: int,
+    repeat_action_probability: float = 0.0,
+    num_threads: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> Recording:
+    """Plays the real game and keeps everything.
+
+    The episodes are held out: whatever the seed, they are not those of a training or a score.
+
+    Args:
+        policy: Who plays.
+        game: Name of the game.
+        steps: Agent steps `T` of each env.
+        num_envs: Envs `E` side by side.
+        seed: With it, the number of envs and the policy, the recording is fixed.
+        repeat_action_probability: Chance of a sticky action.
+        num_threads: Threads that run the games; 0 takes one per env, as far as there are cores.
+        on_step: Told after every step how many are done.
+
+    Raises:
+        GlamError: For an unknown game or an impossible value.
+    """
+    if steps < 1:
+        raise GlamError(f"a recording takes at least 1 step, not {steps}")
+    if seed < 0:
+        raise GlamError(f"seed must be a whole number of at least 0, not {seed}")
+    emulator = Emulator(
+        game,
+        num_envs,
+        seed=int(np.random.SeedSequence((HELD_OUT, seed)).generate_state(1)[0]),
+        repeat_action_probability=repeat_action_probability,
+        num_threads=num_threads,
+    )
+    shape = (num_envs, steps)
+    recording = Recording(
+        game=emulator.game.name,
+        frames=np.empty((*shape, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
+        actions=np.empty(shape, np.int64),
+        rewards=np.empty(shape, np.float32),
+        life_lost=np.empty(shape, bool),
+        ended=np.empty(shape, bool),
+    )
+    with closing(emulator):
+        policy.begin(num_envs, seed)
+        frames, first = emulator.reset(), np.ones(num_envs, bool)
+        for t in range(steps):
+            actions = policy.act(frames, first)
+            step = emulator.step(actions)
+            recording.frames[:, t], recording.actions[:, t] = frames, actions
+            recording.rewards[:, t], recording.life_lost[:, t] = step.reward, step.life_lost
+            frames, first = step.frames, step.terminated | step.truncated
+            recording.ended[:, t] = first
+            if on_step is not None:
+                on_step(t + 1)
+    return recording

@@ -1,0 +1,95 @@
+"""From a training run to what is shipped: weights as they will be read, and start contexts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glam_env.checkpoint_config import Provenance, from_json
+from glam_env.dream.contexts import Contexts
+from glam_env.errors import GlamError
+from glam_env.model.distributions import sample_codes
+from glam_env.model.world_model import WorldModel
+from glam_env.training.presets import TrainConfig
+from glam_env.training.replay import Replay
+from glam_env.training.trainer import Trainer
+
+ENCODE_BATCH = 64  # contexts encoded at once
+
+
+def read_settings(settings: Mapping[str, Any], where: str) -> tuple[str, str, TrainConfig]:
+    """Game, preset and training settings of a run folder's config.json.
+
+    Raises:
+        GlamError: something is missing or not what it should be.
+    """
+    try:
+        game, preset, train = settings["game"], settings["preset"], settings["train"]
+    except KeyError as error:
+        raise GlamError(f"{where}: key {error} is missing; start a new run") from error
+    return game, preset, from_json(TrainConfig, train, where)
+
+
+def draw_contexts(
+    world_model: WorldModel, replay: Replay, count: int, length: int, seed: int
+) -> Contexts:
+    """Real moments, drawn uniformly from the experience, as codes and actions.
+
+    Args:
+        world_model: encodes; in eval mode.
+        replay: the run's.
+        count: N contexts.
+        length: L known steps before the moment.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    device = next(world_model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    codes, actions = [], []
+    for start in range(0, count, ENCODE_BATCH):
+        batch = replay.sample(min(ENCODE_BATCH, count - start), length + 1, rng, device)
+        with torch.no_grad():
+            code = sample_codes(world_model.encode(batch.images), generator=generator)
+        codes.append(code.to(torch.uint8).cpu())
+        actions.append(batch.actions[:, :-1].to(torch.uint8).cpu())
+    return Contexts(torch.cat(codes), torch.cat(actions))
+
+
+def as_stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights rounded as an export stores them, so that what is measured is what is shipped."""
+    return {
+        name: value.to(dtype).to(value.dtype) if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+
+
+def describe_hardware(device: torch.device) -> str:
+    """The machine in words: the GPU's name, or the CPU's and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or 'CPU'}, {os.cpu_count()} cores"
+
+
+def provenance(trainer: Trainer, preset: str) -> Provenance:
+    """Where a trainer's weights come from."""
+    packages = ("glam-env", "torch", "gymnasium", "ale-py")
+    return Provenance(
+        preset=preset,
+        environment_steps=trainer.env_steps,
+        updates=trainer.model_updates,
+        hours=round(trainer.seconds / 3600, 3),
+        hardware=describe_hardware(trainer.device),
+        seed=trainer.config.seed,
+        versions={name: importlib.metadata.version(name) for name in packages},
+    )
