@@ -184,8 +184,9 @@ class ActorCritic(nn.Module):
         nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         self.optimizer.step()
         with torch.no_grad():
-            slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
-            torch._foreach_lerp_(slow, fast, 1.0 - self.config.slow_decay)
+            pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, 1.0 - self.config.slow_decay)
         return metrics
 
     def learner_state(self) -> dict[str, Any]:

@@ -317,7 +317,7 @@ def _measure_fidelity(
     pictures: Path | None = None,
 ) -> FidelityReport:
     """Records held-out play, from the agent's own to random, and dreams along it."""
-    from glam_env.evaluation.fidelity import measure_fidelity
+    from glam_env.evaluation.fidelity import DETECTORS, measure_fidelity
     from glam_env.evaluation.recording import NoisyPolicy, record_play
     from glam_env.evaluation.strips import save_strips
 
@@ -332,7 +332,9 @@ def _measure_fidelity(
     )
     if pictures is not None:
         save_strips(pictures, world_model, recording, horizon=horizon, seed=seed)
-    return measure_fidelity(world_model, recording, game=game, horizon=horizon, seed=seed)
+    return measure_fidelity(
+        world_model, recording, horizon=horizon, seed=seed, objects=DETECTORS.get(game)
+    )
 
 
 def fidelity(args: Fidelity) -> int:
@@ -381,13 +383,13 @@ def demo(args: Demo) -> int:
         f"{dreamt.env_steps_per_second:,.0f} dream steps/s, "
         f"{dreamt.steps_per_second:,.0f} with the agent"
     )
-    sticky = {"repeat_action_probability": config.protocol.repeat_action_probability}
+    sticky = config.protocol.repeat_action_probability
     report = evaluate_policy(
         _policy(world_model, agent),
         config.game,
         episodes=args.episodes,
         seed=args.seed,
-        **sticky,
+        repeat_action_probability=sticky,
     )
     rate = 1000 * sum(report.scores) / report.agent_steps
     print(
@@ -396,7 +398,13 @@ def demo(args: Demo) -> int:
         f"{report.human}); {report.steps_per_second:,.0f} agent steps/s with the agent"
     )
     left, right = branch_moment(
-        world_model, act, config.game, lead=200, steps=150, seed=args.seed, **sticky
+        world_model,
+        act,
+        config.game,
+        lead=200,
+        steps=150,
+        seed=args.seed,
+        repeat_action_probability=sticky,
     )
     side_by_side_gif(args.gif, left, right)
     print(f"both from one real moment, side by side: {args.gif}")

@@ -304,7 +304,7 @@ class DreamVectorEnv(VectorEnv):
             raise GlamError("options['reset_mask'] must be true for at least one dream")
         if self._done is None and not bool(mask.all()):
             raise GlamError("the first reset must begin every dream: leave out reset_mask")
-        return mask.to(self.device, copy=True)
+        return mask.to(self.device)
 
     def _require_range(self, name: str, values: Tensor, limit: int) -> None:
         outside = (values < 0) | (values >= limit)

@@ -8,58 +8,76 @@ from typing import Any
 from glam_env.checkpoint_config import CheckpointConfig
 from glam_env.games import find_game
 
+HORIZONS = (1, 4, 8, 16, 32)
+
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines] + [""]
+
+
 def _fidelity(report: Mapping[str, Any]) -> list[str]:
-    curve, rewards = report["curve"], report["rewards"]
+    """The part on fidelity, from a FidelityReport as JSON."""
+    images, horizons = report["images"], [h for h in HORIZONS if h <= report["horizon"]]
     lines = [
         "## The dream against the game",
         "",
-        f"{report['windows']} windows of held-out real play (random, noisy and the agent's own), "
-        f"open loop: {report['context']} real steps, then the real actions alone.",
+        f"{report['windows']} windows of held-out real play (the agent's own, ever noisier, and "
+        f"random), open loop: {report['context']} real steps, then the real actions alone.",
         "",
-        "Error on the foreground (pixels that differ from the background; 1 is an empty table):",
+        "Squared error on the foreground, the pixels that differ from the game's background "
+        "(a background alone: 1), and PSNR over the whole image:",
         "",
-        "| step | dream | last real frame | average real frame | PSNR (dB) |",
-        "|---|---|---|---|---|",
+        *_table(
+            ["steps ahead", "dream", "last real frame", "average real frame", "dream's PSNR (dB)"],
+            [
+                [
+                    str(h),
+                    *(
+                        _number(images[painter]["foreground_error"][h - 1])
+                        for painter in ("dream", "repeat", "average")
+                    ),
+                    _number(images["dream"]["psnr"][h - 1], 1),
+                ]
+                for h in horizons
+            ],
+        ),
+        "Rewards of the dream, matched with the real ones within ± 2 steps:",
+        "",
+        *_table(
+            ["steps", "real", "found", "false", "precision", "recall", "F1"],
+            [
+                [
+                    f"1–{score['horizon']}",
+                    *(str(score[key]) for key in ("real", "found", "false_alarms")),
+                    *(_number(score[key]) for key in ("precision", "recall", "f1")),
+                ]
+                for score in report["rewards"]
+            ],
+        ),
     ]
-    for h in report["horizons"]:
-        at = h - 1
-        lines.append(
-            f"| {h} | {_number(curve['foreground_error'][at])} "
-            f"| {_number(curve['repeat_foreground_error'][at])} "
-            f"| {_number(curve['average_foreground_error'][at])} "
-            f"| {_number(curve['psnr'][at], 1)} |"
-        )
-    lines += [
-        "",
-        "Rewards, matched to the real ones within ± 2 steps:",
-        "",
-        "| steps | real | dreamt | precision | recall | F1 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for horizon, found in rewards.items():
-        lines.append(
-            f"| 1–{horizon} | {found['real']} | {found['dreamt']} | {_number(found['precision'])} "
-            f"| {_number(found['recall'])} | {_number(found['f1'])} |"
-        )
-    if report.get("objects"):
-        lines += ["", "Objects found in both pictures (distance in pixels of 64):", ""]
+    if objects := report["objects"].get("dream"):
         lines += [
-            "| object | step | distance | real ones missed | not there |",
-            "|---|---|---|---|---|",
+            "Objects, found by one detector in both pictures (distance in pixels of 64, median):",
+            "",
+            *_table(
+                ["object", "steps ahead", "distance", "real ones missed", "dreamt ones not there"],
+                [
+                    [
+                        name.replace("_", " "),
+                        str(h),
+                        *(_number(curve[key][h - 1]) for key in ("distance", "missed", "spurious")),
+                    ]
+                    for name, curve in objects.items()
+                    for h in horizons
+                ],
+            ),
         ]
-        for name, figures in report["objects"].items():
-            for h in report["horizons"]:
-                at = figures["horizons"].index(h)
-                lines.append(
-                    f"| {name} | {h} | {_number(figures['distance'][at])} "
-                    f"| {_number(figures['missed'][at])} | {_number(figures['spurious'][at])} |"
-                )
-    return [*lines, ""]
+    return lines
 
 
 def write_card(config: CheckpointConfig) -> str:

@@ -40,13 +40,13 @@ class ObjectCurve:
         real: Real frames that show it.
         distance: Median distance in pixels where both frames show it.
         missed: Share of the real frames with it whose drawn frames lack it.
-        phantom: Share of the drawn frames with it whose real frames lack it.
+        spurious: Share of the drawn frames with it whose real frames lack it.
     """
 
     real: tuple[int, ...]
     distance: tuple[float | None, ...]
     missed: tuple[float | None, ...]
-    phantom: tuple[float | None, ...]
+    spurious: tuple[float | None, ...]
 
 
 class ImageTally:
@@ -127,7 +127,7 @@ class ObjectTally:
             real=tuple(real.tolist()),
             distance=tuple(float(np.median(d)) if len(d) else None for d in distances),
             missed=_shares(real - both, real),
-            phantom=_shares(drawn - both, drawn),
+            spurious=_shares(drawn - both, drawn),
         )
 
 

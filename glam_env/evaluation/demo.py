@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ def branch_moment(
     """
     device = next(world_model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    with Emulator(game, 1, seed=seed, **real) as emulator:
+    with closing(Emulator(game, 1, seed=seed, **real)) as emulator:
         seen, first = emulator.reset(), np.ones(1, bool)
         follow = LatentFilter(world_model, 1, generator)
         dreamt, played = [], []

@@ -8,7 +8,7 @@ last real frame, the other always shows the recording's mean frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,9 +27,12 @@ from glam_env.evaluation.events import (
     score_events,
     sum_rewards,
 )
+from glam_env.evaluation.pong import find_pong_objects
 from glam_env.evaluation.recording import Recording
 from glam_env.model.distributions import categorical_kl, sample_codes
-from glam_env.model.world_model import WorldModel
+from glam_env.model.world_model import DreamStep, WorldModel
+
+DETECTORS: dict[str, Detector] = {"Pong": find_pong_objects}
 
 TABLE_HORIZONS = (1, 2, 4, 8, 16, 32, 64)
 EVENT_HORIZONS = (16, 32, 64)
@@ -87,7 +90,7 @@ class FidelityReport:
         for name in self.objects.get("dream", {}):
             curves = {painter: found[name] for painter, found in self.objects.items()}
             rows: dict[str, tuple] = {f"{name}, real frames": curves["dream"].real}
-            for figure in ("distance", "missed", "phantom"):
+            for figure in ("distance", "missed", "spurious"):
                 for painter, curve in curves.items():
                     rows[f"{name}, {painter}, {figure}"] = getattr(curve, figure)
             lines += self._rows(rows)
@@ -144,7 +147,7 @@ def measure_fidelity(
         stride: Steps from one window's start to the next one's.
         seed: Of the posterior's and the prior's draws.
         temperature: Of the prior's draws.
-        objects: Finds the game's objects, e.g. `find_pong_objects`.
+        objects: Finds the game's objects: `DETECTORS.get(game)`.
         on_window: Told, after each batch, how many windows are done and how many there are.
 
     Raises:
@@ -157,7 +160,8 @@ def measure_fidelity(
     codes = sample_codes(log_probs, generator=generator)  # (E, T, K)
     actions = torch.from_numpy(recording.actions).to(device)
 
-    steps = start[:, None] + context + np.arange(horizon + TOLERANCE)  # (W, L), those dreamt
+    length = context + horizon + TOLERANCE
+    steps = start[:, None] + np.arange(context, length)  # (W, L), those dreamt
     rows = env[:, None]
     ended = recording.ended[rows, steps]
     alive = (ended.cumsum(1) - ended) == 0  # (W, L), no end before this step
@@ -173,22 +177,18 @@ def measure_fidelity(
     for begin in range(0, len(env), BATCH):
         batch = slice(begin, begin + BATCH)
         known = start[batch, None] + np.arange(context + 1)
-        state = world_model.warm_up(codes[rows[batch], known], actions[rows[batch], known[:, :-1]])
+        taken = actions[rows[batch], start[batch, None] + np.arange(length)]
         repeat = recording.frames[env[batch], known[:, -1]]
         seen_last = objects(repeat) if objects else {}
-        for k in range(horizon + TOLERANCE):
-            now = steps[batch, k]
-            step = world_model.step(
-                state, actions[env[batch], now], temperature=temperature, generator=generator
-            )
-            state = step.state
+        dream_steps = follow(world_model, codes[rows[batch], known], taken, temperature, generator)
+        for k, step in enumerate(dream_steps):
             dreamt_reward[batch, k] = step.reward.cpu()
             dreamt_ending[batch, k] = (step.termination_logit > 0).cpu()
             shown = alive[batch, k] & ~ended[batch, k]  # else the next frame is another game's
             if k >= horizon or not shown.any():
                 continue
-            real = recording.frames[env[batch][shown], now[shown] + 1]
-            dream = draw_frames(world_model, state.code).cpu().numpy()[shown]
+            real = recording.frames[env[batch][shown], steps[batch, k][shown] + 1]
+            dream = draw_frames(world_model, step.state.code).cpu().numpy()[shown]
             images["dream"].add(k, real, dream)
             images["repeat"].add(k, real, repeat[shown])
             images["average"].add(k, real, np.broadcast_to(average, real.shape))
@@ -217,6 +217,30 @@ def measure_fidelity(
         reward_sums=tuple(sum_rewards(reward, dreamt_reward, alive, h) for h in horizons),
         latent_kl=_filtered_kl(world_model, log_probs, codes, actions, recording.ended),
     )
+
+
+def follow(
+    world_model: WorldModel,
+    codes: Tensor,
+    actions: Tensor,
+    temperature: float,
+    generator: torch.Generator,
+) -> Iterator[DreamStep]:
+    """Dreams along given actions.
+
+    Args:
+        world_model: In evaluation mode.
+        codes: (B, context + 1, K) int64, what was seen before the dream parts.
+        actions: (B, context + L) int64; the dream is `L` steps long.
+        temperature: Of the prior's draws.
+        generator: For them.
+    """
+    context = codes.shape[1] - 1
+    state = world_model.warm_up(codes, actions[:, :context])
+    for action in actions[:, context:].unbind(1):
+        step = world_model.step(state, action, temperature=temperature, generator=generator)
+        state = step.state
+        yield step
 
 
 def window_starts(recording: Recording, context: int, horizon: int, stride: int) -> np.ndarray:

@@ -87,12 +87,12 @@ def record_play(
     Args:
         policy: Who plays.
         game: Name of the game.
-        steps: Agent steps `T` of each env.
+        steps: Agent steps over all envs; each plays its share `T`, rounded up.
         num_envs: Envs `E` side by side.
         seed: With it, the number of envs and the policy, the recording is fixed.
         repeat_action_probability: Chance of a sticky action.
         num_threads: Threads that run the games; 0 takes one per env, as far as there are cores.
-        on_step: Told after every step how many are done.
+        on_step: Told how many of its steps each env has played.
 
     Raises:
         GlamError: For an unknown game or an impossible value.
@@ -108,7 +108,7 @@ def record_play(
         repeat_action_probability=repeat_action_probability,
         num_threads=num_threads,
     )
-    shape = (num_envs, steps)
+    shape = (num_envs, -(-steps // num_envs))
     recording = Recording(
         game=emulator.game.name,
         frames=np.empty((*shape, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
@@ -120,7 +120,7 @@ def record_play(
     with closing(emulator):
         policy.begin(num_envs, seed)
         frames, first = emulator.reset(), np.ones(num_envs, bool)
-        for t in range(steps):
+        for t in range(shape[1]):
             actions = policy.act(frames, first)
             step = emulator.step(actions)
             recording.frames[:, t], recording.actions[:, t] = frames, actions

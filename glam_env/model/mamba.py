@@ -174,7 +174,9 @@ class Mamba(nn.Module):
         return self._gate(y, x, z), MambaTrace(inputs, states)
 
     def _forward_fused(self, u: Tensor) -> Tensor:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+        from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
+            selective_scan_fn,
+        )
 
         inputs, z = self.project(u)
         x = self.convolve(inputs)

@@ -14,6 +14,14 @@ def stem_channels(stem: int) -> list[int]:
     return [stem, 2 * stem, 4 * stem, 8 * stem]
 
 
+def _channels_last(module: nn.Sequential) -> nn.Sequential:
+    """Lays weights out as the images come; convolutions are then twice as fast on a CPU."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
+
+
 class ImageEncoder(nn.Module):
     """o → x (feature map) → logits of K × C classes.
 
@@ -34,7 +42,7 @@ class ImageEncoder(nn.Module):
                 nn.ReLU(inplace=True),
             ]
             previous = channels
-        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.convolutions = _channels_last(nn.Sequential(*layers))
         self.feature_dim = previous * MAP_SIZE * MAP_SIZE
         self.head = nn.Linear(self.feature_dim, categoricals * classes)
 
@@ -78,7 +86,7 @@ class ImageDecoder(nn.Module):
             ]
             previous = channels
         layers.append(nn.ConvTranspose2d(previous, 3, 4, stride=2, padding=1))
-        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.convolutions = _channels_last(nn.Sequential(*layers))
         self.register_buffer("background", torch.zeros(IMAGE_SIZE, IMAGE_SIZE, 3))
 
     def forward(self, z: Tensor) -> Tensor:

@@ -1,0 +1,91 @@
+"""A world model of a few thousand weights, drawn at random, and checkpoints of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from glam_env.checkpoint_config import CheckpointConfig, ContextsConfig, Protocol, Provenance
+from glam_env.checkpoints import save_checkpoint
+from glam_env.dream.contexts import Contexts
+from glam_env.model.world_model import WorldModel, WorldModelConfig
+
+TINY = WorldModelConfig(num_actions=6, stem=4, categoricals=4, classes=4, width=16)
+HORIZON = 12
+
+
+def _world_model(termination_bias: float = -1.0) -> WorldModel:
+    """Eval mode, no gradients; lives end about every other step at a bias of 0, never at −99."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = WorldModel(TINY)
+        with torch.no_grad():  # the heads begin almost flat; here every step shall say something
+            model.reward.layers[-1].weight.normal_(0.0, 0.1)
+            model.termination.layers[-1].weight.normal_(0.0, 1.0)
+            model.termination.layers[-1].bias.fill_(1.5 + termination_bias)
+            model.prior.weight.normal_(0.0, 0.3)
+    return model.eval().requires_grad_(False)
+
+
+def _contexts(count: int = 20, length: int = 16) -> Contexts:
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(limit: int, *shape: int) -> torch.Tensor:
+        return torch.randint(limit, shape, generator=generator, dtype=torch.uint8)
+
+    return Contexts(
+        draw(TINY.classes, count, length + 1, TINY.categoricals),
+        draw(TINY.num_actions, count, length),
+    )
+
+
+def _config() -> CheckpointConfig:
+    return CheckpointConfig(
+        game="Pong",
+        world_model=TINY,
+        agent={"class": "storm", "hidden": 8},
+        contexts=ContextsConfig(20, 16),
+        max_episode_steps=HORIZON,
+        protocol=Protocol(),
+        provenance=Provenance("debug", 600, 30, 0.01, "a test", 0, {"torch": torch.__version__}),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_world_model() -> Callable[..., WorldModel]:
+    """Builds the tiny world model; see :func:`_world_model`."""
+    return _world_model
+
+
+@pytest.fixture(scope="session")
+def make_contexts() -> Callable[..., Contexts]:
+    """Builds contexts that fit it."""
+    return _contexts
+
+
+@pytest.fixture(scope="session")
+def checkpoint_config() -> CheckpointConfig:
+    """The tiny checkpoint's config, before it is saved."""
+    return _config()
+
+
+@pytest.fixture(scope="session")
+def _saved_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(
+        tmp_path_factory.mktemp("checkpoints") / "Pong",
+        config=_config(),
+        world_model_state=_world_model().export_state(),
+        agent_state={"actor.weight": torch.arange(6.0).reshape(2, 3)},
+        contexts=_contexts(),
+        card="# A tiny Pong\n",
+    )
+
+
+@pytest.fixture
+def tiny_checkpoint(_saved_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint folder of the test's own, at ``tmp_path / "Pong"``."""
+    return Path(shutil.copytree(_saved_checkpoint, tmp_path / "Pong"))

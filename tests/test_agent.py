@@ -1,0 +1,358 @@
+"""The actor–critic, the returns it learns from, and the imagination that it learns in."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig, lambda_returns
+from glam_env.errors import GlamError
+from glam_env.model.world_model import WorldModel, WorldModelConfig
+from glam_env.training.imagination import Rollout, imagine
+from glam_env.training.presets import PRESETS, HorizonConfig
+
+FEATURES, ACTIONS = 6, 3
+CONFIG = AgentConfig(hidden=16, autocast=False)
+
+
+def make_agent(config=CONFIG, **changes):
+    torch.manual_seed(1)
+    agent = ActorCritic(replace(config, **changes), FEATURES, ACTIONS)
+    with torch.no_grad():  # actor and critic begin flat
+        for head in (agent.actor, agent.critic, agent.slow_critic):
+            head.layers[-1].weight.normal_(0.0, 0.3)
+    return agent
+
+
+def make_rollout(horizon=5, dreams=7, seed=0, ends=0.0):
+    g = torch.Generator().manual_seed(seed)
+    return Rollout(
+        torch.randn(horizon + 1, dreams, FEATURES, generator=g),
+        torch.randint(ACTIONS, (horizon, dreams), generator=g),
+        torch.randn(horizon, dreams, generator=g),
+        torch.rand(horizon, dreams, generator=g) < ends,
+    )
+
+
+def weights_of(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+# --- λ-returns ---------------------------------------------------------------------------
+
+
+def returns_by_definition(rewards, values, terminated, gamma, lam):
+    """The λ-weighted mean of all n-step returns, in float64: no recursion."""
+    horizon, dreams = rewards.shape
+    out = np.zeros((horizon, dreams))
+    for i in range(dreams):
+        for t in range(horizon):
+            total, discount, n_step = 0.0, 1.0, []
+            for k in range(t, horizon):
+                total += discount * rewards[k, i]
+                discount *= gamma * (not terminated[k, i])
+                n_step.append(total + discount * values[k + 1, i])
+            weights = [(1 - lam) * lam**n for n in range(len(n_step) - 1)]
+            weights.append(lam ** (len(n_step) - 1))
+            out[t, i] = np.dot(weights, n_step)
+    return out
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(st.integers(1, 12), st.integers(0, 999), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+@example(12, 0, 0.985, 0.95, 0.2)
+def test_returns_are_the_mean_of_all_n_step_returns(horizon, seed, gamma, lam, ends):
+    _, _, rewards, terminated = make_rollout(horizon, 4, seed, ends)
+    values = 10 * torch.randn(horizon + 1, 4, generator=torch.Generator().manual_seed(seed))
+    expected = returns_by_definition(
+        rewards.double().numpy(), values.double().numpy(), terminated.numpy(), gamma, lam
+    )
+    returns = lambda_returns(rewards, values, terminated, gamma, lam)
+    np.testing.assert_allclose(returns.numpy(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_returns_end_where_the_life_ends():
+    rewards = torch.tensor([[1.0], [2.0], [4.0], [8.0]])
+    terminated = torch.tensor([[False], [True], [False], [False]])
+    values = torch.full((5, 1), 100.0)
+    returns = lambda_returns(rewards, values, terminated, 1.0, 1.0)
+    assert returns.flatten().tolist() == [3.0, 2.0, 112.0, 108.0]
+
+
+def test_returns_are_float32_whatever_comes_in():
+    _, _, rewards, terminated = make_rollout(30)
+    rewards, values = rewards + 100.3, torch.full((31, 7), 20.3)
+    plain = lambda_returns(rewards, values, terminated, 0.985, 0.95)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = lambda_returns(rewards, values, terminated, 0.985, 0.95)
+    assert cast.dtype == torch.float32
+    assert torch.equal(plain, cast)
+    half = lambda_returns(rewards.bfloat16(), values.bfloat16(), terminated, 0.985, 0.95)
+    assert half.dtype == torch.float32
+
+
+# --- the loss ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.1, 6.0])
+def test_the_loss_by_hand(scale):
+    """Both sides of max(1, S): returns that spread less than one, and more."""
+    agent, rollout = make_agent(entropy=0.07), make_rollout(ends=0.2)
+    rollout = rollout._replace(rewards=scale * rollout.rewards)
+    with torch.no_grad():
+        agent.critic.layers[-1].weight *= 0.1
+        agent.slow_critic.layers[-1].weight.normal_(0.0, 0.05)
+    loss, metrics = agent.loss(rollout)
+
+    with torch.no_grad():
+        probs = agent.actor(rollout.features[:-1]).double().softmax(-1).numpy()
+        logits = agent.critic(rollout.features).double()
+        slow_logits = agent.slow_critic(rollout.features).double()
+    centres = np.linspace(-20, 20, 255)
+
+    def values_of(logits):
+        mean = logits.softmax(-1).numpy() @ centres
+        return np.sign(mean) * np.expm1(np.abs(mean))
+
+    def cross_entropy(target, log_probs):
+        at = (np.sign(target) * np.log1p(abs(target)) + 20) / 40 * 254
+        low = int(np.floor(at))
+        return -((1 - at + low) * log_probs[low] + (at - low) * log_probs[low + 1])
+
+    values, ended = values_of(logits), rollout.terminated.numpy()
+    rewards = rollout.rewards.double().numpy()
+    returns = returns_by_definition(rewards, values, ended, 0.985, 0.95)
+    slow = returns_by_definition(rewards, values_of(slow_logits), ended, 0.985, 0.95)
+    log_probs = logits.log_softmax(-1).numpy()
+    low, high = np.quantile(returns, [0.05, 0.95])
+    assert (high - low > 1.0) == (scale > 1.0)
+    policy, value, regulariser, entropy = [], [], [], []
+    for i in range(returns.shape[1]):
+        for t in range(returns.shape[0]):
+            p = probs[t, i]
+            advantage = (returns[t, i] - values[t, i]) / max(1.0, high - low)
+            policy.append(-np.log(p[rollout.actions[t, i]]) * advantage)
+            value.append(cross_entropy(returns[t, i], log_probs[t, i]))
+            regulariser.append(cross_entropy(slow[t, i], log_probs[t, i]))
+            entropy.append(-(p * np.log(p)).sum())
+            if ended[t, i]:
+                break
+    assert len(policy) < returns.size  # some dreams ended early
+    assert metrics["policy_loss"].item() == pytest.approx(np.mean(policy), rel=1e-3, abs=1e-5)
+    assert metrics["value_loss"].item() == pytest.approx(np.mean(value), rel=1e-4)
+    assert metrics["entropy"].item() == pytest.approx(np.mean(entropy), rel=1e-5)
+    total = np.mean(policy) + np.mean(value) + np.mean(regulariser) - 0.07 * np.mean(entropy)
+    assert loss.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_the_range_of_returns_moves_slowly_and_the_first_update_sets_it():
+    agent = make_agent(range_decay=0.99)
+    assert agent.return_range.isnan().all()
+    first = torch.linspace(0.0, 100.0, 1001).reshape(7, 143)
+    divisor = agent._move_range(first)
+    torch.testing.assert_close(agent.return_range, torch.tensor([5.0, 95.0]))
+    assert divisor.item() == pytest.approx(90.0, rel=1e-5)
+    divisor = agent._move_range(3.0 * first)
+    torch.testing.assert_close(agent.return_range, torch.tensor([5.1, 96.9]))
+    assert divisor.item() == pytest.approx(91.8, rel=1e-5)
+    assert make_agent()._move_range(0.001 * first).item() == 1.0
+
+
+def test_what_follows_an_end_teaches_nothing():
+    """Returns that spread less than one, so that the divisor is 1 either way."""
+    before = make_rollout(6, 8, seed=3, ends=0.3)
+    before = before._replace(rewards=0.02 * before.rewards)
+    over = (torch.cumsum(before.terminated, 0) - before.terminated.long()) > 0
+    assert over.any()
+    after = before._replace(
+        rewards=torch.where(over, before.rewards + 0.05, before.rewards),
+        actions=torch.where(over, (before.actions + 1) % ACTIONS, before.actions),
+        terminated=before.terminated & ~over,
+    )
+    results = []
+    for rollout in (before, after):
+        agent = make_agent(entropy=0.1)
+        with torch.no_grad():
+            for critic in (agent.critic, agent.slow_critic):
+                critic.layers[-1].weight *= 0.01
+        loss, _ = agent.loss(rollout)
+        loss.backward()
+        assert agent.return_range[1] - agent.return_range[0] < 1.0
+        gradients = [p.grad for p in agent.parameters() if p.grad is not None]
+        results.append([loss.detach(), *gradients])
+    torch.testing.assert_close(results[0], results[1])
+
+
+# --- learning ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_an_action_that_always_pays_becomes_likelier(autocast):
+    agent = ActorCritic(replace(CONFIG, learning_rate=1e-2, autocast=autocast), FEATURES, ACTIONS)
+    g = torch.Generator().manual_seed(0)
+    features = torch.randn(5, 64, FEATURES, generator=g)
+
+    def probability():
+        with torch.no_grad():
+            return agent.actor(features).softmax(-1)[..., 1]
+
+    assert probability().mean().item() == pytest.approx(1 / 3)
+    for _ in range(40):
+        actions = torch.stack([agent.act(f, generator=g) for f in features[:-1]])
+        paid = (actions == 1).float()
+        agent.update(Rollout(features, actions, paid, torch.zeros_like(paid, dtype=torch.bool)))
+    assert probability().min() > 0.8
+
+
+def test_the_critic_learns_the_value():
+    agent = ActorCritic(replace(CONFIG, learning_rate=1e-2), FEATURES, ACTIONS)
+    rollout = make_rollout(4, 32)
+    ended = torch.ones_like(rollout.terminated)
+    pays = rollout._replace(rewards=torch.full_like(rollout.rewards, 3.0), terminated=ended)
+    for _ in range(150):
+        agent.update(pays)
+    value = agent.value(rollout.features[:-1])
+    torch.testing.assert_close(value, torch.full_like(value, 3.0), atol=0.3, rtol=0.0)
+
+
+def test_the_slow_critic_follows_by_a_fiftieth():
+    agent = make_agent(learning_rate=1e-2)
+    slow, fast = weights_of(agent.slow_critic), weights_of(agent.critic)
+    agent.update(make_rollout())
+    moved = weights_of(agent.critic)
+    assert not torch.equal(moved, fast)
+    torch.testing.assert_close(weights_of(agent.slow_critic), 0.98 * slow + 0.02 * moved)
+    assert all(p.grad is None for p in agent.slow_critic.parameters())
+
+
+def test_learning_goes_on_from_a_saved_state_as_if_never_stopped():
+    agent = make_agent(learning_rate=1e-2)
+    agent.update(make_rollout(seed=1))
+    other = ActorCritic(agent.config, FEATURES, ACTIONS)
+    other.load_learner_state(copy.deepcopy(agent.learner_state()))
+    results = [one.update(make_rollout(seed=2)) for one in (agent, other)]
+    assert results[0] == results[1]
+    assert torch.equal(weights_of(agent), weights_of(other))
+
+
+def test_acting_samples_or_takes_the_likeliest():
+    agent = make_agent()
+    features = torch.randn(1, FEATURES, generator=torch.Generator().manual_seed(0))
+    probs = agent.actor(features).softmax(-1)[0]
+    actions = agent.act(features.expand(5000, -1), generator=torch.Generator().manual_seed(1))
+    frequency = torch.bincount(actions, minlength=ACTIONS) / 5000
+    torch.testing.assert_close(frequency, probs.detach(), atol=0.03, rtol=0.0)
+    assert agent.act(features, greedy=True).item() == probs.argmax().item()
+
+
+# --- checkpoints -------------------------------------------------------------------------
+
+
+def test_an_export_acts_as_the_agent_did():
+    agent = make_agent()
+    state = agent.export_state()
+    assert {name.split(".")[0] for name in state} == {"actor", "critic"}
+    fields = {"class": "storm", "hidden": 16, "autocast": False}
+    other = ActorCritic.from_export(fields, state, FEATURES, ACTIONS)
+    features = torch.randn(20, FEATURES)
+    assert torch.equal(agent.actor(features), other.actor(features))
+    assert torch.equal(agent.value(features), other.value(features))
+    assert not any(p.requires_grad for p in other.parameters())
+    assert not other.training
+    assert fields["class"] == "storm"  # the caller's dict is the caller's
+
+
+@pytest.mark.parametrize(
+    ("fields", "change", "message"),
+    [
+        ({"class": "dreamer"}, {}, "'dreamer' is unknown; known: 'storm'"),
+        ({"hidden": 16}, {}, "unknown"),
+        ({"class": "storm", "hiden": 16}, {}, "hiden"),
+        ({"class": "storm", "hidden": 8}, {}, "does not fit"),
+        ({"class": "storm", "hidden": 16}, {"actor.layers.9.weight": torch.ones(1)}, "not fit"),
+        ({"class": "storm", "hidden": 16}, {"actor.layers.0.weight": None}, "not fit"),
+    ],
+)
+def test_an_export_that_does_not_fit_gets_one_line(fields, change, message):
+    state = {k: v for k, v in (make_agent().export_state() | change).items() if v is not None}
+    with pytest.raises(GlamError, match=message) as error:
+        ActorCritic.from_export(fields, state, FEATURES, ACTIONS)
+    assert "\n" not in str(error.value)
+
+
+# --- imagination -------------------------------------------------------------------------
+
+
+def test_a_rollout_lines_up_what_was_seen_done_and_earned():
+    config = WorldModelConfig(num_actions=ACTIONS, stem=4, categoricals=3, classes=4, width=16)
+    torch.manual_seed(0)
+    world = WorldModel(config).requires_grad_(False)
+    for head in (world.reward, world.termination):
+        head.layers[-1].weight.normal_()
+    world.prior.weight.normal_(0.0, 2.0)
+    agent = ActorCritic(CONFIG, config.feature_dim, ACTIONS)
+    start = world.warm_up(torch.randint(4, (5, 9, 3)), torch.randint(ACTIONS, (5, 8)))
+    rollout = imagine(world, agent, start, 6, torch.Generator().manual_seed(0))
+    assert rollout.features.shape == (7, 5, config.feature_dim)
+    assert rollout.actions.shape == rollout.rewards.shape == rollout.terminated.shape == (6, 5)
+    assert rollout.terminated.dtype == torch.bool
+    assert rollout.terminated.any()
+    assert not rollout.terminated.all()
+    assert torch.equal(rollout.features[0], world.features(start))
+    state = start
+    for t in range(6):  # each step played again, with the latents that were drawn
+        step = world.step(state, rollout.actions[t])
+        drawn = rollout.features[t + 1, :, :12].unflatten(-1, (3, 4)).argmax(-1)
+        state = step.state._replace(code=drawn)
+        torch.testing.assert_close(rollout.features[t + 1], world.features(state))
+        torch.testing.assert_close(rollout.rewards[t], step.reward)
+        assert torch.equal(rollout.terminated[t], step.termination_logit > 0)
+    again = imagine(world, agent, start, 6, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(again, rollout, strict=True))
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(
+    st.integers(0, 200_000),
+    st.integers(1, 40),
+    st.integers(0, 20),
+    st.integers(1, 50_000),
+    st.integers(1, 60),
+)
+def test_the_horizon_follows_equation_11(step, initial, increase, every, maximum):
+    schedule = HorizonConfig(initial, increase, every, maximum)
+    expected = min(initial + math.floor(step / every) * increase, maximum)
+    assert schedule.at(step) == expected
+
+
+def test_the_papers_horizon_grows_in_whole_steps_and_is_capped_as_a_whole():
+    """Not ⌊t · n_i / n_f⌋, which would grow every 3 125 steps; not n_0 + min(…, n_max)."""
+    schedule = PRESETS["paper"].horizon
+    at = {t: schedule.at(t) for t in (0, 3_125, 24_999, 25_000, 49_999, 50_000, 75_000, 100_000)}
+    assert list(at.values()) == [16, 16, 16, 24, 24, 32, 32, 32]
+
+
+def test_the_paper_preset_is_section_4():
+    agent, train = AGENT_PRESETS["paper"], PRESETS["paper"]
+    assert (agent.hidden, agent.gamma, agent.lambda_, agent.entropy) == (512, 0.985, 0.95, 3e-4)
+    assert (agent.learning_rate, agent.adam_eps, agent.gradient_clip) == (3e-5, 1e-5, 100.0)
+    assert (agent.slow_decay, agent.range_decay, agent.value_bins) == (0.98, 0.99, 255)
+    assert (train.batch, train.length, train.imagination_batch, train.context) == (32, 64, 1024, 16)
+    assert (train.total_steps, train.random_steps, train.update_every) == (100_000, 1024, 1)
+    assert (train.learning_rate, train.gradient_clip, train.agent_updates) == (1e-4, 1000.0, 1)
+    assert (train.image_warmup, train.model_warmup, train.num_envs) == (0, 0, 1)
+    loss = train.loss
+    assert (loss.dynamics, loss.representation, loss.variation) == (0.5, 0.1, 0.1)
+    assert (loss.free_nats, loss.variation_free_nats) == (1.0, 0.1)
+    assert (loss.decode_fraction, loss.foreground_weight) == (1.0, 1.0)
+    assert (loss.latent_gradient, loss.reward_weight) == (1.0, 1.0)
+    model = train.model
+    assert (model.stem, model.categoricals, model.classes, model.width) == (32, 32, 32, 256)
+    assert (model.local_window, model.global_depth, model.local_depth) == (4, 1, 1)
+    assert (model.state_size, model.conv_width, model.expand) == (16, 4, 2)
+    assert not model.background_residual

@@ -1,0 +1,415 @@
+"""Checkpoint folders: what is saved comes back, and nothing broken is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from glam_env import checkpoints
+from glam_env.checkpoint_config import from_json, to_json
+from glam_env.checkpoints import (
+    AGENT,
+    CARD,
+    CONFIG,
+    CONTEXTS,
+    WORLD_MODEL,
+    find_checkpoint,
+    load_agent_state,
+    load_config,
+    load_contexts,
+    load_world_model,
+    save_checkpoint,
+    shipped_checkpoints,
+)
+from glam_env.errors import GlamError
+from glam_env.training.presets import PRESETS, TrainConfig
+
+
+def edit_config(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes config.json in place."""
+    plain = json.loads((folder / CONFIG).read_text())
+    edit(plain)
+    (folder / CONFIG).write_text(json.dumps(plain))
+
+
+def forge(folder: Path, name: str, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Changes tensors as a careful forger would: config.json vouches for the new file."""
+    tensors = safetensors.torch.load_file(folder / name)
+    edit(tensors)
+    safetensors.torch.save_file(tensors, folder / name)
+    vouch(folder, name)
+
+
+def vouch(folder: Path, name: str) -> None:
+    data = (folder / name).read_bytes()
+    record = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    edit_config(folder, lambda plain: plain["files"].update({name: record}))
+
+
+def load_everything(folder: Path) -> None:
+    load_world_model(folder)
+    load_contexts(folder)
+    load_agent_state(folder)
+
+
+def refused(folder: Path) -> str:
+    """The one line with which a folder is refused."""
+    with pytest.raises(GlamError) as caught:
+        load_everything(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
+
+
+# --- round trip ----------------------------------------------------------------------------------
+
+
+def test_what_is_saved_comes_back(
+    tiny_checkpoint: Path, checkpoint_config, make_world_model, make_contexts
+) -> None:
+    config = load_config(tiny_checkpoint)
+    assert replace(config, files={}) == checkpoint_config
+    model = load_world_model(tiny_checkpoint)
+    for name, value in make_world_model().export_state().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    contexts = load_contexts(tiny_checkpoint)
+    assert torch.equal(contexts.codes, make_contexts().codes)
+    assert torch.equal(contexts.actions, make_contexts().actions)
+    assert torch.equal(
+        load_agent_state(tiny_checkpoint)["actor.weight"], torch.arange(6.0).reshape(2, 3)
+    )
+    assert {p.name for p in tiny_checkpoint.iterdir()} == {
+        CONFIG,
+        CARD,
+        WORLD_MODEL,
+        AGENT,
+        CONTEXTS,
+    }
+
+
+def test_loading_draws_no_random_numbers(tiny_checkpoint: Path) -> None:
+    before = torch.get_rng_state()
+    load_world_model(tiny_checkpoint)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bfloat16_halves_the_weights_and_loads_as_float32(
+    tmp_path: Path, checkpoint_config, make_world_model, make_contexts
+) -> None:
+    folders = [
+        save_checkpoint(
+            tmp_path / dtype,
+            config=checkpoint_config,
+            world_model_state=make_world_model().export_state(),
+            agent_state={},
+            contexts=make_contexts(),
+            card="",
+            dtype=dtype,
+        )
+        for dtype in ("float32", "bfloat16")
+    ]
+    whole, half = ((folder / WORLD_MODEL).stat().st_size for folder in folders)
+    assert half < 0.75 * whole  # the headers are not halved
+    exact, rounded = (load_world_model(folder).state_dict() for folder in folders)
+    for name, value in exact.items():
+        assert rounded[name].dtype == value.dtype
+        if value.is_floating_point() and not name.startswith("variation_target"):
+            torch.testing.assert_close(rounded[name], value, rtol=2**-8, atol=0.0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_any_dataclass_goes_through_json(preset: str) -> None:
+    config = PRESETS[preset]
+    assert from_json(TrainConfig, json.loads(json.dumps(to_json(config))), "here") == config
+
+
+# --- finding -------------------------------------------------------------------------------------
+
+
+def test_found_by_name_in_any_case_and_by_path(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
+    assert shipped_checkpoints()["Pong"] == tiny_checkpoint
+    assert find_checkpoint("pong") == find_checkpoint("Pong") == tiny_checkpoint
+    assert find_checkpoint(tiny_checkpoint) == find_checkpoint(str(tiny_checkpoint))
+    monkeypatch.chdir(tiny_checkpoint.parent.parent)
+    assert find_checkpoint(tiny_checkpoint.parent.name + "/Pong").samefile(tiny_checkpoint)
+
+
+def test_a_wheel_and_a_checkout_are_searched(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GLAM_CHECKPOINTS", raising=False)
+    package = tmp_path / "site" / "glam_env"
+    monkeypatch.setattr(checkpoints, "_PACKAGE", package)
+    assert shipped_checkpoints() == {}
+    checkout = package.parent / "checkpoints" / "Pong"
+    checkout.parent.mkdir(parents=True)
+    tiny_checkpoint.rename(checkout)
+    assert find_checkpoint("Pong") == checkout
+    wheel = package / "_checkpoints" / "Pong"
+    wheel.parent.mkdir(parents=True)
+    checkout.rename(wheel)
+    assert find_checkpoint("Pong") == wheel
+
+
+def test_a_game_without_a_checkpoint_says_how_to_make_one(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
+    monkeypatch.setattr(checkpoints, "_PACKAGE", tiny_checkpoint / "nothing" / "here")
+    with pytest.raises(GlamError, match=r"there is: Pong.*`glam train Frostbite`.*glam export"):
+        find_checkpoint("frostbite")
+
+
+@pytest.mark.parametrize("name", ["Pnog", "/nowhere/Pong", "no/such/folder"])
+def test_a_wrong_name_or_path_gets_one_line(name: str) -> None:
+    with pytest.raises(GlamError) as caught:
+        find_checkpoint(name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# --- broken files --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [CONFIG, WORLD_MODEL, AGENT, CONTEXTS])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "flipped"])
+def test_a_damaged_file_is_refused(tiny_checkpoint: Path, name: str, damage: str) -> None:
+    path = tiny_checkpoint / name
+    data = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 0x80
+        path.write_bytes(data)
+    else:
+        path.write_bytes(data[: len(data) // 2 if damage == "truncated" else 0])
+    assert name in refused(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("name", [WORLD_MODEL, AGENT, CONTEXTS])
+def test_what_is_no_safetensors_is_refused_even_if_vouched_for(
+    tiny_checkpoint: Path, name: str
+) -> None:
+    (tiny_checkpoint / name).write_bytes(b"\x80\x05 not a pickle to be run either")
+    vouch(tiny_checkpoint, name)
+    assert f"{name} is no safetensors file" in refused(tiny_checkpoint)
+
+
+WEIGHT = "prior.weight"
+COUNTER = "encoder.convolutions.1.num_batches_tracked"
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "says"),
+    [
+        (WORLD_MODEL, lambda t: t.pop(WEIGHT), "missing"),
+        (WORLD_MODEL, lambda t: t.update(extra=torch.zeros(1)), "'extra' belongs to no such"),
+        (WORLD_MODEL, lambda t: t.update({WEIGHT: torch.zeros(16, 17)}), "shape (16, 17)"),
+        (WORLD_MODEL, lambda t: t.update({WEIGHT: torch.zeros(16)}), "shape (16,)"),
+        (WORLD_MODEL, lambda t: t.update({WEIGHT: t[WEIGHT].double()}), "torch.float64"),
+        (WORLD_MODEL, lambda t: t.update({WEIGHT: t[WEIGHT].int()}), "torch.int32"),
+        (WORLD_MODEL, lambda t: t.update({COUNTER: torch.tensor(1.0)}), "torch.float32"),
+        (WORLD_MODEL, lambda t: t[WEIGHT].fill_(float("nan")), "not finite"),
+        (WORLD_MODEL, lambda t: t[WEIGHT][0, 0].fill_(float("inf")), "not finite"),
+        (AGENT, lambda t: t["actor.weight"][0, 0].fill_(float("nan")), "not finite"),
+        (CONTEXTS, lambda t: t.pop("actions"), "exactly codes and actions"),
+        (CONTEXTS, lambda t: t.update(rewards=torch.zeros(20)), "exactly codes and actions"),
+        (CONTEXTS, lambda t: t["codes"][3, 5].fill_(4), "codes holds 4"),
+        (CONTEXTS, lambda t: t["actions"][3, 5].fill_(200), "actions holds 200"),
+        (CONTEXTS, lambda t: t.update(codes=t["codes"].long()), "int64"),
+        (CONTEXTS, lambda t: t.update(codes=t["codes"][:, 1:]), "codes has shape"),
+        (
+            CONTEXTS,
+            lambda t: t.update(codes=t["codes"][:5], actions=t["actions"][:5]),
+            "5 contexts",
+        ),
+        (CONTEXTS, lambda t: t.update(actions=t["actions"][:, 0]), "actions has shape"),
+    ],
+)
+def test_a_forged_tensor_is_refused(tiny_checkpoint: Path, name: str, edit, says: str) -> None:
+    def edit_contiguous(tensors: dict[str, torch.Tensor]) -> None:
+        edit(tensors)
+        tensors.update({k: v.contiguous() for k, v in tensors.items()})
+
+    forge(tiny_checkpoint, name, edit_contiguous)
+    message = refused(tiny_checkpoint)
+    assert name in message
+    assert says in message
+
+
+def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> None:
+    load_agent_state(tiny_checkpoint, {"actor.weight": torch.zeros(2, 3)})
+    with pytest.raises(GlamError, match=r"agent.safetensors.*actor.weight.*shape \(2, 3\)"):
+        load_agent_state(tiny_checkpoint, {"actor.weight": torch.zeros(3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda c: c.pop("format_version"), "format_version is None"),
+        (lambda c: c.update(format_version=2), "format_version is 2"),
+        (lambda c: c.pop("game"), "'game' is missing"),
+        (lambda c: c["world_model"].pop("width"), "world_model: key 'width' is missing"),
+        (lambda c: c["world_model"].update(depth=3), "unknown key 'depth'"),
+        (lambda c: c["world_model"].update(width="16"), "width: expected int, got '16'"),
+        (lambda c: c["world_model"].update(width=True), "width: expected int, got True"),
+        (lambda c: c["world_model"].update(width=0), "world_model.width must be at least 1"),
+        (lambda c: c["world_model"].update(width=32), "shape"),
+        (lambda c: c["world_model"].update(local_window=1), "local_window must be at least 2"),
+        (lambda c: c["world_model"].update(classes=1000), "at most 256"),
+        (lambda c: c["world_model"].update(num_actions=7), "Pong has 6"),
+        (lambda c: c.update(game="Tetris"), "none of Atari 100k"),
+        (lambda c: c.update(max_episode_steps=0), "max_episode_steps must be at least 1"),
+        (lambda c: c.update(contexts=[]), "contexts: expected an object"),
+        (lambda c: c.update(agent={}), "agent must name its class"),
+        (lambda c: c["contexts"].update(count=21), "config.json says 21 of 16"),
+        (lambda c: c["protocol"].update(repeat_action_probability=1.0), "not in [0, 1)"),
+        (lambda c: c["provenance"].update(hours=-1.0), "hours"),
+        (lambda c: c["provenance"]["versions"].update(torch=2), "versions.torch: expected str"),
+        (lambda c: c["files"].pop("agent.safetensors"), "files must name the three"),
+        (lambda c: c["files"]["agent.safetensors"].update(bytes=1.5), "expected int, got 1.5"),
+    ],
+)
+def test_a_wrong_config_value_is_refused(tiny_checkpoint: Path, edit, says: str) -> None:
+    edit_config(tiny_checkpoint, edit)
+    assert says in refused(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format_version": NaN}', "\x00"])
+def test_a_config_that_is_no_json_object_is_refused(tiny_checkpoint: Path, text: str) -> None:
+    (tiny_checkpoint / CONFIG).write_text(text)
+    assert CONFIG in refused(tiny_checkpoint)
+
+
+# --- whole or not at all -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def save_again(checkpoint_config, make_world_model, make_contexts) -> Callable[..., Path]:
+    """Saves a second checkpoint, with another card and agent."""
+
+    def save(folder: Path, **changes: Any) -> Path:
+        arguments: dict[str, Any] = {
+            "config": checkpoint_config,
+            "world_model_state": make_world_model().export_state(),
+            "agent_state": {"actor.weight": torch.ones(2, 3)},
+            "contexts": make_contexts(),
+            "card": "# Second\n",
+        }
+        return save_checkpoint(folder, **(arguments | changes))
+
+    return save
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_second_save_replaces_the_first_and_keeps_other_files(
+    tiny_checkpoint: Path, save_again
+) -> None:
+    (tiny_checkpoint / "dream.gif").write_bytes(b"GIF89a")
+    save_again(tiny_checkpoint)
+    load_everything(tiny_checkpoint)
+    assert (tiny_checkpoint / "CARD.md").read_text() == "# Second\n"
+    assert (tiny_checkpoint / "dream.gif").read_bytes() == b"GIF89a"
+    assert bool((load_agent_state(tiny_checkpoint)["actor.weight"] == 1).all())
+    assert [p.name for p in tiny_checkpoint.parent.iterdir()] == ["Pong"]
+
+
+@pytest.mark.parametrize("fails_at", range(1, 11))
+def test_a_save_that_fails_leaves_the_old_checkpoint(
+    tiny_checkpoint: Path, save_again, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """The disk gives up at each call in turn: five files, two folders, the two renames."""
+    before = snapshot(tiny_checkpoint)
+    calls = 0
+
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == fails_at:
+                raise OSError(28, "No space left on device")
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(Path, "rename", failing(Path.rename))
+    monkeypatch.setattr(Path, "mkdir", failing(Path.mkdir))
+    with pytest.raises(GlamError, match="No space left on device"):
+        save_again(tiny_checkpoint)
+    monkeypatch.undo()
+    if fails_at < 10:
+        assert snapshot(tiny_checkpoint) == before
+    else:  # after both renames, as the parent folder is flushed: the new one is in place
+        assert (tiny_checkpoint / "CARD.md").read_text() == "# Second\n"
+    load_everything(tiny_checkpoint)
+    save_again(tiny_checkpoint)
+    assert (tiny_checkpoint / "CARD.md").read_text() == "# Second\n"
+    assert [p.name for p in tiny_checkpoint.parent.iterdir()] == ["Pong"]
+
+
+def test_a_save_killed_between_the_renames_loses_nothing(tiny_checkpoint: Path, save_again) -> None:
+    before = snapshot(tiny_checkpoint)
+    tiny_checkpoint.rename(tiny_checkpoint.with_name(".Pong.old"))
+    with pytest.raises(GlamError, match="not finite"):
+        save_again(tiny_checkpoint, agent_state={"x": torch.tensor([float("nan")])})
+    assert snapshot(tiny_checkpoint.with_name(".Pong.old")) == before
+    save_again(tiny_checkpoint)
+    load_everything(tiny_checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"agent_state": {"x": torch.tensor([float("inf")])}}, "not finite"),
+        ({"world_model_state": {}}, "missing"),
+        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16"),
+    ],
+)
+def test_what_a_load_would_refuse_is_not_saved(
+    tiny_checkpoint: Path, save_again, changes: dict[str, Any], says: str
+) -> None:
+    before = snapshot(tiny_checkpoint)
+    with pytest.raises(GlamError, match=says):
+        save_again(tiny_checkpoint, **changes)
+    assert snapshot(tiny_checkpoint) == before
+
+
+def test_more_contexts_than_the_config_says_are_not_saved(
+    tmp_path: Path, save_again, make_contexts
+) -> None:
+    with pytest.raises(GlamError, match="holds 21 contexts"):
+        save_again(tmp_path / "new", contexts=make_contexts(count=21))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, save_again) -> None:
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(GlamError, match="something else than a checkpoint"):
+        save_again(tmp_path)
+    assert snapshot(tmp_path) == {"diary.txt": b"mine"}
+
+
+def test_an_unwritable_place_gets_one_line(tmp_path: Path, save_again) -> None:
+    (tmp_path / "file").write_text("")  # a file where a folder is needed stops even root
+    for place in (tmp_path / "file", tmp_path / "file" / "Pong"):
+        with pytest.raises(GlamError, match=r"cannot write .*; make its parent folder writable"):
+            save_again(place)

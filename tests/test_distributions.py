@@ -1,0 +1,221 @@
+"""Categoricals, their samples and the two-hot code, against float64 written out plainly."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glam_env.model.distributions import (
+    UNIMIX,
+    SymlogTwoHot,
+    categorical_entropy,
+    categorical_kl,
+    one_hot,
+    sample_codes,
+    straight_through,
+    symexp,
+    symlog,
+    unimix_log_probs,
+)
+
+PROPERTY = settings(deadline=None, max_examples=60, derandomize=True)
+VALUES = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def softmax64(logits):
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return exp / exp.sum(-1, keepdims=True)
+
+
+def chi_square(counts, expected):
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+# --- unimix ------------------------------------------------------------------------------
+
+
+def test_unimix_is_one_percent_of_the_uniform_distribution():
+    logits = torch.randn(5, 3, 7, generator=seeded()) * 5
+    expected = 0.99 * softmax64(logits.double().numpy()) + 0.01 / 7
+    assert UNIMIX == 0.01
+    np.testing.assert_allclose(unimix_log_probs(logits).exp().numpy(), expected, rtol=1e-5)
+
+
+def test_unimix_stays_finite_and_normalised_at_the_extremes():
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e30, 1e30, 1e30]], requires_grad=True)
+    log_probs = unimix_log_probs(logits)
+    log_probs.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(2))
+    assert log_probs.exp().min() >= 0.01 / 3 - 1e-8
+
+
+# --- samples -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_follow_the_probabilities(temperature):
+    draws, logits = 40_000, torch.tensor([2.0, 0.0, -1.0, 1.0, 0.5, -3.0])
+    codes = sample_codes(logits.expand(draws, 6), temperature=temperature, generator=seeded())
+    expected = draws * softmax64(logits.double().numpy() / temperature)
+    # 5 degrees of freedom: above 26 once in ten thousand seeds.
+    assert chi_square(np.bincount(codes.numpy(), minlength=6), expected) < 26
+    assert codes.dtype == torch.int64
+
+
+def test_categoricals_and_rows_are_drawn_independently():
+    draws, classes = 30_000, 4
+    probs = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    codes = sample_codes(probs.log().expand(draws, 2, classes), generator=seeded()).numpy()
+    joint = np.outer(probs, probs).ravel()
+    within = np.bincount(codes[:, 0] * classes + codes[:, 1], minlength=classes**2)
+    across = np.bincount(codes[:-1, 0] * classes + codes[1:, 0], minlength=classes**2)
+    # 15 degrees of freedom: above 45 once in ten thousand seeds; one shared draw gives thousands.
+    assert chi_square(within, draws * joint) < 45
+    assert chi_square(across, (draws - 1) * joint) < 45
+
+
+def test_an_impossible_class_is_never_drawn():
+    logits = torch.tensor([-1e9, 0.0, -1e9, 0.0, -1e9]).expand(20_000, 5)
+    assert set(sample_codes(logits, generator=seeded()).tolist()) == {1, 3}
+
+
+def test_a_generator_decides_the_draw_and_nothing_else_is_disturbed():
+    logits = torch.randn(50, 8, generator=seeded(1))
+    before = torch.get_rng_state()
+    first = sample_codes(logits, generator=seeded(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, sample_codes(logits, generator=seeded(2)))
+    assert not torch.equal(first, sample_codes(logits, generator=seeded(3)))
+
+
+def test_temperature_zero_takes_the_likeliest_class():
+    logits = torch.randn(100, 3, 8, generator=seeded())
+    assert torch.equal(sample_codes(logits, temperature=0.0), logits.argmax(-1))
+
+
+# --- gradients and divergences -----------------------------------------------------------
+
+
+def test_straight_through_has_the_value_of_the_code_and_the_gradient_of_the_probabilities():
+    logits = torch.randn(6, 4, 5, generator=seeded(), requires_grad=True)
+    weights = torch.randn(6, 4, 5, generator=seeded(1))
+    log_probs = unimix_log_probs(logits)
+    codes = sample_codes(log_probs, generator=seeded())
+    z = straight_through(log_probs, codes)
+    torch.testing.assert_close(z, one_hot(codes, 5))
+    (through,) = torch.autograd.grad((z * weights).sum(), logits)
+
+    plain = logits.detach().double().requires_grad_()
+    probs = 0.99 * plain.softmax(-1) + 0.01 / 5
+    (expected,) = torch.autograd.grad((probs * weights).sum(), plain)
+    torch.testing.assert_close(through.double(), expected, atol=1e-7, rtol=1e-4)
+
+
+def test_divergence_and_entropy_agree_with_torch():
+    p, q = (unimix_log_probs(torch.randn(7, 3, 5, generator=seeded(s)) * 3) for s in (0, 1))
+    reference = torch.distributions.Categorical(logits=p.double())
+    other = torch.distributions.Categorical(logits=q.double())
+    kl = torch.distributions.kl_divergence(reference, other).sum(-1)
+    torch.testing.assert_close(categorical_kl(p, q).double(), kl, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        categorical_entropy(p).double(), reference.entropy(), atol=1e-6, rtol=1e-5
+    )
+
+
+# --- symlog two-hot ----------------------------------------------------------------------
+
+
+@PROPERTY
+@given(VALUES)
+def test_symexp_undoes_symlog(values):
+    x = torch.tensor(values)
+    expected = np.sign(x.double().numpy()) * np.log1p(np.abs(x.double().numpy()))
+    np.testing.assert_allclose(symlog(x).numpy(), expected, rtol=1e-6, atol=1e-30)
+    torch.testing.assert_close(symexp(symlog(x)), x, rtol=1e-5, atol=1e-30)
+
+
+@PROPERTY
+@given(VALUES)
+def test_two_hot_is_two_neighbours_that_sum_to_one_and_decode_to_the_value(values):
+    code, x = SymlogTwoHot(), torch.tensor(values)
+    target = code.encode(x)
+    assert target.shape == (len(values), 255)
+    assert (target >= 0).all()
+    torch.testing.assert_close(target.sum(-1), torch.ones(len(values)))
+    for row in target:
+        (bins,) = row.nonzero(as_tuple=True)
+        assert bins.max() - bins.min() <= 1
+    expected = x.double()
+    decoded = symexp((target.double() * code.centers.double()).sum(-1))
+    torch.testing.assert_close(decoded, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(code.mean(target.log()).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_hot_of_a_bin_centre_is_one_hot_and_beyond_the_ends_the_last_bin():
+    code = SymlogTwoHot(bins=5, low=-2.0, high=2.0)
+    centres = symexp(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]))
+    torch.testing.assert_close(code.encode(centres), torch.eye(5), atol=1e-6, rtol=0)
+    ends = code.encode(torch.tensor([-1e9, 1e9]))
+    torch.testing.assert_close(ends, torch.eye(5)[[0, 4]])
+
+
+def test_two_hot_loss_is_the_cross_entropy():
+    code, logits = SymlogTwoHot(), torch.randn(9, 255, generator=seeded())
+    values = torch.linspace(-300.0, 21.0, 9)
+    x = values.double().numpy()
+    log_probs = np.log(softmax64(logits.double().numpy()))
+    position = (np.sign(x) * np.log1p(np.abs(x)) + 20.0) / 40.0 * 254.0
+    low = np.floor(position).astype(int)
+    up = position - low
+    rows = np.arange(9)
+    expected = -((1 - up) * log_probs[rows, low] + up * log_probs[rows, low + 1])
+    np.testing.assert_allclose(code.loss(logits, values).numpy(), expected, rtol=1e-4)
+
+
+def test_two_hot_samples_average_to_their_distribution():
+    code = SymlogTwoHot()
+    logits = code.encode(torch.tensor(3.7)).log().expand(5_000, 255)
+    drawn = symlog(code.sample(logits, seeded()))
+    assert len(drawn.unique()) == 2
+    assert abs(float(symexp(drawn.mean())) - 3.7) < 0.02
+
+
+def test_everything_stays_float32_under_bfloat16_autocast():
+    """A two-hot in bfloat16 has 8 bits: 20.3 would come back as 20."""
+    code, values = SymlogTwoHot(), torch.tensor([-300.25, 0.01, 20.3, 1234.5])
+    logits = torch.randn(4, 255, generator=seeded())
+    kl_of = unimix_log_probs(logits), unimix_log_probs(logits.flip(0))
+
+    def everything():
+        return (
+            code.encode(values),
+            code.loss(logits, values),
+            code.mean(logits),
+            code.mean(code.encode(values).log()),
+            unimix_log_probs(logits),
+            categorical_kl(*kl_of),
+            categorical_entropy(kl_of[0]),
+        )
+
+    plain = everything()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = everything()
+        coarse = code.mean(code.encode(values).log().bfloat16())
+    for a, b in zip(plain, cast, strict=True):
+        assert b.dtype == torch.float32
+        assert torch.equal(a, b)
+    torch.testing.assert_close(cast[3], values, rtol=1e-4, atol=1e-6)
+    assert coarse.dtype == torch.float32  # also when a network hands in bfloat16 logits
+
+
+@pytest.mark.parametrize("bins", [(1, -1.0, 1.0), (5, 1.0, 1.0)])
+def test_impossible_bins_are_refused(bins):
+    with pytest.raises(ValueError, match="two-hot bins"):
+        SymlogTwoHot(*bins)

@@ -1,0 +1,349 @@
+"""The report must tell a dream that follows the game from one that does not."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from glam_env.errors import GlamError
+from glam_env.evaluation.events import match_events, score_events, sum_rewards
+from glam_env.evaluation.fidelity import find_background, measure_fidelity, window_starts
+from glam_env.evaluation.recording import NoisyPolicy, Recording, record_play
+from glam_env.evaluation.scores import RandomPolicy
+from glam_env.evaluation.strips import save_strips, side_by_side_gif, strip
+from glam_env.model.world_model import DreamState, DreamStep
+
+POSITIONS, GROUND = 20, 50
+WINDOWS = {"context": 4, "horizon": 8, "stride": 3}
+
+
+def picture(position):
+    """A bright square on a dark ground that tells where the game stands."""
+    frame = np.full((64, 64, 3), GROUND, np.uint8)
+    frame[30:33, 3 * position : 3 * position + 3] = 200
+    return frame
+
+
+PICTURES = np.stack([picture(position) for position in range(POSITIONS)])
+
+
+def rules(position, action):
+    """The toy game: a square walks one or two places round; the next one, reward and end."""
+    ahead = position + 1 + action
+    wraps = ahead >= POSITIONS
+    reward = wraps * (2.0 * action - 1.0)
+    ended = (position == 13) & (action == 1)
+    return ahead % POSITIONS, reward, ended
+
+
+def play(steps=300, envs=2, seed=0):
+    """Random play of the toy game; an episode begins anywhere, which no dream can know."""
+    generator = np.random.default_rng(seed)
+    position = generator.integers(POSITIONS, size=envs)
+    columns = []
+    for _ in range(steps):
+        action = generator.integers(2, size=envs)
+        ahead, reward, ended = rules(position, action)
+        columns.append((PICTURES[position], action, reward, ended, ended))
+        position = np.where(ended, generator.integers(POSITIONS, size=envs), ahead)
+    frames, actions, rewards, life_lost, ended = (
+        np.stack(column, 1) for column in zip(*columns, strict=True)
+    )
+    return Recording("Toy", frames, actions, rewards.astype(np.float32), life_lost, ended)
+
+
+def certain(codes):
+    return (100.0 * nn.functional.one_hot(codes, POSITIONS)).float().log_softmax(-1)
+
+
+class ToyModel(nn.Module):
+    """A world model that knows the toy game by heart, in one categorical of 20 classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.prior = nn.Linear(1, 1)
+
+    @property
+    def core(self):
+        return self
+
+    def initial_state(self, batch, device):
+        return None
+
+    def encode(self, images):
+        return certain((images[..., 31, 1::3, 0] > GROUND).long().argmax(-1).unsqueeze(-1))
+
+    def decode(self, code):
+        return torch.from_numpy(PICTURES)[code[..., 0]].float() / 255.0
+
+    def warm_up(self, codes, actions):
+        return DreamState(codes[:, -1], torch.zeros(len(codes), 1), None)
+
+    def step(self, state, action, *, temperature, generator):
+        code, reward, ended = rules(state.code, action[:, None])
+        logit = ended[:, 0].float() - 0.5
+        state = DreamState(code, state.h, None)
+        return DreamStep(state, self.pay(reward[:, 0]), None, logit, None)
+
+    def pay(self, reward):
+        return reward
+
+    def observe(self, code, action, core, first):
+        return rules(code, action[:, None])[0], None
+
+    def prior_log_probs(self, h):
+        return certain(h)
+
+
+class EmptyScreen(ToyModel):
+    def decode(self, code):
+        return torch.full((*code.shape[:-1], 64, 64, 3), GROUND / 255.0)
+
+
+class ExtraSquare(ToyModel):
+    def decode(self, code):
+        images = super().decode(code)
+        images[..., :3, :3, :] = 0.9
+        return images
+
+
+class ShuffledDecoder(ToyModel):
+    def decode(self, code):
+        return super().decode((7 * code + 5) % POSITIONS)
+
+
+class NoReward(ToyModel):
+    def pay(self, reward):
+        return 0.0 * reward
+
+
+class ShuffledReward(ToyModel):
+    def pay(self, reward):
+        return reward.flip(0)  # each dream gets another one's
+
+
+class WrongSign(ToyModel):
+    def pay(self, reward):
+        return -reward
+
+
+class DeafToActions(ToyModel):
+    def step(self, state, action, **options):
+        return super().step(state, torch.zeros_like(action), **options)
+
+
+def test_a_perfect_dream_has_no_error():
+    report = measure_fidelity(ToyModel(), play(), **WINDOWS)
+    dream = report.images["dream"]
+    assert dream.foreground_error == dream.union_error == (0.0,) * 8
+    assert dream.psnr == (100.0,) * 8
+    (rewards,), (endings,), (points,) = report.rewards, report.endings, report.reward_sums
+    assert rewards.real > 20
+    assert (rewards.precision, rewards.recall, rewards.f1) == (1.0, 1.0, 1.0)
+    assert endings.real > 5
+    assert (endings.recall, endings.false_alarms) == (1.0, 0)
+    assert points.dreamt == pytest.approx(points.real)
+    assert points.correlation == pytest.approx(1.0)
+    assert report.latent_kl == pytest.approx(0.0, abs=1e-3)
+    # The painters that know nothing are told apart from it.
+    assert min(report.images["repeat"].foreground_error) > 0.5
+    assert min(report.images["average"].foreground_error) > 0.5
+
+
+def test_an_empty_screen_has_an_error_of_exactly_one():
+    dream = measure_fidelity(EmptyScreen(), play(), **WINDOWS).images["dream"]
+    assert dream.foreground_error == dream.union_error == (1.0,) * 8
+
+
+def test_what_is_drawn_on_nothing_shows_in_the_union_only():
+    dream = measure_fidelity(ExtraSquare(), play(), **WINDOWS).images["dream"]
+    assert dream.foreground_error == (0.0,) * 8
+    assert min(dream.union_error) > 0.5
+
+
+@pytest.mark.parametrize("model", [ShuffledDecoder(), DeafToActions()])
+def test_a_dream_that_goes_astray_has_a_large_error(model):
+    dream = measure_fidelity(model, play(), **WINDOWS).images["dream"]
+    assert dream.union_error[7] > 1.0
+
+
+def test_a_dream_without_rewards_finds_none():
+    report = measure_fidelity(NoReward(), play(), **WINDOWS)
+    (rewards,), (points,) = report.rewards, report.reward_sums
+    assert (rewards.precision, rewards.recall, rewards.f1) == (None, 0.0, 0.0)
+    assert points.real != 0.0
+    assert (points.dreamt, points.correlation) == (0.0, None)
+
+
+@pytest.mark.parametrize(("model", "most"), [(ShuffledReward(), 0.75), (WrongSign(), 0.2)])
+def test_rewards_of_another_time_or_sign_do_not_count(model, most):
+    (rewards,) = measure_fidelity(model, play(), **WINDOWS).rewards
+    assert rewards.f1 < most
+
+
+def test_a_zeroed_reward_head_of_a_real_world_model_is_told_apart(make_world_model):
+    recording, model = play(steps=40), make_world_model()
+    (before,) = measure_fidelity(model, recording, **WINDOWS).rewards
+    for parameter in model.reward.layers[-1].parameters():
+        parameter.zero_()
+    (after,) = measure_fidelity(model, recording, **WINDOWS).rewards
+    assert before.dreamt > 0
+    assert (after.dreamt, after.recall, after.f1) == (0, 0.0, 0.0)
+
+
+def test_the_same_seed_gives_the_same_report(make_world_model):
+    recording, model = play(steps=40), make_world_model()
+    report = measure_fidelity(model, recording, **WINDOWS, seed=1)
+    assert report == measure_fidelity(model, recording, **WINDOWS, seed=1)
+    assert report != measure_fidelity(model, recording, **WINDOWS, seed=2)
+
+
+def test_the_report_is_json_and_text():
+    def corner(frames):
+        found = np.where(frames[:, :1, 0, 0] == GROUND, [[0.0, 0.0]], np.nan)
+        return {"corner": found}
+
+    report = measure_fidelity(ExtraSquare(), play(steps=60), **WINDOWS, objects=corner)
+    dream, repeat = report.objects["dream"]["corner"], report.objects["repeat"]["corner"]
+    assert (dream.missed, dream.spurious, dream.distance) == ((1.0,) * 8, (None,) * 8, (None,) * 8)
+    assert (repeat.missed, repeat.distance) == ((0.0,) * 8, (0.0,) * 8)
+    told = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    assert told["images"]["dream"]["foreground_error"] == [0.0] * 8
+    assert told["rewards"][0]["f1"] == 1.0
+    assert "corner, dream, missed" in report.table()
+
+
+def test_windows_keep_to_one_episode():
+    recording = play()
+    starts = window_starts(recording, context=4, horizon=8, stride=1)
+    assert len(starts) > 100
+    for env, start in starts:
+        assert not recording.ended[env, start : start + 4].any()
+        assert start + 4 + 8 < recording.ended.shape[1]
+    # Some are cut short by an end, else endings could never be seen.
+    assert any(recording.ended[env, start + 4 : start + 12].any() for env, start in starts)
+
+
+def test_nothing_beyond_an_end_counts():
+    recording = play(envs=1)
+    end = int(np.flatnonzero(recording.ended[0])[3])
+    start = end - 4 - 3  # four known steps, then the end comes with the fourth one dreamt
+    alone = Recording(
+        "Toy", *(array[:, start:].copy() for array in list(vars(recording).values())[1:])
+    )
+    settings = {"context": 4, "horizon": 8, "stride": 10_000}
+    report = measure_fidelity(ToyModel(), alone, **settings)
+    assert report.windows == 1
+    assert report.images["dream"].foreground_error == (0.0,) * 3 + (None,) * 5
+    assert (report.endings[0].steps, report.endings[0].real, report.endings[0].found) == (4, 1, 1)
+    alone.rewards[:, 8:] = 9.0
+    alone.frames[:, 8:] = 255 - alone.frames[:, 8:]
+    again = measure_fidelity(ToyModel(), alone, **settings)
+    assert again.rewards == report.rewards
+    assert again.images["dream"].foreground_error[:3] == (0.0,) * 3
+
+
+def test_a_short_recording_is_refused():
+    with pytest.raises(GlamError, match="no room for windows of 14"):
+        measure_fidelity(ToyModel(), play(steps=13), **WINDOWS)
+    with pytest.raises(GlamError, match="at least 1 step"):
+        measure_fidelity(ToyModel(), play(), context=4, horizon=0)
+
+
+def test_the_background_is_the_median():
+    np.testing.assert_array_equal(find_background(play().frames), np.full((64, 64, 3), GROUND))
+
+
+@pytest.mark.parametrize(
+    ("real", "dreamt", "found", "true"),
+    [
+        ("...+....", ".....+..", [3], [5]),  # two steps off
+        ("...+....", "......+.", [], []),  # three
+        ("...+....", "...-....", [], []),  # of the other sign
+        ("...+....", "..+++...", [3], [2]),  # one event, not three
+        ("..+++...", "...+....", [2], [3]),
+        ("..+.+...", "+.+.....", [2, 4], [0, 2]),  # greedy by nearness would pair only one
+        ("-..+..-.", ".-.+...-", [0, 3, 6], [1, 3, 7]),
+    ],
+)
+def test_events_are_matched_one_to_one(real, dreamt, found, true):
+    def kinds(text):
+        return np.array([[".+-".index(mark) for mark in text]], np.int8)
+
+    matched = match_events(kinds(real), kinds(dreamt))
+    assert [np.flatnonzero(row[0]).tolist() for row in matched] == [found, true]
+
+
+def test_events_beyond_the_horizon_are_partners_but_do_not_count():
+    real, dreamt = np.zeros((2, 1, 10), np.int8)
+    real[0, [2, 8]], dreamt[0, [3, 7]] = 1, 1
+    score = score_events(real, dreamt, np.ones((1, 10), bool), horizon=8)
+    assert (score.real, score.dreamt, score.found, score.false_alarms) == (1, 2, 1, 0)
+
+
+def test_points_of_windows_are_compared_while_the_episode_lasts():
+    real = np.array([[1.0, 5.0], [0.0, 0.0]], np.float32)
+    dreamt = np.array([[0.5, 0.0], [0.1, 0.2]], np.float32)
+    alive = np.array([[True, False], [True, True]])
+    points = sum_rewards(real, dreamt, alive, horizon=2)
+    assert (points.real, points.dreamt) == pytest.approx((0.5, 0.4))
+    assert points.correlation == pytest.approx(1.0)
+
+
+@pytest.mark.emulator
+def test_a_recording_keeps_what_was_seen_done_and_earned():
+    def record(**changes):
+        settings = {"steps": 400, "num_envs": 2, "seed": 5, "num_threads": 1} | changes
+        return record_play(NoisyPolicy(RandomPolicy(6), 6, (0.0, 1.0)), "Pong", **settings)
+
+    recording = record()
+    assert recording.frames.shape == (2, 200, 64, 64, 3)
+    assert recording.actions.shape == recording.ended.shape == (2, 200)
+    env, step = np.nonzero(recording.rewards[:, 1:-2])
+    assert len(env) > 3
+    score_board = recording.frames[:, :, :9]
+    changed = (score_board[:, 1:] != score_board[:, :-1]).any((2, 3, 4))
+    # A point is on the board at once, or one frame later; never before.
+    assert (changed[env, step + 1] | changed[env, step + 2]).all()
+    assert not changed[env, step].any()
+    played = np.random.default_rng(5).integers(6, size=(200, 2)).T  # RandomPolicy, told seed 5
+    np.testing.assert_array_equal(recording.actions[0], played[0])
+    assert (recording.actions[1] != played[1]).mean() > 0.5
+    np.testing.assert_array_equal(record().frames, recording.frames)
+    assert (record(seed=6, steps=100).frames != recording.frames[:, :50]).any()
+
+
+@pytest.mark.parametrize("noise", [(), (0.5, 1.1)])
+def test_noise_must_be_chances(noise):
+    with pytest.raises(GlamError, match="chances from 0 to 1"):
+        NoisyPolicy(RandomPolicy(6), 6, noise)
+
+
+def test_a_strip_shows_real_dream_and_difference():
+    real = np.zeros((8, 64, 64, 3), np.uint8)
+    dream = np.full_like(real, 9)
+    reward = np.zeros(8, np.float32)
+    reward[2] = -1.0
+    image = strip(real, dream, real_reward=reward, steps_ahead=(1, 4, 8, 16))
+    assert image.shape == (3 * (256 + 8 + 4), 3 * (256 + 4), 3)
+    middles = image[128::268, 128::260]
+    np.testing.assert_array_equal(middles[:, :, 0], [[0] * 3, [9] * 3, [9] * 3])
+    marks = image[256 + 5 :: 268, 128::260, 0] > 200
+    assert marks.tolist() == [[False, True, False], [False] * 3, [False] * 3]
+
+
+def test_pictures_are_written(tmp_path):
+    recording = play()
+    paths = save_strips(tmp_path / "new", ToyModel(), recording, count=3, context=4, horizon=8)
+    assert len(paths) == 3
+    assert all(path.stat().st_size > 1000 for path in paths)
+    from PIL import Image
+
+    film = tmp_path / "films" / "walk.gif"
+    side_by_side_gif(film, recording.frames[0, :10], recording.frames[1, :10])
+    with Image.open(film) as gif:
+        assert (gif.n_frames, gif.size) == (10, (2 * 256 + 4, 256 + 16))
+        shown = np.array(gif.convert("RGB"))[16::4, :256:4].astype(int)
+    assert np.abs(shown - recording.frames[0, 0]).max() < 30

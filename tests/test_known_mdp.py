@@ -1,0 +1,164 @@
+"""Credit: in a game that is known exactly, dreamt rewards and ends come at the very step that
+earned them, however the dream began."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from glam_env.atari.latent_filter import LatentFilter
+from glam_env.model.world_model import (
+    DreamState,
+    LossConfig,
+    SequenceBatch,
+    WorldModel,
+    WorldModelConfig,
+)
+
+CELLS, STAY, ADVANCE = 6, 0, 1
+PAYS, KILLS = 2, 4  # advancing from these cells earns 1, or ends a life
+CONTEXT, AHEAD = 16, 24
+
+
+class Walk(NamedTuple):
+    """Random walks round a ring of cells: ``cells`` and ``actions`` (B, L) int64."""
+
+    cells: Tensor
+    actions: Tensor
+
+    def earned(self, cell):
+        """(B, L) bool: the steps that advance from a cell."""
+        return (self.cells == cell) & (self.actions == ADVANCE)
+
+
+def draw_walks(rows, length, generator):
+    actions = torch.where(torch.rand(rows, length, generator=generator) < 0.6, ADVANCE, STAY)
+    starts = torch.randint(CELLS, (rows, 1), generator=generator)
+    return Walk((starts + actions.cumsum(1) - actions) % CELLS, actions)
+
+
+def draw_cells(cells):
+    """(...) int64 cells to (..., 64, 64, 3) uint8: a white square of two rows of three."""
+    pictures = torch.zeros(CELLS, 64, 64, 3, dtype=torch.uint8)
+    for cell in range(CELLS):
+        top, left = 32 * (cell // 3) + 6, 21 * (cell % 3)
+        pictures[cell, top : top + 20, left : left + 20] = 255
+    return pictures[cells]
+
+
+def batch_of(walk):
+    images = draw_cells(walk.cells)
+    return SequenceBatch(images, walk.actions, walk.earned(PAYS).float(), walk.earned(KILLS))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny world model that has seen 200 batches of walks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        config = WorldModelConfig(num_actions=2, stem=4, categoricals=4, classes=4, width=32)
+        loss_config = LossConfig(free_nats=0.1, decode_fraction=0.25)
+        world = WorldModel(config)
+        trained = [p for p in world.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=4e-3)
+        for _ in range(200):
+            loss, _, _ = world.loss(batch_of(draw_walks(8, 16, generator)), loss_config)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 100.0)
+            optimizer.step()
+    return world.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def walk():
+    return draw_walks(64, CONTEXT + AHEAD, torch.Generator().manual_seed(9))
+
+
+def start_by_warm_up(model, walk):
+    codes = model.encode(draw_cells(walk.cells[:, : CONTEXT + 1])).argmax(-1)
+    return model.warm_up(codes, walk.actions[:, :CONTEXT])
+
+
+def start_from_a_training_batch(model, walk):
+    known = Walk(walk.cells[:, : CONTEXT + 1], walk.actions[:, : CONTEXT + 1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, _, posterior = model.loss(batch_of(known), LossConfig())
+    rows = torch.arange(len(walk.cells))
+    return model.dream_starts(posterior, rows, torch.full_like(rows, CONTEXT))
+
+
+def start_from_real_frames(model, walk):
+    watcher = LatentFilter(model, len(walk.cells), torch.Generator().manual_seed(0))
+    for t in range(CONTEXT + 1):
+        watcher.see(draw_cells(walk.cells[:, t]), torch.full((len(walk.cells),), t == 0))
+        if t < CONTEXT:
+            watcher.act(walk.actions[:, t])
+    return watcher.state
+
+
+def play(model, state, actions, **options):
+    """Dreams under given (E, T) actions.
+
+    Returns:
+        The cells drawn before each step (E, T), and the rewards and termination logits of each.
+    """
+    pictures = draw_cells(torch.arange(CELLS)) / 255.0
+    cells, rewards, logits = [], [], []
+    for action in actions.unbind(1):
+        image = model.decode(state.code)
+        cells.append((image[:, None] - pictures).square().sum((2, 3, 4)).argmin(1))
+        step = model.step(state, action, **options)
+        state = step.state
+        rewards.append(step.reward)
+        logits.append(step.termination_logit)
+    return torch.stack(cells, 1), torch.stack(rewards, 1), torch.stack(logits, 1)
+
+
+STARTS = [start_by_warm_up, start_from_a_training_batch, start_from_real_frames]
+
+
+@pytest.mark.parametrize("begin", STARTS, ids=lambda begin: begin.__name__)
+def test_dreamt_rewards_and_ends_come_at_the_step_that_earned_them(model, walk, begin):
+    rest = Walk(walk.cells[:, CONTEXT:], walk.actions[:, CONTEXT:])
+    cells, rewards, logits = play(model, begin(model, walk), rest.actions, temperature=0.0)
+    right = (cells == rest.cells).all(1)
+    assert right.float().mean() > 0.8  # a start drawn from the posterior may be the wrong cell
+    for dreamt, truth in ((rewards > 0.5, rest.earned(PAYS)), (logits > 0.0, rest.earned(KILLS))):
+        assert torch.equal(dreamt[right], truth[right])
+        # One step late or early, such a dream would be wrong about every event.
+        for other in (truth.roll(1, 1), truth.roll(-1, 1)):
+            assert (dreamt != other)[right].float().mean() > 0.15
+    torch.testing.assert_close(
+        rewards[right], rest.earned(PAYS)[right].float(), atol=0.2, rtol=0.0
+    )
+
+
+def test_a_sampled_dream_is_one_future(model, walk):
+    """Frame, reward and end of a step that strays from the likeliest future stray together."""
+    cells, rewards, logits = play(
+        model,
+        start_by_warm_up(model, walk),
+        walk.actions[:, CONTEXT:],
+        generator=torch.Generator().manual_seed(0),
+        temperature=2.0,
+    )
+    assert 0.1 < (cells != walk.cells[:, CONTEXT:]).float().mean()
+    dreamt = Walk(cells, walk.actions[:, CONTEXT:])
+    for said, follows in ((rewards > 0.5, dreamt.earned(PAYS)), (logits > 0, dreamt.earned(KILLS))):
+        agree = (said == follows)[:, 1:].float().mean()
+        assert agree > 0.9
+        assert agree > 0.05 + (said == follows.roll(1, 0))[:, 1:].float().mean()
+
+
+def test_the_window_mode_gives_credit_at_the_same_steps(model, walk):
+    codes = model.encode(draw_cells(walk.cells)).argmax(-1)
+    for t in range(CONTEXT, CONTEXT + AHEAD):
+        seen = slice(t - CONTEXT + 1, t + 1)
+        step = model.step_window(codes[:, seen], walk.actions[:, seen], temperature=0.0)
+        assert torch.equal(step.reward > 0.5, walk.earned(PAYS)[:, t])
+        assert torch.equal(step.termination_logit > 0.0, walk.earned(KILLS)[:, t])
+        assert isinstance(step.state, DreamState)

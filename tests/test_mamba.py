@@ -1,0 +1,338 @@
+"""Mamba: against the selective scan spelt out in float64, against itself step by step, against
+the ``mamba_ssm`` package's own Python code, and what its gradient costs."""
+
+import importlib
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from glam_env.model.mamba import Mamba, linear_recurrence
+from glam_env.model.variation import CoreConfig, VariationCore
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lively_mamba(d_model=24, **sizes):
+    """A Mamba whose every parameter matters, the zero and constant ones of the start included."""
+    torch.manual_seed(3)
+    mamba = Mamba(d_model, **sizes)
+    with torch.no_grad():
+        mamba.A_log += 0.3 * torch.randn_like(mamba.A_log)
+        mamba.D += 0.3 * torch.randn_like(mamba.D)
+        mamba.x_proj.weight *= 2.0
+        mamba.dt_proj.bias += 2.0
+    return mamba
+
+
+# --- the recurrence ----------------------------------------------------------------------
+
+
+def naive_recurrence(decay, drive):
+    states = [drive[:, 0]]
+    for t in range(1, drive.shape[1]):
+        states.append(decay[:, t] * states[-1] + drive[:, t])
+    return torch.stack(states, 1)
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 3), st.integers(0, 10_000))
+def test_recurrence_and_its_gradients_are_the_loops(batch, length, width, seed):
+    decay, drive, weights = (draw(batch, length, width, 2, seed=seed + i) for i in range(3))
+    exact = [decay.double().requires_grad_(), drive.double().requires_grad_()]
+    expected = naive_recurrence(*exact)
+    expected_grads = torch.autograd.grad(
+        (expected * weights).sum(), exact, allow_unused=True, materialize_grads=True
+    )
+    ours = [decay.double().requires_grad_(), drive.double().requires_grad_()]
+    states = linear_recurrence(*ours)
+    torch.testing.assert_close(states, expected)
+    grads = torch.autograd.grad((states * weights).sum(), ours)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
+    single = linear_recurrence(decay.sigmoid(), drive)
+    torch.testing.assert_close(
+        single.double(), naive_recurrence(decay.sigmoid().double(), drive.double())
+    )
+
+
+def test_recurrence_passes_gradcheck():
+    decay = draw(2, 5, 3).double().requires_grad_()
+    drive = draw(2, 5, 3, seed=1).double().requires_grad_()
+    assert torch.autograd.gradcheck(linear_recurrence, (decay, drive))
+
+
+class Work(TorchDispatchMode):
+    """Counts the elements that every operation writes, in the forward and the backward pass."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            many = result if isinstance(result, (tuple, list)) else [result]
+            self.elements += sum(t.numel() for t in many if isinstance(t, torch.Tensor))
+        return result
+
+
+def work_of(run, length):
+    u = draw(2, length, 24).requires_grad_()
+    with Work() as work:
+        run(u).sum().backward()
+    return work.elements
+
+
+def graph_nodes(tensor):
+    seen, waiting = set(), [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [parent for parent, _ in node.next_functions]
+    return len(seen)
+
+
+def indexed_loop(u):
+    """The trap: each u[:, t] gives back a gradient as large as u."""
+    state, states = torch.zeros_like(u[:, 0]), []
+    for t in range(u.shape[1]):
+        state = 0.9 * state + u[:, t]
+        states.append(state)
+    return torch.stack(states, 1)
+
+
+def test_forward_and_backward_cost_grows_with_the_length_not_its_square():
+    core = VariationCore(CoreConfig(width=24, global_depth=2, local_depth=2))
+    for run in (lively_mamba(), lambda e: core(e).h):
+        assert work_of(run, 128) < 4.6 * work_of(run, 32)
+        short, long = (graph_nodes(run(draw(2, n, 24).requires_grad_())) for n in (32, 128))
+        assert short == long
+    assert work_of(indexed_loop, 128) > 8 * work_of(indexed_loop, 32)  # what it would show
+
+
+# --- the layer ---------------------------------------------------------------------------
+
+
+def selective_scan_layer(parameters, u):
+    """Mamba-1 in float64, one position and one channel at a time (Gu and Dao 2023, algorithm 2).
+
+    Args:
+        parameters: a state dict; u: (L, D).
+    """
+    p = {name: value.double().numpy() for name, value in parameters.items()}
+    d_inner, d_state = p["A_log"].shape
+    width = p["conv1d.weight"].shape[-1]
+    rank = p["dt_proj.weight"].shape[1]
+
+    def silu(x):
+        return x / (1 + np.exp(-x))
+
+    xz = u.double().numpy() @ p["in_proj.weight"].T
+    inputs, gate = xz[:, :d_inner], xz[:, d_inner:]
+    state, outputs = np.zeros((d_inner, d_state)), []
+    for t in range(len(u)):
+        x = p["conv1d.bias"].copy()
+        for tap in range(width):
+            if t - tap >= 0:
+                x += p["conv1d.weight"][:, 0, width - 1 - tap] * inputs[t - tap]
+        x = silu(x)
+        selected = p["x_proj.weight"] @ x
+        dt = np.log1p(np.exp(p["dt_proj.weight"] @ selected[:rank] + p["dt_proj.bias"]))
+        b, c = selected[rank : rank + d_state], selected[rank + d_state :]
+        y = np.zeros(d_inner)
+        for d in range(d_inner):
+            a = -np.exp(p["A_log"][d])
+            state[d] = np.exp(dt[d] * a) * state[d] + dt[d] * b * x[d]
+            y[d] = state[d] @ c + p["D"][d] * x[d]
+        outputs.append(p["out_proj.weight"] @ (y * silu(gate[t])))
+    return np.stack(outputs)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"d_state": 5, "d_conv": 2, "expand": 3}])
+def test_forward_is_the_selective_scan(sizes):
+    mamba, u = lively_mamba(**sizes), draw(2, 12, 24)
+    with torch.no_grad():
+        output = mamba(u)
+    for row in range(2):
+        expected = selective_scan_layer(mamba.state_dict(), u[row])
+        np.testing.assert_allclose(output[row].numpy(), expected, atol=1e-5)
+    assert output.std() > 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("d_conv", [2, 4])
+def test_stepping_gives_what_a_pass_over_the_sequence_gives(d_conv):
+    mamba, u = lively_mamba(d_conv=d_conv), draw(3, 64, 24)
+    expected, trace = mamba.forward_traced(u)
+    conv = torch.zeros(3, mamba.d_inner, d_conv - 1)
+    ssm = torch.zeros(3, mamba.d_inner, mamba.d_state)
+    for t in range(64):
+        given = conv.clone(), ssm.clone()
+        output, new_conv, new_ssm = mamba.step(u[:, t], conv, ssm)
+        torch.testing.assert_close(output, expected[:, t], atol=1e-4, rtol=0)
+        torch.testing.assert_close(new_ssm, trace.states[:, t], atol=1e-4, rtol=0)
+        torch.testing.assert_close(new_conv[..., -1], trace.inputs[:, t], atol=1e-4, rtol=0)
+        assert torch.equal(conv, given[0])  # the given states may belong to somebody
+        assert torch.equal(ssm, given[1])
+        conv, ssm = new_conv, new_ssm
+
+
+@torch.no_grad()
+def test_last_is_the_last_position_of_forward():
+    mamba, u = lively_mamba(), draw(5, 4, 24)
+    inputs, z = mamba.project(u)
+    torch.testing.assert_close(mamba.last(inputs, z[:, -1]), mamba(u)[:, -1], atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_it_is_causal():
+    mamba, u = lively_mamba(), draw(1, 20, 24)
+    changed = u.clone()
+    changed[:, 12] += 1.0
+    before, after = mamba(u), mamba(changed)
+    assert torch.equal(before[:, :12], after[:, :12])
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+def test_recurrence_stays_float32_under_bfloat16_autocast():
+    mamba, u = lively_mamba(), draw(2, 32, 24)
+    inputs = mamba.convolve(mamba.project(u)[0])
+    states, _ = mamba.scan(inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = mamba.scan(inputs)
+        step = mamba.step(u[:, 0], torch.zeros(2, 48, 3), torch.zeros(2, 48, 16))
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, states)
+    assert step[1].dtype == step[2].dtype == torch.float32
+
+
+# --- interchangeable with mamba_ssm ------------------------------------------------------
+
+PAPER_SHAPES = {  # of mamba_ssm.Mamba(256).state_dict()
+    "A_log": (512, 16),
+    "D": (512,),
+    "in_proj.weight": (1024, 256),
+    "conv1d.weight": (512, 1, 4),
+    "conv1d.bias": (512,),
+    "x_proj.weight": (48, 512),
+    "dt_proj.weight": (512, 16),
+    "dt_proj.bias": (512,),
+    "out_proj.weight": (256, 512),
+}
+
+
+def test_parameters_have_mamba_ssms_names_and_shapes():
+    shapes = {name: tuple(value.shape) for name, value in Mamba(256).state_dict().items()}
+    assert shapes == PAPER_SHAPES
+
+
+def test_the_start_is_mamba_ssms():
+    torch.manual_seed(0)
+    mamba = Mamba(256)
+    dt = torch.log1p(mamba.dt_proj.bias.detach().double().exp())
+    assert dt.min() >= 1e-3 * 0.999
+    assert dt.max() <= 0.1 * 1.001
+    # Log-uniform: the mean logarithm of 512 draws, three standard errors around the middle.
+    middle, width = math.log(1e-2), math.log(100)
+    assert abs(dt.log().mean() - middle) < 3 * width / math.sqrt(12 * 512)
+    assert mamba.dt_proj.weight.abs().max() <= 16**-0.5
+    expected = torch.arange(1.0, 17.0).log().expand(512, 16)
+    torch.testing.assert_close(mamba.A_log.detach(), expected)
+    assert torch.equal(mamba.D.detach(), torch.ones(512))
+
+
+@pytest.fixture(scope="module")
+def reference() -> Iterator[SimpleNamespace]:
+    """``mamba_ssm``'s own layer over its own reference scan, both plain PyTorch.
+
+    The package's ``__init__`` wants CUDA extensions, Triton and more; the two modules that are
+    needed want them only for what is not run here, so they get empty stand-ins while they load.
+    """
+    spec = importlib.util.find_spec("mamba_ssm")
+    if spec is None or importlib.util.find_spec("einops") is None:
+        reason = "the sources of mamba-ssm, or einops, are not installed"
+        if os.environ.get("GLAM_REQUIRE_MAMBA_SSM"):
+            pytest.fail(f"{reason}, and GLAM_REQUIRE_MAMBA_SSM is set")
+        pytest.skip(reason)
+    import einops  # noqa: F401  (loaded before sys.modules is put back as it was)
+
+    package = ModuleType("mamba_ssm")
+    package.__path__ = list(spec.submodule_search_locations or [])
+    layer_norm = ModuleType("mamba_ssm.ops.triton.layer_norm")
+    for name in ("_layer_norm_fwd", "RMSNorm", "layer_norm_fn", "rms_norm_fn"):
+        setattr(layer_norm, name, None)
+    stand_ins = {
+        "mamba_ssm": package,
+        "mamba_ssm.ops.triton.layer_norm": layer_norm,
+        "mamba_ssm.ops.triton.selective_state_update": None,  # None: importing it fails
+        "selective_scan_cuda": ModuleType("selective_scan_cuda"),
+        "causal_conv1d": None,
+    }
+    with patch.dict(sys.modules):
+        for name in [name for name in sys.modules if name.split(".")[0] == "mamba_ssm"]:
+            del sys.modules[name]
+        sys.modules.update(stand_ins)
+        interface = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+        simple = importlib.import_module("mamba_ssm.modules.mamba_simple")
+        simple.selective_scan_fn = interface.selective_scan_ref
+        interface.selective_scan_fn = interface.selective_scan_ref
+        yield SimpleNamespace(Mamba=simple.Mamba, scan=interface.selective_scan_ref)
+
+
+SIZES = [{}, {"d_state": 5, "d_conv": 3, "expand": 3}]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_state_dicts_move_to_mamba_ssm_and_back_and_the_outputs_agree(reference, sizes):
+    ours = lively_mamba(40, **sizes)
+    theirs = reference.Mamba(40, **sizes)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    theirs.load_state_dict(ours.state_dict())
+    u, weights = draw(2, 33, 40), draw(2, 33, 40, seed=1)
+    output, expected = ours(u), theirs(u)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+
+    (output * weights).sum().backward()
+    (expected * weights).sum().backward()
+    grads = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, grads[name].grad, atol=1e-4, rtol=1e-3)
+
+    theirs = reference.Mamba(40, **sizes)  # a new one, weights of its own
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(u), theirs(u), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_steps_agree_with_mamba_ssms(reference):
+    ours = lively_mamba(40)
+    theirs = reference.Mamba(40)
+    theirs.load_state_dict(ours.state_dict())
+    their_conv, their_ssm = theirs.allocate_inference_cache(2, 10)
+    conv, ssm = torch.zeros(2, 80, 3), torch.zeros(2, 80, 16)
+    for t in range(10):
+        u = draw(2, 40, seed=t)
+        output, conv, ssm = ours.step(u, conv, ssm)
+        expected, their_conv, their_ssm = theirs.step(u.unsqueeze(1), their_conv, their_ssm)
+        torch.testing.assert_close(output, expected[:, 0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(ssm, their_ssm, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("reference")
+def test_the_call_of_the_fused_scan_is_the_same_layer():
+    """The arguments handed to the CUDA kernel, tried on the package's reference of it."""
+    mamba, u = lively_mamba(), draw(2, 17, 24)
+    torch.testing.assert_close(mamba._forward_fused(u), mamba(u), atol=1e-5, rtol=1e-4)

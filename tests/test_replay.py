@@ -1,0 +1,279 @@
+"""The replay ring: what a sequence may hold, what survives, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from glam_env.errors import GlamError
+from glam_env.training.replay import Replay
+
+PROPERTY = settings(
+    deadline=None,
+    max_examples=30,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+class Recorder:
+    """Adds numbered steps to a replay and remembers all of them.
+
+    Frame, action and reward of a step all tell its number and its stream, so whatever comes out
+    of a replay can be told apart.
+    """
+
+    def __init__(self, folder, streams, capacity, spare=0):
+        self.replay = Replay(folder, streams, capacity, spare)
+        self.ends = []  # (streams,) bool for every step added
+
+    def add(self, ends):
+        streams, step = self.replay.streams, len(self.ends)
+        numbers = 1000 * np.arange(streams) + step
+        images = np.zeros((streams, 64, 64, 3), np.uint8)
+        images[:, 0, 0, 0], images[:, 0, 0, 1] = step % 256, np.arange(streams)
+        ends = np.asarray(ends, bool)
+        truncated = ends & (step % 2 == 1)  # either way to end
+        self.replay.add(images, numbers, numbers + 0.5, ends, ends & ~truncated, truncated)
+        self.ends.append(ends)
+
+    def add_many(self, count, rng, chance):
+        for _ in range(count):
+            self.add(rng.random(self.replay.streams) < chance)
+
+    def valid_starts(self, length):
+        """(stream, step) pairs by the definition, one by one."""
+        oldest = max(0, len(self.ends) - self.replay.capacity)
+        return {
+            (stream, step)
+            for stream in range(self.replay.streams)
+            for step in range(oldest, len(self.ends) - length + 1)
+            if not any(self.ends[t][stream] for t in range(step, step + length - 1))
+        }
+
+
+def starts_of(batch):
+    """(stream, step) at which each sequence begins, checked to be whole and in order."""
+    numbers = batch.actions
+    length = numbers.shape[1]
+    assert torch.equal(numbers, numbers[:, :1] + torch.arange(length))
+    assert torch.equal(batch.rewards, numbers + 0.5)
+    assert torch.equal(batch.images[:, :, 0, 0, 0].long(), numbers % 1000 % 256)
+    assert torch.equal(batch.images[:, :, 0, 0, 1].long(), numbers // 1000)
+    return [divmod(int(first), 1000) for first in numbers[:, 0]]
+
+
+# --- sequences ---------------------------------------------------------------------------
+
+
+@PROPERTY
+@given(
+    streams=st.integers(1, 3),
+    capacity=st.integers(2, 25),
+    spare=st.integers(0, 8),
+    steps=st.integers(1, 70),
+    length=st.integers(1, 9),
+    chance=st.floats(0, 0.5),
+    seed=st.integers(0, 999),
+)
+def test_sequences_lie_in_one_episode_and_off_the_seam(
+    tmp_path_factory, streams, capacity, spare, steps, length, chance, seed
+):
+    rng = np.random.default_rng(seed)
+    recorder = Recorder(tmp_path_factory.mktemp("replay"), streams, capacity, spare)
+    recorder.add_many(steps, rng, chance)
+    valid = recorder.valid_starts(length)
+    replay = recorder.replay
+    oldest = max(0, steps - capacity)
+    assert {(int(s), int(age) + oldest) for s, age in replay.starts(length)} == valid
+    if not valid:
+        with pytest.raises(GlamError, match=f"no {length} steps in a row"):
+            replay.sample(4, length, rng)
+        return
+    batch = replay.sample(64, length, rng)
+    drawn = starts_of(batch)
+    assert set(drawn) <= valid
+    for (stream, step), life_lost in zip(drawn, batch.life_lost, strict=True):
+        ends = [recorder.ends[t][stream] for t in range(step, step + length)]
+        assert life_lost.tolist() == ends
+        assert not any(ends[:-1])
+
+
+def test_all_places_are_drawn_and_equally_often(tmp_path):
+    recorder, rng = Recorder(tmp_path, 2, 20, 3), np.random.default_rng(0)
+    recorder.add_many(55, rng, 0.15)
+    valid = recorder.valid_starts(4)
+    drawn = starts_of(recorder.replay.sample(200 * len(valid), 4, rng))
+    counts = np.array([drawn.count(place) for place in sorted(valid)])
+    assert 10 < len(valid) < 34
+    assert counts.sum() == len(drawn)
+    # About as many degrees of freedom as places: mean n, deviation √(2n); five of them above.
+    chi_square = ((counts - 200) ** 2 / 200).sum()
+    assert chi_square < len(valid) + 5 * np.sqrt(2 * len(valid))
+
+
+def test_the_reward_of_an_episodes_last_step_belongs_to_that_episode(tmp_path):
+    recorder = Recorder(tmp_path, 1, 20)
+    for step in range(12):
+        recorder.add([step == 5])
+    rng = np.random.default_rng(0)
+    batch = recorder.replay.sample(200, 6, rng)
+    closing = batch.rewards[batch.life_lost[:, -1]]
+    assert len(closing)  # a sequence may end with the last step, whose reward is 5.5 ...
+    assert (closing == torch.arange(6) + 0.5).all()
+    begins = set(batch.actions[:, 0].tolist())
+    assert begins == {0, 6}  # ... and none goes past it
+
+
+def test_the_whole_ring_is_one_sequence_at_most(tmp_path):
+    recorder, rng = Recorder(tmp_path, 1, 8), np.random.default_rng(0)
+    recorder.add_many(21, rng, 0.0)
+    assert starts_of(recorder.replay.sample(3, 8, rng)) == [(0, 13)] * 3
+    with pytest.raises(GlamError, match="no 9 steps in a row"):
+        recorder.replay.sample(3, 9, rng)
+
+
+def test_an_empty_replay_says_so(tmp_path):
+    with pytest.raises(GlamError, match="collect more random steps"):
+        Replay(tmp_path, 1, 8).sample(1, 2, np.random.default_rng(0))
+
+
+def test_single_frames_come_from_all_that_counts_and_nothing_else(tmp_path):
+    recorder, rng = Recorder(tmp_path, 2, 10, 4), np.random.default_rng(0)
+    recorder.add_many(33, rng, 0.2)
+    images = recorder.replay.sample_images(1000, rng)
+    assert images.shape == (1000, 64, 64, 3)
+    assert images.dtype == torch.uint8
+    seen = {(int(i[0, 0, 1]), int(i[0, 0, 0])) for i in images}
+    assert seen == {(stream, step) for stream in (0, 1) for step in range(23, 33)}
+
+
+def test_length_types_and_device(tmp_path):
+    recorder, rng = Recorder(tmp_path, 2, 10, 4), np.random.default_rng(0)
+    recorder.add_many(7, rng, 0.0)
+    assert len(recorder.replay) == 14
+    recorder.add_many(20, rng, 0.0)
+    assert len(recorder.replay) == 20
+    batch = recorder.replay.sample(3, 5, rng, "cpu")
+    dtypes = (torch.uint8, torch.int64, torch.float32, torch.bool)
+    assert tuple(tensor.dtype for tensor in batch) == dtypes
+    assert batch.images.shape == (3, 5, 64, 64, 3)
+    elsewhere = recorder.replay.sample(3, 5, rng, "meta")
+    assert {tensor.device.type for tensor in elsewhere} == {"meta"}
+
+
+def test_a_sample_is_a_copy_and_follows_its_generator(tmp_path):
+    recorder = Recorder(tmp_path, 1, 10)
+    recorder.add_many(10, np.random.default_rng(0), 0.0)
+    batches = [recorder.replay.sample(8, 3, np.random.default_rng(s)) for s in (1, 1, 2)]
+    assert starts_of(batches[0]) == starts_of(batches[1]) != starts_of(batches[2])
+    batches[0].images.fill_(99)
+    assert starts_of(recorder.replay.sample(8, 3, np.random.default_rng(1)))
+
+
+# --- files and checkpoints ---------------------------------------------------------------
+
+
+@PROPERTY
+@given(
+    before=st.integers(1, 60),
+    after=st.integers(0, 12),
+    capacity=st.integers(2, 20),
+    seed=st.integers(0, 99),
+)
+def test_a_killed_run_finds_its_replay_as_the_checkpoint_left_it(
+    tmp_path_factory, before, after, capacity, seed
+):
+    """Whatever was added behind the checkpoint, up to the spare room, is as if it never was."""
+    folder, rng = tmp_path_factory.mktemp("replay"), np.random.default_rng(seed)
+    recorder = Recorder(folder, 2, capacity, spare=12)
+    recorder.add_many(before, rng, 0.1)
+    state = recorder.replay.state()
+    samples = [np.random.default_rng(5) for _ in range(2)]
+    length = 3
+    valid = recorder.valid_starts(length)
+    expected = recorder.replay.sample(16, length, samples[0]) if valid else None
+    known = list(recorder.ends)
+    recorder.add_many(after, rng, 0.5)
+    recorder.ends = known
+
+    reopened = Replay(folder, 2, capacity, spare=12)
+    reopened.load_state(state)
+    oldest = max(0, before - capacity)
+    assert {(int(s), int(a) + oldest) for s, a in reopened.starts(length)} == valid
+    if expected is not None:
+        batch = reopened.sample(16, length, samples[1])
+        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+    recorder.replay = reopened  # and goes on as if nothing had happened
+    recorder.add_many(5, rng, 0.1)
+    if valid := recorder.valid_starts(length):
+        assert set(starts_of(reopened.sample(32, length, samples[1]))) <= valid
+
+
+def test_going_back_forgets_the_places_of_what_came_after(tmp_path):
+    recorder, rng = Recorder(tmp_path, 1, 10, spare=10), np.random.default_rng(0)
+    recorder.add_many(6, rng, 0.0)
+    state = recorder.replay.state()
+    recorder.add_many(4, rng, 0.0)
+    assert len(recorder.replay.starts(3)) == 8
+    recorder.replay.load_state(state)
+    assert len(recorder.replay.starts(3)) == 4
+
+
+def test_the_files_outlive_the_process(tmp_path):
+    recorder, rng = Recorder(tmp_path / "deep" / "replay", 2, 10, 2), np.random.default_rng(0)
+    recorder.add_many(17, rng, 0.2)
+    state, valid = recorder.replay.state(), recorder.valid_starts(3)
+    recorder.replay.flush()
+    del recorder.replay
+    reopened = Replay(tmp_path / "deep" / "replay", 2, 10, 2)
+    assert len(reopened) == 0  # nothing counts before the checkpoint has said so
+    reopened.load_state(state)
+    assert set(starts_of(reopened.sample(50, 3, rng))) <= valid
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 2), (2, 11, 2), (2, 10, 3)])
+def test_files_of_another_shape_are_refused_and_left_alone(tmp_path, shape):
+    recorder = Recorder(tmp_path, 2, 10, 2)
+    recorder.add([False, True])
+    recorder.replay.flush()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(GlamError, match="resume with the run's own settings") as error:
+        Replay(tmp_path, *shape)
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_of_another_type_are_refused(tmp_path):
+    Replay(tmp_path, 2, 10)
+    np.save(tmp_path / "rewards.npy", np.zeros((2, 10)))
+    with pytest.raises(GlamError, match=r"rewards\.npy holds \(2, 10\) float64"):
+        Replay(tmp_path, 2, 10)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an array"])
+def test_a_torn_file_gets_one_line(tmp_path, damage):
+    Replay(tmp_path, 2, 10).flush()
+    (tmp_path / "actions.npy").write_bytes(damage)
+    with pytest.raises(GlamError, match=r"actions\.npy") as error:
+        Replay(tmp_path, 2, 10)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_made_gets_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(GlamError, match="cannot be opened"):
+        Replay(tmp_path / "file" / "replay", 1, 10)
+
+
+def test_a_checkpoint_of_another_replay_is_refused(tmp_path):
+    state = Replay(tmp_path / "a", 2, 10, 3).state()
+    with pytest.raises(GlamError, match="2 streams of 13 steps, this one 1 of 13"):
+        Replay(tmp_path / "b", 1, 10, 3).load_state(state)
+
+
+@pytest.mark.parametrize("sizes", [(0, 10, 0), (1, 1, 0), (1, 10, -1)])
+def test_impossible_sizes_are_refused(tmp_path, sizes):
+    with pytest.raises(ValueError, match="impossible replay"):
+        Replay(tmp_path, *sizes)

@@ -1,0 +1,256 @@
+"""Training end to end on the real emulator: resumption to the bit, kills, failures."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.storm import AGENT_PRESETS, ActorCritic
+from glam_env.errors import GlamError
+from glam_env.training.presets import PRESETS, HorizonConfig
+from glam_env.training.run_folder import RunFolder, write_whole
+from glam_env.training.trainer import Trainer
+
+pytestmark = pytest.mark.emulator
+
+DEBUG = replace(PRESETS["debug"], total_steps=400, replay_capacity=300)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make(path: Path, config=DEBUG, game: str = "Pong") -> Trainer:
+    exists = (path / "config.json").exists()
+    run = RunFolder(path, None if exists else {"train": asdict(config)})
+
+    def agent(width: int, actions: int) -> ActorCritic:
+        return ActorCritic(AGENT_PRESETS["debug"], width, actions)
+
+    return Trainer(game, config, run, agent)
+
+
+def metrics(path: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state = RunFolder(path).load_checkpoint()
+    assert state is not None
+    return state["world_model"] | {f"agent.{k}": v for k, v in state["agent"]["agent"].items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name].nan_to_num(), b[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("sticky", [0.0, 0.25])
+def test_a_run_resumed_twice_is_the_run_that_never_stopped(tmp_path, sticky):
+    config = replace(DEBUG, repeat_action_probability=sticky)
+    whole = make(tmp_path / "whole", config)
+    assert whole.train()
+    whole.close()
+
+    # Stopped once in the warm-up and once in joint training, each time at an odd place.
+    for stop_at in (3, 140, 10**9):
+        trainer = make(tmp_path / "parts", config)
+        work = iter(range(10**9))
+        trainer.train(stop=lambda work=work, stop_at=stop_at: next(work) >= stop_at)
+        trainer.close()
+
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert len([m for m in metrics(tmp_path / "whole") if "loss" in m]) >= 2
+    assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def test_work_after_the_last_checkpoint_is_done_again_alike(tmp_path):
+    """A kill loses what came after the checkpoint; the replay's ring has moved on by then."""
+    whole = make(tmp_path / "whole")
+    assert whole.train()
+    whole.close()
+    killed = make(tmp_path / "killed")
+    while killed.env_steps < 350:  # past the ring's seam at 150 steps a stream
+        killed.advance()
+        if killed.env_steps == 300 and killed._saved_at != 300:
+            killed.save()
+    killed.close()
+    resumed = make(tmp_path / "killed")
+    assert resumed.env_steps == 300
+    assert resumed.train()
+    resumed.close()
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert_same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+def start_cli(cwd: Path, *words: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "glam_env.cli", "train", "Pong", *words],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+LONG = ("--preset", "debug", "--total-steps", "100000", "--checkpoint-every", "60")
+
+
+def wait_for_joint_training(folder: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        file = folder / "metrics.jsonl"
+        if file.exists() and "dream_return" in file.read_text():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no joint training: {process.communicate()[0] if process.poll() else 'too slow'}")
+
+
+def test_kill_9_in_the_middle_and_resume(tmp_path):
+    folder = tmp_path / "runs" / "Pong"
+    process = start_cli(tmp_path, *LONG)
+    wait_for_joint_training(folder, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    last = RunFolder(folder).load_checkpoint()
+    assert last is not None
+    before = last["counts"]
+
+    process = start_cli(tmp_path, "--resume", "--minutes", "0.05")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    after = RunFolder(folder).load_checkpoint()["counts"]
+    assert after["env_steps"] > before["env_steps"]
+    assert after["model_updates"] > before["model_updates"]
+    steps = [m["env_steps"] for m in metrics(folder)]
+    assert steps == sorted(steps)
+
+
+def test_sigterm_saves_and_leaves_with_one_line(tmp_path):
+    folder = tmp_path / "runs" / "Pong"
+    process = start_cli(tmp_path, *LONG)
+    wait_for_joint_training(folder, process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("stopped at step")
+    assert "--resume" in last
+    assert RunFolder(folder).load_checkpoint()["counts"]["env_steps"] > 0
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path):
+    trainer = make(tmp_path)
+    trainer.train()
+    trainer.close()
+    older, newest = RunFolder(tmp_path).checkpoints()
+    newest.write_bytes(newest.read_bytes()[:5000])
+    state = RunFolder(tmp_path).load_checkpoint()
+    assert state["counts"]["env_steps"] < 400
+    older.write_bytes(b"")
+    with pytest.raises(GlamError, match="can be read"):
+        RunFolder(tmp_path).load_checkpoint()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, lambda file: file.write(b"old"))
+
+    def fail(file) -> None:
+        file.write(b"new, and half of it")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(GlamError, match="No space left"):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path):
+    RunFolder(tmp_path, {"a": 1})
+    with pytest.raises(GlamError, match="already holds a run"):
+        RunFolder(tmp_path, {"a": 2})
+    assert RunFolder(tmp_path).settings == {"a": 1}
+
+
+def test_resuming_nothing_is_an_error(tmp_path):
+    with pytest.raises(GlamError, match="no run to resume"):
+        RunFolder(tmp_path / "none")
+
+
+def test_a_run_folder_under_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GlamError, match="choose a writable"):
+        RunFolder(tmp_path / "file" / "run", {})
+
+
+def test_losses_that_are_not_finite_stop_the_run(tmp_path):
+    trainer = make(tmp_path)
+    with torch.no_grad():
+        trainer.world_model.prior.weight.fill_(float("nan"))
+    with pytest.raises(GlamError, match="not finite"):
+        trainer.train()
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [
+        ("total_steps", 0, "total_steps must be positive"),
+        ("length", 16, "must exceed context"),
+        ("context", 2, "local_window"),
+        ("dream_starts", "nowhere", "computed or fresh"),
+        ("imagination_batch", 10_000, "lower it"),
+        ("repeat_action_probability", 1.5, "lie in"),
+        ("random_steps", 10, "raise them to"),
+        ("replay_capacity", 10, "raise it to"),
+    ],
+)
+def test_impossible_settings(field, value, match):
+    with pytest.raises(GlamError, match=match):
+        replace(PRESETS["debug"], **{field: value}).validate()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_possible(preset):
+    PRESETS[preset].validate()
+
+
+def test_paper_preset_is_table_3():
+    paper = PRESETS["paper"]
+    assert (paper.batch, paper.length, paper.learning_rate, paper.gradient_clip) == (
+        32,
+        64,
+        1e-4,
+        1000.0,
+    )
+    assert (paper.model.width, paper.model.global_depth, paper.model.local_depth) == (256, 1, 1)
+    assert (paper.imagination_batch, paper.context) == (1024, 16)
+    assert paper.horizon == HorizonConfig(initial=16, increase=8, every=25_000, maximum=32)
+    assert (paper.update_every, paper.agent_updates) == (1, 1)
+    assert (paper.loss.dynamics, paper.loss.representation, paper.loss.variation) == (0.5, 0.1, 0.1)
+    agent = AGENT_PRESETS["paper"]
+    assert (agent.learning_rate, agent.gradient_clip) == (3e-5, 100.0)
+    assert (agent.gamma, agent.lambda_, agent.entropy) == (0.985, 0.95, 3e-4)
+
+
+def test_fresh_dream_starts_train_too(tmp_path):
+    trainer = make(tmp_path, replace(DEBUG, dream_starts="fresh", total_steps=260))
+    assert trainer.train()
+    assert trainer.agent_updates > 0
+    trainer.close()
