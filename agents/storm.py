@@ -2,7 +2,8 @@
 
 Actor and critic read the features [z_t, h_{t−1}]. The critic is a symlog two-hot distribution
 with a slow copy as regulariser; the actor learns by REINFORCE on advantages that are divided by
-the moving 5–95 percentile range of the returns (DreamerV3), with an entropy bonus.
+the moving 5–95 percentile range of the returns (DreamerV3), with an entropy bonus. The policy is a
+plain softmax: the 1 % uniform of the model's categoricals is not mixed into it, as in STORM.
 """
 
 from __future__ import annotations
@@ -141,7 +142,8 @@ class ActorCritic(nn.Module):
             # What a dream goes on to show after its end has not happened.
             over = torch.cumsum(rollout.terminated, 0) - rollout.terminated.long()
             alive = (over == 0).float()
-            advantage = (returns - values[:-1]) / self._move_range(returns)
+            lived = returns.masked_fill(over > 0, float("nan"))
+            advantage = (returns - values[:-1]) / self._move_range(lived)
 
         def mean(x: Tensor) -> Tensor:
             return (alive * x).sum() / alive.sum()
@@ -162,9 +164,9 @@ class ActorCritic(nn.Module):
         }
 
     def _move_range(self, returns: Tensor) -> Tensor:
-        """Takes the returns' percentiles into the moving ones; the divisor max(1, S)."""
+        """Moves the percentiles towards those of returns (NaN: none); the divisor max(1, S)."""
         quantiles = torch.tensor([0.05, 0.95], device=returns.device)
-        now = torch.quantile(returns.flatten(), quantiles)
+        now = torch.nanquantile(returns.flatten(), quantiles)
         decay = self.config.range_decay
         moved = torch.where(
             self.return_range.isnan(), now, decay * self.return_range + (1 - decay) * now
@@ -228,7 +230,7 @@ class ActorCritic(nn.Module):
             agent = cls(AgentConfig(**fields), feature_dim, num_actions)
             own = {k: v for k, v in agent.state_dict().items() if k not in agent.export_state()}
             agent.load_state_dict(own | state)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise GlamError(
                 f"the checkpoint's agent does not fit: {reason}; export it anew"

@@ -40,7 +40,7 @@ from glam_env.training.presets import PRESETS, TrainConfig
 if TYPE_CHECKING:
     import torch
 
-    from glam_env.atari.latent_filter import FilteredPolicy
+    from glam_env.atari.latent_filter import Act, FilteredPolicy
     from glam_env.evaluation.fidelity import FidelityReport
     from glam_env.model.world_model import WorldModel
     from glam_env.training.trainer import Trainer
@@ -200,10 +200,14 @@ def _load(name: str, device: str) -> tuple[CheckpointConfig, WorldModel, ActorCr
     return config, world_model, agent.to(where)
 
 
+def _act(agent: ActorCritic, greedy: bool = False) -> Act:
+    return lambda features, generator: agent.act(features, greedy=greedy, generator=generator)
+
+
 def _policy(world_model: WorldModel, agent: ActorCritic, greedy: bool = False) -> FilteredPolicy:
     from glam_env.atari.latent_filter import FilteredPolicy
 
-    return FilteredPolicy(world_model, lambda f, g: agent.act(f, greedy=greedy, generator=g))
+    return FilteredPolicy(world_model, _act(agent, greedy))
 
 
 def _open_run(path: Path, device: torch.device, log: Any = None) -> tuple[str, Trainer]:
@@ -317,13 +321,14 @@ def _measure_fidelity(
     pictures: Path | None = None,
 ) -> FidelityReport:
     """Records held-out play, from the agent's own to random, and dreams along it."""
+    from glam_env.atari.latent_filter import FilteredPolicy
     from glam_env.evaluation.fidelity import DETECTORS, measure_fidelity
-    from glam_env.evaluation.recording import NoisyPolicy, record_play
+    from glam_env.evaluation.recording import add_noise, record_play
     from glam_env.evaluation.strips import save_strips
 
-    actions = find_game(game).num_actions
+    act = add_noise(_act(agent), find_game(game).num_actions, NOISE)
     recording = record_play(
-        NoisyPolicy(_policy(world_model, agent), actions, NOISE),
+        FilteredPolicy(world_model, act),
         game,
         steps=steps,
         num_envs=len(NOISE),
@@ -363,9 +368,7 @@ def demo(args: Demo) -> int:
 
     config, world_model, agent = _load(args.game, args.device)
 
-    def act(features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return agent.act(features, generator=generator)
-
+    act = _act(agent)
     env = DreamVectorEnv(
         config.game,
         args.num_envs,

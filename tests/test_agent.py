@@ -129,7 +129,8 @@ def test_the_loss_by_hand(scale):
     returns = returns_by_definition(rewards, values, ended, 0.985, 0.95)
     slow = returns_by_definition(rewards, values_of(slow_logits), ended, 0.985, 0.95)
     log_probs = logits.log_softmax(-1).numpy()
-    low, high = np.quantile(returns, [0.05, 0.95])
+    lived = np.cumsum(ended, 0) - ended == 0
+    low, high = np.quantile(returns[lived], [0.05, 0.95])
     assert (high - low > 1.0) == (scale > 1.0)
     policy, value, regulariser, entropy = [], [], [], []
     for i in range(returns.shape[1]):
@@ -356,3 +357,23 @@ def test_the_paper_preset_is_section_4():
     assert (model.local_window, model.global_depth, model.local_depth) == (4, 1, 1)
     assert (model.state_size, model.conv_width, model.expand) == (16, 4, 2)
     assert not model.background_residual
+
+
+def test_what_follows_an_end_does_not_move_the_range_of_returns():
+    ranges = []
+    for rest in (0.0, 1000.0):
+        agent = ActorCritic(AgentConfig(hidden=8, autocast=False), 4, 2)
+        rewards, ended = torch.ones(6, 10), torch.zeros(6, 10, dtype=torch.bool)
+        ended[1] = True
+        rewards[2:] = rest
+        actions = torch.zeros(6, 10, dtype=torch.int64)
+        agent.loss(Rollout(torch.zeros(7, 10, 4), actions, rewards, ended))
+        ranges.append(agent.return_range)
+    torch.testing.assert_close(*ranges)
+
+
+def test_an_impossible_agent_of_a_checkpoint_gets_one_line():
+    agent = ActorCritic(AgentConfig(hidden=8), 4, 2)
+    config = {"class": "storm", "hidden": 8, "value_bins": 1}
+    with pytest.raises(GlamError, match="bins"):
+        ActorCritic.from_export(config, agent.export_state(), 4, 2)

@@ -10,7 +10,7 @@ from torch import nn
 from glam_env.errors import GlamError
 from glam_env.evaluation.events import match_events, score_events, sum_rewards
 from glam_env.evaluation.fidelity import find_background, measure_fidelity, window_starts
-from glam_env.evaluation.recording import NoisyPolicy, Recording, record_play
+from glam_env.evaluation.recording import Recording, add_noise, record_play
 from glam_env.evaluation.scores import RandomPolicy
 from glam_env.evaluation.strips import save_strips, side_by_side_gif, strip
 from glam_env.model.world_model import DreamState, DreamStep
@@ -296,7 +296,7 @@ def test_points_of_windows_are_compared_while_the_episode_lasts():
 def test_a_recording_keeps_what_was_seen_done_and_earned():
     def record(**changes):
         settings = {"steps": 400, "num_envs": 2, "seed": 5, "num_threads": 1} | changes
-        return record_play(NoisyPolicy(RandomPolicy(6), 6, (0.0, 1.0)), "Pong", **settings)
+        return record_play(RandomPolicy(6), "Pong", **settings)
 
     recording = record()
     assert recording.frames.shape == (2, 200, 64, 64, 3)
@@ -309,8 +309,7 @@ def test_a_recording_keeps_what_was_seen_done_and_earned():
     assert (changed[env, step + 1] | changed[env, step + 2]).all()
     assert not changed[env, step].any()
     played = np.random.default_rng(5).integers(6, size=(200, 2)).T  # RandomPolicy, told seed 5
-    np.testing.assert_array_equal(recording.actions[0], played[0])
-    assert (recording.actions[1] != played[1]).mean() > 0.5
+    np.testing.assert_array_equal(recording.actions, played)
     np.testing.assert_array_equal(record().frames, recording.frames)
     assert (record(seed=6, steps=100).frames != recording.frames[:, :50]).any()
 
@@ -318,7 +317,17 @@ def test_a_recording_keeps_what_was_seen_done_and_earned():
 @pytest.mark.parametrize("noise", [(), (0.5, 1.1)])
 def test_noise_must_be_chances(noise):
     with pytest.raises(GlamError, match="chances from 0 to 1"):
-        NoisyPolicy(RandomPolicy(6), 6, noise)
+        add_noise(lambda features, generator: features[:, 0].long(), 6, noise)
+
+
+def test_noise_replaces_actions_by_its_chance_in_each_env():
+    act = add_noise(lambda features, generator: features[:, 0].long(), 6, (0.0, 0.5, 1.0))
+    generator = torch.Generator().manual_seed(0)
+    asked = torch.full((6, 1), 7.0)  # an action that chance never draws
+    actions = torch.stack([act(asked, generator) for _ in range(1000)])
+    kept = (actions == 7).float().mean(0)
+    torch.testing.assert_close(kept, torch.tensor([1.0, 0.5, 0.0] * 2), atol=0.06, rtol=0)
+    assert sorted(set(actions.flatten().tolist())) == [0, 1, 2, 3, 4, 5, 7]
 
 
 def test_a_strip_shows_real_dream_and_difference():

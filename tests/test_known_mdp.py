@@ -132,9 +132,7 @@ def test_dreamt_rewards_and_ends_come_at_the_step_that_earned_them(model, walk, 
         # One step late or early, such a dream would be wrong about every event.
         for other in (truth.roll(1, 1), truth.roll(-1, 1)):
             assert (dreamt != other)[right].float().mean() > 0.15
-    torch.testing.assert_close(
-        rewards[right], rest.earned(PAYS)[right].float(), atol=0.2, rtol=0.0
-    )
+    torch.testing.assert_close(rewards[right], rest.earned(PAYS)[right].float(), atol=0.2, rtol=0.0)
 
 
 def test_a_sampled_dream_is_one_future(model, walk):
@@ -146,7 +144,7 @@ def test_a_sampled_dream_is_one_future(model, walk):
         generator=torch.Generator().manual_seed(0),
         temperature=2.0,
     )
-    assert 0.1 < (cells != walk.cells[:, CONTEXT:]).float().mean()
+    assert (cells != walk.cells[:, CONTEXT:]).float().mean() > 0.1
     dreamt = Walk(cells, walk.actions[:, CONTEXT:])
     for said, follows in ((rewards > 0.5, dreamt.earned(PAYS)), (logits > 0, dreamt.earned(KILLS))):
         agree = (said == follows)[:, 1:].float().mean()

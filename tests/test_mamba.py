@@ -189,11 +189,16 @@ def test_stepping_gives_what_a_pass_over_the_sequence_gives(d_conv):
         conv, ssm = new_conv, new_ssm
 
 
-@torch.no_grad()
-def test_last_is_the_last_position_of_forward():
-    mamba, u = lively_mamba(), draw(5, 4, 24)
-    inputs, z = mamba.project(u)
-    torch.testing.assert_close(mamba.last(inputs, z[:, -1]), mamba(u)[:, -1], atol=1e-6, rtol=0)
+@pytest.mark.parametrize("length", [1, 2, 4, 9])
+def test_last_is_the_last_position_of_forward_gradients_included(length):
+    mamba, u, weights = lively_mamba(), draw(5, length, 24), draw(5, 24, seed=1)
+    results = []
+    for short in (True, False):
+        inputs, z = mamba.project(u)
+        output = mamba.last(inputs, z[:, -1]) if short else mamba(u)[:, -1]
+        grads = torch.autograd.grad((output * weights).sum(), list(mamba.parameters()))
+        results.append([output.detach(), *grads])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -332,7 +337,26 @@ def test_steps_agree_with_mamba_ssms(reference):
 
 @torch.no_grad()
 @pytest.mark.usefixtures("reference")
-def test_the_call_of_the_fused_scan_is_the_same_layer():
+def test_the_call_of_the_fused_scan_is_the_same_layer(monkeypatch):
     """The arguments handed to the CUDA kernel, tried on the package's reference of it."""
     mamba, u = lively_mamba(), draw(2, 17, 24)
-    torch.testing.assert_close(mamba._forward_fused(u), mamba(u), atol=1e-5, rtol=1e-4)
+    expected, trace = mamba.forward_traced(u)
+    monkeypatch.setattr("glam_env.model.mamba._use_fused", lambda u: True)
+    monkeypatch.setattr(mamba, "_scanned", None)  # the kernel's way it is
+    torch.testing.assert_close(mamba(u), expected, atol=1e-5, rtol=1e-4)
+    fused, fused_trace = mamba.forward_traced(u)
+    torch.testing.assert_close(fused, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fused_trace, trace, atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["forward", "step"])
+def test_the_state_is_read_out_in_float32_under_autocast(way, monkeypatch):
+    mamba = Mamba(24)
+    monkeypatch.setattr(mamba, "_gate", lambda y, x, z: y)
+    with torch.autocast("cpu", torch.bfloat16):
+        if way == "forward":
+            y = mamba(draw(2, 8, 24))
+        else:
+            y, _, _ = mamba.step(draw(2, 24), torch.zeros(2, 48, 3), draw(2, 48, 16))
+    assert y.dtype == torch.float32

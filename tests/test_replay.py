@@ -277,3 +277,13 @@ def test_a_checkpoint_of_another_replay_is_refused(tmp_path):
 def test_impossible_sizes_are_refused(tmp_path, sizes):
     with pytest.raises(ValueError, match="impossible replay"):
         Replay(tmp_path, *sizes)
+
+
+def test_a_shortened_file_is_refused_not_padded(tmp_path):
+    Replay(tmp_path, 2, 10).flush()
+    path = tmp_path / "actions.npy"
+    torn = path.read_bytes()[:-8]
+    path.write_bytes(torn)
+    with pytest.raises(GlamError, match=r"actions\.npy"):
+        Replay(tmp_path, 2, 10)
+    assert path.read_bytes() == torn

@@ -1,5 +1,7 @@
 """The sequence core: one meaning in parallel and step by step, and what each Mamba may see."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,9 +74,7 @@ def test_h_is_the_sum_of_equations_6_and_7(depths):
         window = e[:, t - s + 1 : t + 1]
         local = core.lmamba.project(blocks_of(core.lmamba, window)[:, -1])
         u_g = variation[:, t - 1]  # d_t is the t-th difference
-        torch.testing.assert_close(
-            output.global_variation[:, t - s + 1], u_g, atol=1e-5, rtol=1e-4
-        )
+        torch.testing.assert_close(output.global_variation[:, t - s + 1], u_g, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(output.h[:, t - s + 1], u_g + local, atol=1e-5, rtol=1e-4)
 
 
@@ -100,7 +100,7 @@ def test_parallel_equals_stepwise_between_random_resets_within_the_batch(depths,
     h = run_steps(core, e, first)
     for row in range(4):
         edges = [*first[row].nonzero().flatten().tolist(), 72]
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in pairwise(edges):
             if end - begin >= s:
                 alone = core(e[row : row + 1, begin:end]).h[0]
                 torch.testing.assert_close(h[row, begin + s - 1 : end], alone, **TOLERANCE)

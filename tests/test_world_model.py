@@ -485,3 +485,9 @@ def test_an_export_that_does_not_fit_is_refused(change):
         exported["prior.weight"] = torch.zeros(2, 2)
     with pytest.raises(RuntimeError, match="prior"):
         WorldModel(TINY).load_exported(exported)
+
+
+def test_one_image_needs_no_batch():
+    model = WorldModel(WorldModelConfig(2, stem=4, categoricals=3, classes=5, width=16)).eval()
+    assert model.encode(torch.zeros(64, 64, 3, dtype=torch.uint8)).shape == (3, 5)
+    assert model.decode(torch.zeros(3, dtype=torch.int64)).shape == (64, 64, 3)

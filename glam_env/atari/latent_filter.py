@@ -13,6 +13,9 @@ from glam_env.model.distributions import sample_codes
 from glam_env.model.variation import CoreState
 from glam_env.model.world_model import DreamState, WorldModel
 
+Act = Callable[[Tensor, torch.Generator], Tensor]
+"""(E, F) features and a generator to (E) int64 actions."""
+
 
 class LatentFilter:
     """Follows E real streams with the encoder and the recurrent core.
@@ -84,12 +87,10 @@ class FilteredPolicy:
 
     Args:
         world_model: filters the frames.
-        act: (E, F) features and a generator to (E) int64 actions.
+        act: chooses the actions.
     """
 
-    def __init__(
-        self, world_model: WorldModel, act: Callable[[Tensor, torch.Generator], Tensor]
-    ) -> None:
+    def __init__(self, world_model: WorldModel, act: Act) -> None:
         self.world_model, self._act = world_model, act
 
     def begin(self, num_envs: int, seed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,9 @@ import torch
 from torch import Tensor
 
 from glam_env.atari.emulator import Emulator
-from glam_env.atari.latent_filter import LatentFilter
+from glam_env.atari.latent_filter import Act, LatentFilter
 from glam_env.dream.vector_env import DreamVectorEnv
 from glam_env.model.world_model import WorldModel
-
-Act = Callable[[Tensor, torch.Generator], Tensor]
-"""(E, F) features and a generator to (E) int64 actions."""
 
 
 @dataclass(frozen=True)

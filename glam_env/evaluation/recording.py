@@ -7,8 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from glam_env.atari.emulator import FRAME_SIZE, Emulator
+from glam_env.atari.latent_filter import Act
 from glam_env.errors import GlamError
 from glam_env.evaluation.scores import Policy
 
@@ -38,35 +41,29 @@ class Recording:
     ended: np.ndarray
 
 
-class NoisyPolicy:
-    """A policy some of whose actions are replaced by random ones.
+def add_noise(act: Act, num_actions: int, noise: Sequence[float]) -> Act:
+    """An agent some of whose actions are replaced by random ones, which it is told of.
 
     Args:
-        policy: Who plays; it is not told which of its actions were replaced.
+        act: (E, F) features and a generator to (E) int64 actions.
         num_actions: Number of actions.
         noise: Chance that an action is replaced, one for each env and over again: with
-            `(0.0, 0.5, 1.0)` a third of the envs plays as the policy does and a third at random.
+            `(0.0, 0.5, 1.0)` a third of the envs plays as the agent does and a third at random.
 
     Raises:
         GlamError: If `noise` is empty or holds anything but chances.
     """
+    if not noise or not all(0.0 <= chance <= 1.0 for chance in noise):
+        raise GlamError(f"noise is a list of chances from 0 to 1, not {list(noise)}")
 
-    def __init__(self, policy: Policy, num_actions: int, noise: Sequence[float]) -> None:
-        if not noise or not all(0.0 <= chance <= 1.0 for chance in noise):
-            raise GlamError(f"noise is a list of chances from 0 to 1, not {list(noise)}")
-        self.policy, self.num_actions, self.noise = policy, num_actions, tuple(noise)
+    def act_noisily(features: Tensor, generator: torch.Generator) -> Tensor:
+        actions = act(features, generator)
+        settings = {"generator": generator, "device": actions.device}
+        random = torch.randint(num_actions, actions.shape, **settings)
+        chances = torch.tensor(np.resize(noise, len(actions)), device=actions.device)
+        return torch.where(torch.rand(chances.shape, **settings) < chances, random, actions)
 
-    def begin(self, num_envs: int, seed: int) -> None:
-        """Begins the policy's play; the noise comes from `seed` too."""
-        self.policy.begin(num_envs, seed)
-        self._chances = np.resize(self.noise, num_envs)
-        self._generator = np.random.default_rng((HELD_OUT, seed))
-
-    def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """(E, 64, 64, 3) uint8 frames and (E) bool firsts to (E) int64 actions."""
-        actions = self.policy.act(frames, first)
-        random = self._generator.integers(self.num_actions, size=len(actions))
-        return np.where(self._generator.random(len(actions)) < self._chances, random, actions)
+    return act_noisily
 
 
 def record_play(

@@ -41,6 +41,10 @@ def fused_scan_reason() -> str:
     return ""
 
 
+def _use_fused(u: Tensor) -> bool:
+    return u.is_cuda and not fused_scan_reason()
+
+
 class _LinearRecurrence(torch.autograd.Function):
     """h_t = a_t · h_{t-1} + b_t over dim 1, with h_{-1} = 0: one pass forward, one back.
 
@@ -161,38 +165,45 @@ class Mamba(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D), causal, each row from a zero state."""
-        if u.is_cuda and not fused_scan_reason():
-            return self._forward_fused(u)
-        return self.forward_traced(u)[0]
+        inputs, z = self.project(u)
+        x = self.convolve(inputs)
+        return self._fused(x, z) if _use_fused(u) else self._scanned(x, z)[0]
 
     def forward_traced(self, u: Tensor) -> tuple[Tensor, MambaTrace]:
         """As :meth:`forward`, with what a step needs to go on from any position."""
         inputs, z = self.project(u)
         x = self.convolve(inputs)
-        states, c = self.scan(x)
-        y = torch.einsum("...dn,...n->...d", states, c)
-        return self._gate(y, x, z), MambaTrace(inputs, states)
+        if not _use_fused(u):
+            out, states = self._scanned(x, z)
+            return out, MambaTrace(inputs, states)
+        with torch.no_grad():  # the kernel keeps its states to itself; nothing learns from these
+            states, _ = self.scan(x)
+        return self._fused(x, z), MambaTrace(inputs, states)
 
-    def _forward_fused(self, u: Tensor) -> Tensor:
+    def _scanned(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and states from (B, L, d_inner) convolved inputs and gates, by PyTorch."""
+        states, c = self.scan(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y = torch.einsum("...dn,...n->...d", states, c)
+        return self._gate(y, x, z), states
+
+    def _fused(self, x: Tensor, z: Tensor) -> Tensor:
+        """The same output by the kernel of ``mamba_ssm``, in float32 too."""
         from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
             selective_scan_fn,
         )
 
-        inputs, z = self.project(u)
-        x = self.convolve(inputs)
-        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        y = selective_scan_fn(
-            x.transpose(1, 2).float().contiguous(),
-            (dt.float() @ self.dt_proj.weight.float().T).transpose(1, 2).contiguous(),
-            -torch.exp(self.A_log.float()),
-            b.float().transpose(1, 2).contiguous(),
-            c.float().transpose(1, 2).contiguous(),
-            self.D.float(),
-            z=z.transpose(1, 2).float().contiguous(),
-            delta_bias=self.dt_proj.bias.float(),
-            delta_softplus=True,
-        )
-        return self.out_proj(y.transpose(1, 2))
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            dt, b, c = self._selection(x)
+            y = selective_scan_fn(
+                x.transpose(1, 2).contiguous(),
+                dt.transpose(1, 2).contiguous(),
+                -torch.exp(self.A_log.float()),
+                b.transpose(1, 2).contiguous(),
+                c.transpose(1, 2).contiguous(),
+            )
+        return self._gate(y.transpose(1, 2), x, z)
 
     def last(self, inputs: Tensor, z_last: Tensor) -> Tensor:
         """Output at the last position of short windows, and only there.
@@ -240,4 +251,5 @@ class Mamba(nn.Module):
             dt, b, c = self._selection(x)
             decay = torch.exp(dt.unsqueeze(-1) * -torch.exp(self.A_log.float()))
             ssm = decay * ssm + (dt * x).unsqueeze(-1) * b.unsqueeze(-2)
-        return self._gate((ssm @ c.unsqueeze(-1)).squeeze(-1), x, z), taps[..., 1:], ssm
+            y = (ssm @ c.unsqueeze(-1)).squeeze(-1)
+        return self._gate(y, x, z), taps[..., 1:], ssm

@@ -212,13 +212,14 @@ class WorldModel(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """(..., 64, 64, 3) uint8 images to (..., K, C) float32 log-probabilities of z."""
-        _, logits = self.encoder(images.flatten(0, -4))
-        return unimix_log_probs(logits).unflatten(0, images.shape[:-3])
+        _, logits = self.encoder(images.reshape(-1, *images.shape[-3:]))
+        return unimix_log_probs(logits).reshape(*images.shape[:-3], *logits.shape[1:])
 
     def decode(self, code: Tensor) -> Tensor:
         """(..., K) int64 codes to (..., 64, 64, 3) float32 images in [0, 1]."""
-        z = one_hot(code.flatten(0, -2), self.config.classes).flatten(-2)
-        return self.decoder(z).clamp(0.0, 1.0).unflatten(0, code.shape[:-1])
+        z = one_hot(code.reshape(-1, code.shape[-1]), self.config.classes).flatten(-2)
+        images = self.decoder(z).clamp(0.0, 1.0)
+        return images.reshape(*code.shape[:-1], *images.shape[1:])
 
     def embed(self, z: Tensor, actions: Tensor) -> Tensor:
         """(..., K·C) latents and (...) int64 actions to features e, (..., D)."""

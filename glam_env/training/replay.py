@@ -62,6 +62,7 @@ class Replay:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut; r+ pads it
             array = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError) as error:
             raise GlamError(
