@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -35,15 +32,13 @@ from glam_env.checkpoints import (
 from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.games import find_game
+from glam_env.options import Demo, Eval, Export, Fidelity, Info, read_options
 from glam_env.training.presets import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
-    import torch
-
     from glam_env.atari.latent_filter import Act, FilteredPolicy
     from glam_env.evaluation.fidelity import FidelityReport
     from glam_env.model.world_model import WorldModel
-    from glam_env.training.trainer import Trainer
 
 RUNS = Path("runs")
 NOISE = (0.0, 0.25, 0.5, 1.0)
@@ -78,115 +73,6 @@ class Train:
     agent: AgentConfig = field(default_factory=AgentConfig)
 
 
-@dataclass
-class Eval:
-    """Play whole real games with a checkpoint's agent.
-
-    Attributes:
-        game: a game's name, or the path of a checkpoint.
-        episodes: whole games.
-        num_envs: games side by side.
-        seed: of games and actions.
-        greedy: take the likeliest action; by default actions are sampled.
-        random: play at random instead, for comparison.
-        device: auto, cpu, cuda, …
-        json: print the report as JSON.
-    """
-
-    game: tyro.conf.Positional[str]
-    episodes: int = 20
-    num_envs: int = 4
-    seed: int = 1000
-    greedy: bool = False
-    random: bool = False
-    device: str = "auto"
-    json: bool = False
-
-
-@dataclass
-class Fidelity:
-    """Measure how well dreams match the game, open loop, on play that training never saw.
-
-    Attributes:
-        game: a game's name, or the path of a checkpoint.
-        steps: real steps recorded, over all envs.
-        horizon: steps of a dream.
-        seed: of the recording and the dreams.
-        pictures: a folder for strips real | dream | difference.
-        device: auto, cpu, cuda, …
-        json: print the report as JSON.
-    """
-
-    game: tyro.conf.Positional[str]
-    steps: int = 4000
-    horizon: int = 32
-    seed: int = 2000
-    pictures: Path | None = None
-    device: str = "auto"
-    json: bool = False
-
-
-@dataclass
-class Demo:
-    """Dream with a checkpoint's agent, play the real game with it, and show both.
-
-    Attributes:
-        game: a game's name, or the path of a checkpoint.
-        episodes: whole real games.
-        num_envs: dreams side by side.
-        steps: steps of each dream env.
-        gif: where the picture goes.
-        seed: of everything.
-        device: auto, cpu, cuda, …
-    """
-
-    game: tyro.conf.Positional[str] = "Pong"
-    episodes: int = 4
-    num_envs: int = 64
-    steps: int = 256
-    gif: Path = Path("demo/dream_and_game.gif")
-    seed: int = 1
-    device: str = "auto"
-
-
-@dataclass
-class Export:
-    """Turn a run into a checkpoint folder, with its measured score and fidelity.
-
-    Attributes:
-        game: the game whose run is exported.
-        run: the run's folder (default: runs/GAME).
-        to: the checkpoint folder (default: checkpoints/GAME).
-        episodes: real games played for the score.
-        contexts: start contexts shipped.
-        max_episode_steps: the dream's horizon.
-        dtype: of the stored weights, bfloat16 or float32.
-        device: auto, cpu, cuda, …
-    """
-
-    game: tyro.conf.Positional[str]
-    run: Path | None = None
-    to: Path | None = None
-    episodes: int = 20
-    contexts: int = 2048
-    max_episode_steps: int = 64
-    dtype: str = "bfloat16"
-    device: str = "auto"
-
-
-@dataclass
-class Info:
-    """Show what is here: devices, kernels and checkpoints; or one checkpoint or run.
-
-    Attributes:
-        what: a game's name, or the path of a checkpoint or of a run.
-        json: print as JSON.
-    """
-
-    what: tyro.conf.Positional[str] = ""
-    json: bool = False
-
-
 # --- parts that commands share -----------------------------------------------------------------
 
 
@@ -210,22 +96,6 @@ def _policy(world_model: WorldModel, agent: ActorCritic, greedy: bool = False) -
     return FilteredPolicy(world_model, _act(agent, greedy))
 
 
-def _open_run(path: Path, device: torch.device, log: Any = None) -> tuple[str, Trainer]:
-    """The preset's name and the trainer of a run that exists."""
-    from glam_env.training.export import read_settings
-    from glam_env.training.run_folder import RunFolder
-    from glam_env.training.trainer import Trainer
-
-    run = RunFolder(path)
-    where = str(path / "config.json")
-    game, preset, config = read_settings(run.settings, where)
-    agent = from_json(AgentConfig, run.settings.get("agent"), where)
-    trainer = Trainer(
-        game, config, run, lambda width, actions: ActorCritic(agent, width, actions), device, log
-    )
-    return preset, trainer
-
-
 def _show_score(report: dict[str, Any]) -> None:
     error = report["standard_error"]
     spread = "" if error is None else f" ± {error:.2f}"
@@ -246,8 +116,10 @@ def train(args: Train) -> int:
 
     import torch
 
+    from glam_env.training.export import read_settings
     from glam_env.training.logs import ProgressLine, TensorBoardLog
     from glam_env.training.run_folder import RunFolder
+    from glam_env.training.trainer import Trainer
 
     game = find_game(args.game).name
     device = find_device(args.device)
@@ -258,10 +130,21 @@ def train(args: Train) -> int:
         args.train.validate()
         settings = {"train": asdict(args.train), "agent": asdict(args.agent)}
         RunFolder(path, {"game": game, "preset": args.preset, **settings})
+    run = RunFolder(path)
+    where = str(path / "config.json")
+    settings_game, _, config = read_settings(run.settings, where)
+    if settings_game != game:
+        raise GlamError(f"{path} holds a run of {settings_game}, not {game}; choose its --run")
+    agent = from_json(AgentConfig, run.settings.get("agent"), where)
     listeners: list[Callable[[dict[str, Any]], None]] = []
-    _, trainer = _open_run(path, device, lambda line: [listen(line) for listen in listeners])
-    if trainer.game.name != game:
-        raise GlamError(f"{path} holds a run of {trainer.game.name}, not {game}; choose its --run")
+    trainer = Trainer(
+        game,
+        config,
+        run,
+        lambda width, actions: ActorCritic(agent, width, actions),
+        device,
+        lambda line: [listen(line) for listen in listeners],
+    )
     board = TensorBoardLog(path / "tensorboard", trainer.image_updates + trainer.model_updates)
     listeners += [ProgressLine(trainer.config), board]
 
@@ -420,33 +303,35 @@ def export(args: Export) -> int:
 
     from glam_env.evaluation import evaluate_policy
     from glam_env.evaluation.card import write_card
-    from glam_env.training.export import as_stored, draw_contexts, provenance
+    from glam_env.training.export import as_stored, draw_contexts, load_run
+    from glam_env.training.run_folder import RunFolder
 
     game = find_game(args.game).name
     path = args.run or RUNS / game
-    to = args.to or Path("checkpoints") / game
     if args.dtype not in EXPORT_DTYPES:
         raise GlamError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}; got {args.dtype!r}")
-    preset, trainer = _open_run(path, find_device(args.device))
-    if trainer.game.name != game:
-        raise GlamError(f"{path} holds a run of {trainer.game.name}, not {game}; choose its --run")
-    agent = trainer.agent
-    assert isinstance(agent, ActorCritic)
-    dtype = EXPORT_DTYPES[args.dtype]
-    world_model = trainer.world_model.eval()
+    run, device = RunFolder(path), find_device(args.device)
+    trained = load_run(run, device)
+    if trained.game != game:
+        raise GlamError(f"{path} holds a run of {trained.game}, not {game}; choose its --run")
+    # From here on the weights are as they will be stored: what is measured is what is shipped.
+    dtype, world_model = EXPORT_DTYPES[args.dtype], trained.world_model
     world_model.load_exported(as_stored(world_model.export_state(), dtype))
+    c = world_model.config
+    settings = from_json(AgentConfig, run.settings.get("agent"), str(path / "config.json"))
+    agent = ActorCritic(settings, c.feature_dim, c.num_actions).to(device)
+    agent.load_learner_state(trained.learner)
     agent.load_state_dict(as_stored(agent.state_dict(), dtype))
-    length = trainer.config.context
-    contexts = draw_contexts(world_model, trainer.replay, args.contexts, length, seed=0)
-    trainer.close()
+    length = trained.config.context
+    contexts = draw_contexts(world_model, trained.replay, args.contexts, length, seed=0)
     config = CheckpointConfig(
         game=game,
-        world_model=world_model.config,
-        agent={"class": "storm", **asdict(agent.config)},
+        world_model=c,
+        agent={"class": "storm", **asdict(settings)},
         contexts=ContextsConfig(args.contexts, length),
         max_episode_steps=args.max_episode_steps,
-        protocol=Protocol(trainer.config.repeat_action_probability),
-        provenance=provenance(trainer, preset),
+        protocol=Protocol(trained.config.repeat_action_probability),
+        provenance=trained.provenance,
     )
     print(f"playing {args.episodes} whole games …")
     score = evaluate_policy(
@@ -463,14 +348,14 @@ def export(args: Export) -> int:
         agent,
         game,
         config.protocol,
-        steps=Fidelity.steps,
+        steps=args.fidelity_steps,
         horizon=Fidelity.horizon,
         seed=Fidelity.seed,
     )
     print(report.table())
     config = replace(config, results={"score": score, "fidelity": report.as_json()})
-    save_checkpoint(
-        to,
+    folder = save_checkpoint(
+        args.to or Path("checkpoints") / game,
         config=config,
         world_model_state=world_model.export_state(),
         agent_state=agent.export_state(),
@@ -478,7 +363,7 @@ def export(args: Export) -> int:
         card=write_card(config),
         dtype=args.dtype,
     )
-    print(f"exported to {to}")
+    print(f"exported to {folder}")
     return 0
 
 
@@ -553,30 +438,16 @@ def _preset_of(words: list[str]) -> str:
 
 
 def _parse(name: str, words: list[str]) -> Any:
-    """The options of a command.
-
-    Raises:
-        GlamError: what is wrong with them, in one line.
-    """
     kind, _ = COMMANDS[name]
-    default: dict[str, Any] = {}
-    if kind is Train:
-        preset = _preset_of(words)
-        if preset not in PRESETS:
-            raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
-        default["default"] = Train(
-            game=tyro.MISSING, train=PRESETS[preset], agent=AGENT_PRESETS[preset], preset=preset
-        )
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=f"glam {name}", args=words, **default)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        text = re.sub(r"[─╭╮╰╯│]+", " ", complaint.getvalue())
-        said = " ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
-        raise GlamError(f"{said.split(' For full helptext')[0]}; see `glam {name} --help`") from end
+    if kind is not Train:
+        return read_options(kind, name, words)
+    preset = _preset_of(words)
+    if preset not in PRESETS:
+        raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
+    default = Train(
+        game=tyro.MISSING, preset=preset, train=PRESETS[preset], agent=AGENT_PRESETS[preset]
+    )
+    return read_options(kind, name, words, default=default)
 
 
 def main(words: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ import torch
 
 from agents.storm import AGENT_PRESETS, ActorCritic
 from glam_env.errors import GlamError
+from glam_env.training.export import draw_contexts, load_run
 from glam_env.training.presets import PRESETS, HorizonConfig
 from glam_env.training.run_folder import RunFolder, write_whole
 from glam_env.training.trainer import Trainer
@@ -253,4 +254,29 @@ def test_fresh_dream_starts_train_too(tmp_path):
     trainer = make(tmp_path, replace(DEBUG, dream_starts="fresh", total_steps=260))
     assert trainer.train()
     assert trainer.agent_updates > 0
+    trainer.close()
+
+
+def test_two_processes_do_not_train_one_run(tmp_path):
+    trainer = make(tmp_path)
+    with pytest.raises(GlamError, match="another process"):
+        make(tmp_path)
+    trainer.close()
+    make(tmp_path).close()
+
+
+def test_reading_a_run_under_way_changes_nothing(tmp_path):
+    trainer = make(tmp_path)
+    while trainer.env_steps < 300:
+        trainer.advance()
+    trainer.save()
+    trainer.advance()
+    files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    run = RunFolder(tmp_path)
+    run.settings |= {"game": "Pong", "preset": "debug"}
+    trained = load_run(run, torch.device("cpu"))
+    assert trained.provenance.environment_steps == 300
+    contexts = draw_contexts(trained.world_model, trained.replay, 10, 16, seed=0)
+    assert (contexts.count, contexts.length) == (10, 16)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files
     trainer.close()

@@ -129,7 +129,7 @@ class SymlogTwoHot(nn.Module):
         )
         below = position.floor().clamp(max=bins - 2)
         upper = (position - below).unsqueeze(-1)
-        index = below.long().unsqueeze(-1)
+        index = below.nan_to_num().long().unsqueeze(-1)  # a NaN stays one in the weights
         target = torch.zeros(*values.shape, bins, device=values.device)
         return target.scatter_(-1, index, 1.0 - upper).scatter_(-1, index + 1, upper)
 

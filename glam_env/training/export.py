@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch import Tensor
 from glam_env.checkpoint_config import Provenance, from_json
 from glam_env.dream.contexts import Contexts
 from glam_env.errors import GlamError
+from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
-from glam_env.training.trainer import Trainer
+from glam_env.training.run_folder import RunFolder
+from glam_env.training.trainer import open_replay
 
 ENCODE_BATCH = 64  # contexts encoded at once
 
@@ -81,15 +84,50 @@ def describe_hardware(device: torch.device) -> str:
     return f"{names[0] if names else platform.processor() or 'CPU'}, {os.cpu_count()} cores"
 
 
-def provenance(trainer: Trainer, preset: str) -> Provenance:
-    """Where a trainer's weights come from."""
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run has come to, at its last checkpoint.
+
+    Attributes:
+        game: its name.
+        config: settings of the training.
+        world_model: in eval mode.
+        learner: the agent's learner state.
+        replay: the experience, to be read only.
+        provenance: where the weights come from.
+    """
+
+    game: str
+    config: TrainConfig
+    world_model: WorldModel
+    learner: dict[str, Any]
+    replay: Replay
+    provenance: Provenance
+
+
+def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
+    """Reads a run, which may still be under way; nothing of it is changed.
+
+    Raises:
+        GlamError: it has no checkpoint yet, or something in it cannot be read.
+    """
+    game, preset, config = read_settings(run.settings, str(run.path / "config.json"))
+    checkpoint = run.load_checkpoint(device)
+    if checkpoint is None:
+        raise GlamError(f"{run.path} has no checkpoint yet; let it train for a while")
+    sizes = replace(config.model, num_actions=find_game(game).num_actions)
+    world_model = WorldModel(sizes).to(device)
+    world_model.load_state_dict(checkpoint["world_model"])
+    replay = open_replay(config, run, writable=False)
+    replay.load_state(checkpoint["replay"])
     packages = ("glam-env", "torch", "gymnasium", "ale-py")
-    return Provenance(
+    origin = Provenance(
         preset=preset,
-        environment_steps=trainer.env_steps,
-        updates=trainer.model_updates,
-        hours=round(trainer.seconds / 3600, 3),
-        hardware=describe_hardware(trainer.device),
-        seed=trainer.config.seed,
+        environment_steps=checkpoint["counts"]["env_steps"],
+        updates=checkpoint["counts"]["model_updates"],
+        hours=round(checkpoint["seconds"] / 3600, 3),
+        hardware=describe_hardware(device),
+        seed=config.seed,
         versions={name: importlib.metadata.version(name) for name in packages},
     )
+    return TrainedRun(game, config, world_model.eval(), checkpoint["agent"], replay, origin)

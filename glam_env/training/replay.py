@@ -40,30 +40,40 @@ class Replay:
         capacity: steps kept of each stream.
         spare: steps that may be added between two checkpoints without touching what the older of
             the last two checkpoints counts on.
+        writable: False to read a replay, perhaps one that a training is adding to.
 
     Raises:
         GlamError: the files there have another shape, or cannot be made.
     """
 
-    def __init__(self, folder: Path, streams: int, capacity: int, spare: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        streams: int,
+        capacity: int,
+        spare: int = 0,
+        *,
+        writable: bool = True,
+    ) -> None:
         if streams < 1 or capacity < 2 or spare < 0:
             raise ValueError(f"impossible replay: {streams=}, {capacity=}, {spare=}")
         self.streams, self.capacity, self.ring = streams, capacity, capacity + spare
         self.added = 0  # steps ever added to each stream
         self._starts: dict[int, np.ndarray] = {}  # by length; emptied by add
         self._arrays = {
-            name: self._open(folder / f"{name}.npy", dtype, (streams, self.ring, *shape))
+            name: self._open(folder / f"{name}.npy", dtype, (streams, self.ring, *shape), writable)
             for name, (dtype, shape) in _FIELDS.items()
         }
 
     @staticmethod
-    def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    def _open(path: Path, dtype: type, shape: tuple[int, ...], writable: bool) -> np.ndarray:
         try:
-            if not path.exists():
+            if writable and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-            np.lib.format.open_memmap(path, mode="r")  # refuses a file that was cut; r+ pads it
-            array = np.lib.format.open_memmap(path, mode="r+")
+            array = np.lib.format.open_memmap(path, mode="r")  # refuses a cut file; r+ would pad it
+            if writable:
+                array = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError) as error:
             raise GlamError(
                 f"replay file {path} cannot be opened ({error}); "

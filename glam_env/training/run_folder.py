@@ -6,6 +6,7 @@ of figures a log interval, ``tensorboard/`` the same, ``replay/`` the experience
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
@@ -87,6 +88,24 @@ class RunFolder:
         self.settings = dict(settings)
         text = json.dumps(self.settings, indent=2) + "\n"
         write_whole(self._config, lambda file: file.write(text.encode()))
+
+    def lock(self) -> None:
+        """Takes the run for this process, until :meth:`unlock` or its end.
+
+        Raises:
+            GlamError: another process is training it.
+        """
+        self._lock = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise GlamError(
+                f"{self.path} is being trained by another process; stop that one first"
+            ) from error
+
+    def unlock(self) -> None:
+        """Gives the run back."""
+        self._lock.close()
 
     @property
     def replay(self) -> Path:

@@ -22,7 +22,7 @@ from glam_env.atari.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
-from glam_env.model.world_model import DreamState, Posterior, WorldModel, WorldModelConfig
+from glam_env.model.world_model import DreamState, Posterior, WorldModel
 from glam_env.training.imagination import Agent, imagine
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
@@ -30,6 +30,13 @@ from glam_env.training.run_folder import RunFolder
 
 AgentFactory = Callable[[int, int], Agent]
 """(feature_dim, num_actions) to an agent that learns in imagination."""
+
+
+def open_replay(config: TrainConfig, run: RunFolder, *, writable: bool = True) -> Replay:
+    """The replay of a run, with room to spare for what two checkpoints count on."""
+    per_stream = math.ceil(config.replay_capacity / config.num_envs)
+    spare = 2 * math.ceil(config.checkpoint_every / config.num_envs) + 2
+    return Replay(run.replay, config.num_envs, per_stream, spare, writable=writable)
 
 
 class Averages:
@@ -78,12 +85,14 @@ class Trainer:
         log: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         config.validate()
+        run.lock()
         self.game: Game = find_game(game)
         self.config, self.run, self.device = config, run, torch.device(device)
         self._log = log
         torch.manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
-        self.world_model = WorldModel(self.model_config()).to(self.device)
+        sizes = replace(config.model, num_actions=self.game.num_actions)
+        self.world_model = WorldModel(sizes).to(self.device)
         self.optimizer = torch.optim.Adam(
             [p for p in self.world_model.parameters() if p.requires_grad],
             lr=config.learning_rate,
@@ -92,9 +101,7 @@ class Trainer:
         self.agent = make_agent(self.world_model.config.feature_dim, self.game.num_actions)
         if isinstance(self.agent, torch.nn.Module):
             self.agent.to(self.device)
-        per_stream = math.ceil(config.replay_capacity / config.num_envs)
-        spare = 2 * math.ceil(config.checkpoint_every / config.num_envs) + 2
-        self.replay = Replay(run.replay, config.num_envs, per_stream, spare)
+        self.replay = open_replay(config, run)
         self.emulator = Emulator(
             self.game.name,
             config.num_envs,
@@ -121,10 +128,6 @@ class Trainer:
             self._load(checkpoint)
         run.truncate_metrics(self.metrics_size)
         self._clock = time.perf_counter()
-
-    def model_config(self) -> WorldModelConfig:
-        """The world model's sizes, with the game's own number of actions."""
-        return replace(self.config.model, num_actions=self.game.num_actions)
 
     # --- the loop ------------------------------------------------------------------------
 
@@ -356,5 +359,6 @@ class Trainer:
         self._saved_at = self.env_steps
 
     def close(self) -> None:
-        """Stops the emulator."""
+        """Stops the emulator and gives the run's folder back."""
         self.emulator.close()
+        self.run.unlock()

@@ -1,0 +1,152 @@
+"""The options of the ``glam`` commands, and reading them: a mistake becomes one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from glam_env.errors import GlamError
+
+T = TypeVar("T")
+
+
+@dataclass
+class Eval:
+    """Play whole real games with a checkpoint's agent.
+
+    Attributes:
+        game: a game's name, or the path of a checkpoint.
+        episodes: whole games.
+        num_envs: games side by side.
+        seed: of games and actions.
+        greedy: take the likeliest action; by default actions are sampled.
+        random: play at random instead, for comparison.
+        device: auto, cpu, cuda, …
+        json: print the report as JSON.
+    """
+
+    game: tyro.conf.Positional[str]
+    episodes: int = 20
+    num_envs: int = 4
+    seed: int = 1000
+    greedy: bool = False
+    random: bool = False
+    device: str = "auto"
+    json: bool = False
+
+
+@dataclass
+class Fidelity:
+    """Measure how well dreams match the game, open loop, on play that training never saw.
+
+    Attributes:
+        game: a game's name, or the path of a checkpoint.
+        steps: real steps recorded, over all envs.
+        horizon: steps of a dream.
+        seed: of the recording and the dreams.
+        pictures: a folder for strips real | dream | difference.
+        device: auto, cpu, cuda, …
+        json: print the report as JSON.
+    """
+
+    game: tyro.conf.Positional[str]
+    steps: int = 4000
+    horizon: int = 32
+    seed: int = 2000
+    pictures: Path | None = None
+    device: str = "auto"
+    json: bool = False
+
+
+@dataclass
+class Demo:
+    """Dream with a checkpoint's agent, play the real game with it, and show both.
+
+    Attributes:
+        game: a game's name, or the path of a checkpoint.
+        episodes: whole real games.
+        num_envs: dreams side by side.
+        steps: steps of each dream env.
+        gif: where the picture goes.
+        seed: of everything.
+        device: auto, cpu, cuda, …
+    """
+
+    game: tyro.conf.Positional[str] = "Pong"
+    episodes: int = 4
+    num_envs: int = 64
+    steps: int = 256
+    gif: Path = Path("demo/dream_and_game.gif")
+    seed: int = 1
+    device: str = "auto"
+
+
+@dataclass
+class Export:
+    """Turn a run into a checkpoint folder, with its measured score and fidelity.
+
+    Attributes:
+        game: the game whose run is exported.
+        run: the run's folder (default: runs/GAME).
+        to: the checkpoint folder (default: checkpoints/GAME).
+        episodes: real games played for the score.
+        fidelity_steps: real steps recorded to hold dreams against.
+        contexts: start contexts shipped.
+        max_episode_steps: the dream's horizon.
+        dtype: of the stored weights, bfloat16 or float32.
+        device: auto, cpu, cuda, …
+    """
+
+    game: tyro.conf.Positional[str]
+    run: Path | None = None
+    to: Path | None = None
+    episodes: int = 20
+    fidelity_steps: int = 4000
+    contexts: int = 2048
+    max_episode_steps: int = 64
+    dtype: str = "bfloat16"
+    device: str = "auto"
+
+
+@dataclass
+class Info:
+    """Show what is here: devices, kernels and checkpoints; or one checkpoint or run.
+
+    Attributes:
+        what: a game's name, or the path of a checkpoint or of a run.
+        json: print as JSON.
+    """
+
+    what: tyro.conf.Positional[str] = ""
+    json: bool = False
+
+
+def read_options(kind: type[T], command: str, words: list[str], **settings: Any) -> T:
+    """Reads a command's words.
+
+    Args:
+        kind: a dataclass of options.
+        command: its name, for messages.
+        words: of the command line, without the command.
+        settings: for tyro, such as ``default``.
+
+    Raises:
+        GlamError: what is wrong with them, in one line.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=f"glam {command}", args=words, **settings)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        text = re.sub(r"[─╭╮╰╯│]+", " ", complaint.getvalue())
+        said = " ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+        said = said.split(" For full helptext")[0]
+        raise GlamError(f"{said}; see `glam {command} --help`") from end

@@ -1,0 +1,182 @@
+"""The command line: a whole small life of a game, and every mistake in one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glam_env.checkpoints import load_config
+from glam_env.cli import main
+from glam_env.dream.vector_env import DreamVectorEnv
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory) -> Path:
+    """A folder in which Pong was trained (debug) and exported."""
+    folder = tmp_path_factory.mktemp("life")
+    run, to = str(folder / "runs" / "Pong"), str(folder / "checkpoints" / "Pong")
+    words = ["--run", run, "--preset", "debug", "--replay-capacity", "700"]
+    assert main(["train", "pong", *words]) == 0
+    words = ["--run", run, "--to", to, "--contexts", "40", "--episodes", "1"]
+    assert main(["export", "Pong", *words, "--fidelity-steps", "400"]) == 0
+    return folder
+
+
+@pytest.mark.emulator
+def test_the_exported_card_tells_where_it_comes_from_and_what_was_measured(life):
+    folder = life / "checkpoints" / "Pong"
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "world_model.safetensors",
+        "agent.safetensors",
+        "contexts.safetensors",
+        "CARD.md",
+    }
+    config = load_config(folder)
+    assert (config.game, config.provenance.preset) == ("Pong", "debug")
+    assert config.provenance.environment_steps == 600
+    assert config.provenance.updates == 23
+    card = (folder / "CARD.md").read_text()
+    score = config.results["score"]
+    for words in ("debug", "600", f"{score['mean']:.2f}", "-20.7", "14.6", "F1", "ball"):
+        assert words in card, words
+
+
+@pytest.mark.emulator
+def test_eval_gives_the_cards_score_again(life, capsys):
+    folder = life / "checkpoints" / "Pong"
+    assert main(["eval", str(folder), "--episodes", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["scores"] == load_config(folder).results["score"]["scores"]
+    assert -21 <= report["mean"] <= 21
+
+
+@pytest.mark.emulator
+def test_demo_prints_both_worlds_and_draws_them(life, capsys):
+    gif = life / "demo.gif"
+    words = ["--episodes", "1", "--num-envs", "4", "--steps", "70", "--gif", str(gif)]
+    assert main(["demo", str(life / "checkpoints" / "Pong"), *words]) == 0
+    out = capsys.readouterr().out
+    assert "dream steps/s" in out
+    assert "points a game over 1 whole games" in out
+    from PIL import Image
+
+    with Image.open(gif) as film:
+        assert film.n_frames == 150
+        assert film.width > 2 * film.height * 0.9
+
+
+@pytest.mark.emulator
+def test_a_user_dreams_in_what_she_trained(life):
+    env = DreamVectorEnv("Pong", 3, checkpoint=str(life / "checkpoints" / "Pong"))
+    frames, _ = env.reset(seed=0)
+    assert frames.shape == (3, 64, 64, 3)
+    frames, reward, *_ = env.step(np.array([0, 1, 2]))
+    assert frames.dtype == np.uint8
+    assert np.isfinite(reward).all()
+    env.close()
+
+
+@pytest.mark.emulator
+def test_info_of_everything_of_a_checkpoint_and_of_a_run(life, capsys):
+    assert main(["info"]) == 0
+    assert "mamba scan" in capsys.readouterr().out
+    assert main(["info", str(life / "checkpoints" / "Pong"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["provenance"]["preset"] == "debug"
+    assert main(["info", str(life / "runs" / "Pong"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["settings"]["preset"] == "debug"
+    assert facts["last figures"]["model_updates"] > 0
+
+
+def mistake(capsys, *words: str) -> str:
+    """Runs a command that must fail with exit code 2 and one line; returns the line."""
+    assert main(list(words)) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("glam: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in out + err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fly"], "train"),
+        (["train", "Ping"], "Pong"),
+        (["train", "Pong", "--preset", "tiny"], "paper, small, debug"),
+        (["train", "Pong", "--bach", "3"], "--batch"),
+        (["train", "Pong", "--batch", "many"], "--batch"),
+        (["train", "Pong", "--batch", "0"], "batch must be positive"),
+        (["train", "Pong", "--device", "warp"], "warp"),
+        (["train"], "game"),
+        (["train", "Pong", "--resume"], "without --resume"),
+        (["eval", "Krull"], "glam train Krull"),
+        (["eval", "nowhere/at/all"], "no checkpoint"),
+        (["export", "Pong"], "no run"),
+        (["export", "Pong", "--dtype", "int8"], "bfloat16"),
+    ],
+)
+def test_mistakes_get_one_line(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert told in mistake(capsys, *words)
+    assert list(tmp_path.iterdir()) == []  # and nothing was written
+
+
+def test_a_run_folder_that_cannot_be_written_gets_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    line = mistake(capsys, "train", "Pong", "--run", str(tmp_path / "file" / "run"))
+    assert "choose a writable --run" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.emulator
+def test_a_run_is_not_started_over_another(life, capsys):
+    run = life / "runs" / "Pong"
+    before = (run / "metrics.jsonl").read_bytes()
+    line = mistake(capsys, "train", "Pong", "--run", str(run), "--preset", "debug")
+    assert "--resume" in line
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.emulator
+def test_a_run_of_another_game_is_not_resumed(life, capsys):
+    run = life / "runs" / "Pong"
+    line = mistake(capsys, "train", "Boxing", "--run", str(run), "--resume")
+    assert "a run of Pong, not Boxing" in line
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(
+    "file", ["config.json", "world_model.safetensors", "agent.safetensors", "contexts.safetensors"]
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_damage_to_a_checkpoint_gets_one_line_that_names_the_file(
+    life, tmp_path, capsys, file, damage
+):
+    folder = tmp_path / "Pong"
+    shutil.copytree(life / "checkpoints" / "Pong", folder)
+    path = folder / file
+    data = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 0x80
+        path.write_bytes(data)
+    line = mistake(capsys, "demo", str(folder), "--gif", str(tmp_path / "demo.gif"))
+    if not (file == "config.json" and damage == "missing"):
+        assert file in line
+    assert not (tmp_path / "demo.gif").exists()
