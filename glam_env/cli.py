@@ -373,7 +373,7 @@ def info(args: Info) -> int:
 
     import torch
 
-    from glam_env.model.mamba import fused_scan_reason
+    from glam_env.model.mamba import convolution_missing, scan_missing
     from glam_env.training.run_folder import RunFolder
 
     path = Path(args.what)
@@ -383,7 +383,10 @@ def info(args: Info) -> int:
             "torch": torch.__version__,
             "device": str(find_device("auto")),
             "cpu threads": torch.get_num_threads(),
-            "mamba scan": f"PyTorch ({why})" if (why := fused_scan_reason()) else "mamba-ssm",
+            "mamba scan": f"PyTorch ({why})" if (why := scan_missing()) else "mamba-ssm",
+            "mamba convolution": (
+                f"PyTorch ({why})" if (why := convolution_missing()) else "causal-conv1d"
+            ),
             "checkpoints": {game: str(p) for game, p in shipped_checkpoints().items()},
         }
     elif (path / "checkpoints").is_dir() and (path / "config.json").is_file():

@@ -15,9 +15,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glam_env.model.mamba import Mamba, linear_recurrence
+from glam_env.model.mamba import Mamba, kernel_missing, linear_recurrence, scan_missing
 from glam_env.model.variation import CoreConfig, VariationCore
 
 
@@ -341,7 +342,7 @@ def test_the_call_of_the_fused_scan_is_the_same_layer(monkeypatch):
     """The arguments handed to the CUDA kernel, tried on the package's reference of it."""
     mamba, u = lively_mamba(), draw(2, 17, 24)
     expected, trace = mamba.forward_traced(u)
-    monkeypatch.setattr("glam_env.model.mamba._use_fused", lambda u: True)
+    monkeypatch.setattr("glam_env.model.mamba._use_fused_scan", lambda u: True)
     monkeypatch.setattr(mamba, "_scanned", None)  # the kernel's way it is
     torch.testing.assert_close(mamba(u), expected, atol=1e-5, rtol=1e-4)
     fused, fused_trace = mamba.forward_traced(u)
@@ -360,3 +361,34 @@ def test_the_state_is_read_out_in_float32_under_autocast(way, monkeypatch):
         else:
             y, _, _ = mamba.step(draw(2, 24), torch.zeros(2, 48, 3), draw(2, 48, 16))
     assert y.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_the_call_of_the_fused_convolution_is_the_same_layer(monkeypatch):
+    """The arguments handed to causal_conv1d, tried on its definition: y_t = Σ_k w_k x_{t−K+1+k}."""
+
+    def causal_conv1d_fn(x, weight, bias, activation):
+        assert activation == "silu"
+        width = weight.shape[1]
+        padded = nn.functional.pad(x, (width - 1, 0))
+        windows = padded.unfold(-1, width, 1)  # (B, dim, L, width)
+        return nn.functional.silu(torch.einsum("bdlk,dk->bdl", windows, weight) + bias[:, None])
+
+    mamba, u = lively_mamba(), draw(2, 17, 24)
+    expected = mamba(u)
+    monkeypatch.setitem(
+        sys.modules, "causal_conv1d", SimpleNamespace(causal_conv1d_fn=causal_conv1d_fn)
+    )
+    monkeypatch.setattr("glam_env.model.mamba._use_fused_convolution", lambda x: True)
+    monkeypatch.setattr(mamba.conv1d, "forward", None)  # the kernel's way it is
+    torch.testing.assert_close(mamba(u), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_kernels_that_do_not_load_are_told_not_raised(monkeypatch):
+    assert scan_missing() == "no CUDA device" or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    kernel_missing.cache_clear()
+    assert "no_such_kernel" in kernel_missing("no_such_kernel", "fwd")
+    assert "sin_of" in kernel_missing("math", "sin_of")
+    assert kernel_missing("math", "sin") == ""
+    kernel_missing.cache_clear()

@@ -2,13 +2,14 @@
 
 One parameter set, named and shaped as in the ``mamba_ssm`` package so that a state dict moves
 either way, and two ways to run it: :meth:`Mamba.forward` over a sequence and :meth:`Mamba.step`
-for one position. The recurrence runs in float32. On a CUDA device the package's fused scan is
-used if it is installed; everywhere else PyTorch computes the same numbers.
+for one position. The recurrence runs in float32. On a CUDA device the fused kernels of
+``mamba_ssm`` and ``causal_conv1d`` are used where they are installed and load; everywhere else
+PyTorch computes the same numbers.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 from functools import cache
 from typing import NamedTuple
@@ -30,19 +31,39 @@ class MambaTrace(NamedTuple):
 
 
 @cache
-def fused_scan_reason() -> str:
-    """Why the fused CUDA scan of ``mamba_ssm`` is not used; empty if it is."""
+def kernel_missing(module: str, function: str) -> str:
+    """Why a CUDA kernel is not used; empty if it is.
+
+    Such packages often install without their kernels, or with some that don't load: that must
+    stop nobody, so whatever the import says becomes the reason.
+    """
     if not torch.cuda.is_available():
         return "no CUDA device"
-    if importlib.util.find_spec("mamba_ssm") is None:
-        return "mamba-ssm is not installed"
-    if importlib.util.find_spec("selective_scan_cuda") is None:
-        return "mamba-ssm was installed without its scan kernels"
+    try:
+        getattr(importlib.import_module(module), function)
+    except (ImportError, OSError, AttributeError) as error:
+        return f"{module}: {str(error).splitlines()[0]}"
     return ""
 
 
-def _use_fused(u: Tensor) -> bool:
-    return u.is_cuda and not fused_scan_reason()
+def scan_missing() -> str:
+    """Why the scan of ``mamba_ssm`` is not used; empty if it is."""
+    return kernel_missing("selective_scan_cuda", "fwd") or kernel_missing(
+        "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"
+    )
+
+
+def convolution_missing() -> str:
+    """Why the convolution of ``causal_conv1d`` is not used; empty if it is."""
+    return kernel_missing("causal_conv1d", "causal_conv1d_fn")
+
+
+def _use_fused_scan(x: Tensor) -> bool:
+    return x.is_cuda and not scan_missing()
+
+
+def _use_fused_convolution(x: Tensor) -> bool:
+    return x.is_cuda and not convolution_missing()
 
 
 class _LinearRecurrence(torch.autograd.Function):
@@ -144,6 +165,12 @@ class Mamba(nn.Module):
     def convolve(self, x: Tensor) -> Tensor:
         """Causal depthwise convolution and SiLU over (B, L, d_inner), zeros before the start."""
         length = x.shape[1]
+        if _use_fused_convolution(x):
+            fused = importlib.import_module("causal_conv1d").causal_conv1d_fn
+            weight, bias = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
+            assert bias is not None
+            out = fused(x.transpose(1, 2), weight, bias.to(x.dtype), activation="silu")
+            return out.transpose(1, 2)
         return F.silu(self.conv1d(x.transpose(1, 2))[..., :length].transpose(1, 2))
 
     def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,13 +194,13 @@ class Mamba(nn.Module):
         """(B, L, D) to (B, L, D), causal, each row from a zero state."""
         inputs, z = self.project(u)
         x = self.convolve(inputs)
-        return self._fused(x, z) if _use_fused(u) else self._scanned(x, z)[0]
+        return self._fused(x, z) if _use_fused_scan(u) else self._scanned(x, z)[0]
 
     def forward_traced(self, u: Tensor) -> tuple[Tensor, MambaTrace]:
         """As :meth:`forward`, with what a step needs to go on from any position."""
         inputs, z = self.project(u)
         x = self.convolve(inputs)
-        if not _use_fused(u):
+        if not _use_fused_scan(u):
             out, states = self._scanned(x, z)
             return out, MambaTrace(inputs, states)
         with torch.no_grad():  # the kernel keeps its states to itself; nothing learns from these
@@ -189,14 +216,11 @@ class Mamba(nn.Module):
 
     def _fused(self, x: Tensor, z: Tensor) -> Tensor:
         """The same output by the kernel of ``mamba_ssm``, in float32 too."""
-        from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
-            selective_scan_fn,
-        )
-
+        module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             dt, b, c = self._selection(x)
-            y = selective_scan_fn(
+            y = module.selective_scan_fn(
                 x.transpose(1, 2).contiguous(),
                 dt.transpose(1, 2).contiguous(),
                 -torch.exp(self.A_log.float()),

@@ -1,0 +1,118 @@
+"""On a CUDA device: every module against the CPU, a dream twice, an update that learns.
+
+Run with ``pytest -m gpu``; without such a device there is nothing to compare, and they skip.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agents.storm import ActorCritic, AgentConfig
+from glam_env.dream.engine import DreamEngine
+from glam_env.model.mamba import Mamba
+from glam_env.model.world_model import LossConfig, SequenceBatch, WorldModel, WorldModelConfig
+from glam_env.training.imagination import imagine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+CONFIG = WorldModelConfig(6, stem=8, categoricals=8, classes=8, width=64, background_residual=True)
+CLOSE = {"atol": 1e-4, "rtol": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """Comparisons with the CPU need float32 products, not TF32."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def twins() -> tuple[WorldModel, WorldModel]:
+    torch.manual_seed(0)
+    cpu = WorldModel(CONFIG).eval()
+    gpu = WorldModel(CONFIG).eval()
+    gpu.load_state_dict(cpu.state_dict())
+    return cpu, gpu.cuda()
+
+
+def contexts(count: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randint(8, (count, 17, 8)), torch.randint(6, (count, 16))
+
+
+@pytest.mark.parametrize("length", [4, 16, 64])
+def test_mamba_forward_and_gradients(length):
+    torch.manual_seed(0)
+    cpu = Mamba(64)
+    gpu = Mamba(64).cuda()
+    gpu.load_state_dict(cpu.state_dict())
+    u, weight = torch.randn(3, length, 64), torch.randn(3, length, 64)
+    a, b = cpu(u), gpu(u.cuda())
+    torch.testing.assert_close(b.cpu(), a, **CLOSE)
+    (a * weight).sum().backward()
+    (b * weight.cuda()).sum().backward()
+    for p, q in zip(cpu.parameters(), gpu.parameters(), strict=True):
+        torch.testing.assert_close(q.grad.cpu(), p.grad, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_world_model_part_by_part():
+    cpu, gpu = twins()
+    images = torch.randint(256, (6, 64, 64, 3), dtype=torch.uint8)
+    torch.testing.assert_close(gpu.encode(images.cuda()).cpu(), cpu.encode(images), **CLOSE)
+    codes, actions = contexts()
+    decoded = gpu.decode(codes[:, 0].cuda()).cpu()
+    torch.testing.assert_close(decoded, cpu.decode(codes[:, 0]), **CLOSE)
+    a, b = cpu.warm_up(codes, actions), gpu.warm_up(codes.cuda(), actions.cuda())
+    for t in range(64):
+        action = actions[:, t % 16]
+        x = cpu.step(a, action, temperature=0.0)
+        y = gpu.step(b, action.cuda(), temperature=0.0)
+        torch.testing.assert_close(y.prior_logits.cpu(), x.prior_logits, **CLOSE)
+        torch.testing.assert_close(y.reward.cpu(), x.reward, **CLOSE)
+        a, b = x.state, y.state._replace(code=x.state.code.cuda())
+
+
+def test_loss_and_its_gradients():
+    cpu, gpu = twins()
+    batch = SequenceBatch(
+        torch.randint(256, (2, 12, 64, 64, 3), dtype=torch.uint8),
+        torch.randint(6, (2, 12)),
+        torch.randn(2, 12),
+        torch.zeros(2, 12, dtype=torch.bool),
+    )
+    peaked = 20.0 * torch.randn(8 * 8)  # so that both draw the same latents
+    for model in (cpu, gpu):
+        model.encoder.head.weight.data.zero_()
+        model.encoder.head.bias.data.copy_(peaked)
+    loss, *_ = cpu.loss(batch, LossConfig())
+    other, *_ = gpu.loss(SequenceBatch(*(part.cuda() for part in batch)), LossConfig())
+    torch.testing.assert_close(other.cpu(), loss, atol=1e-2, rtol=0.05)  # 1 % uniform is drawn
+
+
+def test_a_seeded_dream_twice(make_contexts, make_world_model):
+    model = make_world_model().cuda()
+    films = []
+    for _ in range(2):
+        engine = DreamEngine(
+            model, make_contexts(), 64, device="cuda", max_episode_steps=12, temperature=1.0
+        )
+        engine.reset(seed=3)
+        steps = [engine.step(torch.arange(64, device="cuda") % 6) for _ in range(20)]
+        films.append(torch.stack([step.state.code for step in steps]))
+    assert torch.equal(*films)
+
+
+def test_an_agent_learns_from_a_dream_in_bfloat16():
+    _, gpu = twins()
+    agent = ActorCritic(replace(AgentConfig(), hidden=32), CONFIG.feature_dim, 6).cuda()
+    codes, actions = contexts(64)
+    start = gpu.warm_up(codes.cuda(), actions.cuda())
+    with torch.autocast("cuda", torch.bfloat16):
+        rollout = imagine(gpu, agent, start, 8)
+    metrics = agent.update(rollout)
+    assert all(bool(value.isfinite()) for value in metrics.values())
