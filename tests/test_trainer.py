@@ -220,6 +220,8 @@ def test_losses_that_are_not_finite_stop_the_run(tmp_path):
         ("repeat_action_probability", 1.5, "lie in"),
         ("random_steps", 10, "raise them to"),
         ("replay_capacity", 10, "raise it to"),
+        ("decay_from", 1.5, "decay_from must lie"),
+        ("final_learning_rate", 0.0, "final_learning_rate must be positive"),
     ],
 )
 def test_impossible_settings(field, value, match):
@@ -248,6 +250,13 @@ def test_paper_preset_is_table_3():
     agent = AGENT_PRESETS["paper"]
     assert (agent.learning_rate, agent.gradient_clip) == (3e-5, 100.0)
     assert (agent.gamma, agent.lambda_, agent.entropy) == (0.985, 0.95, 3e-4)
+
+
+def test_the_learning_rate_falls_at_the_end_alone():
+    config = replace(PRESETS["small"], learning_rate=1e-3, decay_from=0.6, final_learning_rate=1e-4)
+    rates = [config.learning_rate_at(step) for step in (0, 60_000, 80_000, 100_000, 110_000)]
+    assert rates == pytest.approx([1e-3, 1e-3, 5.5e-4, 1e-4, 1e-4])
+    assert {PRESETS["paper"].learning_rate_at(step) for step in (0, 99_999, 100_000)} == {1e-4}
 
 
 def test_fresh_dream_starts_train_too(tmp_path):

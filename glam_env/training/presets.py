@@ -41,6 +41,8 @@ class TrainConfig:
         model_warmup: updates of the world model on the random steps alone, before the agent
             acts and learns.
         learning_rate, gradient_clip: of Adam on the world model.
+        decay_from: share of ``total_steps`` from which on the learning rate falls linearly.
+        final_learning_rate: what it has fallen to at the last step.
         dream_starts: where dreams start: ``computed``, the states that the world-model update
             has just computed, or ``fresh``, contexts drawn and encoded for it.
         context: real steps that a dream remembers at its start.
@@ -67,6 +69,8 @@ class TrainConfig:
     model_warmup: int = 0
     learning_rate: float = 1e-4
     gradient_clip: float = 1000.0
+    decay_from: float = 1.0
+    final_learning_rate: float = 1e-4
     dream_starts: str = "computed"
     context: int = 16
     imagination_batch: int = 1024
@@ -77,11 +81,20 @@ class TrainConfig:
     log_every: int = 100
     checkpoint_every: int = 5_000
 
+    def learning_rate_at(self, env_steps: int) -> float:
+        """The world model's learning rate after ``env_steps`` steps of the environment."""
+        start = self.decay_from * self.total_steps
+        if env_steps <= start:
+            return self.learning_rate
+        gone = min(1.0, (env_steps - start) / (self.total_steps - start))
+        return self.learning_rate + gone * (self.final_learning_rate - self.learning_rate)
+
     def validate(self) -> None:
         """Raises GlamError on settings that cannot work, naming the field and what would do."""
         positive = (
             "total_steps random_steps num_envs replay_capacity batch update_every agent_updates "
-            "image_batch imagination_batch log_every checkpoint_every learning_rate gradient_clip"
+            "image_batch imagination_batch log_every checkpoint_every learning_rate gradient_clip "
+            "final_learning_rate"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:
@@ -107,6 +120,8 @@ class TrainConfig:
                 "repeat_action_probability must lie in [0, 1), "
                 f"got {self.repeat_action_probability}"
             )
+        if not 0.0 <= self.decay_from <= 1.0:
+            raise GlamError(f"decay_from must lie in [0, 1], got {self.decay_from}")
         if not 0.0 < self.loss.decode_fraction <= 1.0:
             raise GlamError(f"decode_fraction must lie in (0, 1], got {self.loss.decode_fraction}")
         if self.random_steps < self.num_envs * self.length:
@@ -132,6 +147,7 @@ _SMALL = TrainConfig(
     image_warmup=400,
     model_warmup=1_500,
     learning_rate=1e-3,
+    decay_from=0.6,
     imagination_batch=128,
     horizon=HorizonConfig(maximum=24),
     model=WorldModelConfig(num_actions=18, stem=16, width=128, background_residual=True),

@@ -209,6 +209,8 @@ class Trainer:
             self._write({"episode_return": episode.return_, "episode_length": episode.length})
 
     def _step_optimizer(self, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.env_steps)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
@@ -296,7 +298,8 @@ class Trainer:
             )
         if self.recent_returns:
             figures["recent_return"] = float(np.mean(self.recent_returns))
-        self._write({"phase": self.phase, **figures})
+        rate = self.config.learning_rate_at(self.env_steps)
+        self._write({"phase": self.phase, "learning_rate": rate, **figures})
 
     # --- state ---------------------------------------------------------------------------
 
