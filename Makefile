@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check types clean
 
 demo: $(READY)
 	$(BIN)/glam demo Pong
@@ -15,6 +15,8 @@ test: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/pyright
 
 # The constraints pin torch: the install is the same today and next month. Of mamba-ssm the tests

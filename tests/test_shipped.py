@@ -1,5 +1,7 @@
 """The checkpoints that are shipped: whole, as their card says, and worth dreaming in."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -64,6 +66,12 @@ def test_the_card_says_what_was_measured_and_nothing_else(game):
     assert (SHIPPED[game] / "CARD.md").read_text() == write_card(config)
     assert config.results["score"]["episodes"] >= 20
     assert config.results["fidelity"]["windows"] >= 100
+
+
+def test_the_readme_tells_the_shipped_score():
+    score = load_config(SHIPPED["Pong"]).results["score"]
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"{score['mean']:.2f} ± {score['standard_error']:.2f}".replace("-", "−") in readme
 
 
 @pytest.mark.parametrize("game", SHIPPED)
