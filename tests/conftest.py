@@ -55,6 +55,12 @@ def _config() -> CheckpointConfig:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums come out in one order, and small tensors are quicker without company."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def make_world_model() -> Callable[..., WorldModel]:
     """Builds the tiny world model; see :func:`_world_model`."""

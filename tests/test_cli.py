@@ -6,19 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from glam_env.checkpoints import load_config
 from glam_env.cli import main
 from glam_env.dream.vector_env import DreamVectorEnv
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 
 import glam_env
 from agents.storm import ActorCritic
@@ -23,14 +22,6 @@ from glam_env.evaluation.recording import add_noise, record_play
 from glam_env.games import GAMES
 
 SHIPPED = shipped_checkpoints()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def load_agent(folder) -> ActorCritic:

@@ -24,14 +24,6 @@ pytestmark = pytest.mark.emulator
 DEBUG = replace(PRESETS["debug"], total_steps=400, replay_capacity=300)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make(path: Path, config=DEBUG, game: str = "Pong") -> Trainer:
     exists = (path / "config.json").exists()
     run = RunFolder(path, None if exists else {"train": asdict(config)})
