@@ -137,15 +137,16 @@ class Mamba(nn.Module):
         )
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.A_log = nn.Parameter(
-            torch.log(torch.arange(1, d_state + 1).float()).repeat(self.d_inner, 1)
-        )
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        self._init_dt()
+        if not self.A_log.is_meta:  # there are only shapes there, and arithmetic loads the compiler
+            self._init_state_space()
 
     @torch.no_grad()
-    def _init_dt(self) -> None:
+    def _init_state_space(self) -> None:
+        """A = −1, −2, …, −N in each channel; dt log-uniform."""
+        self.A_log.copy_(torch.arange(1, self.d_state + 1).log())
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         low, high = math.log(self.dt_min), math.log(self.dt_max)
