@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -137,13 +138,18 @@ def train(args: Train) -> int:
         raise GlamError(f"{path} holds a run of {settings_game}, not {game}; choose its --run")
     agent = from_json(AgentConfig, run.settings.get("agent"), where)
     listeners: list[Callable[[dict[str, Any]], None]] = []
+
+    def tell(line: dict[str, Any]) -> None:
+        for listen in listeners:
+            listen(line)
+
     trainer = Trainer(
         game,
         config,
         run,
         lambda width, actions: ActorCritic(agent, width, actions),
         device,
-        lambda line: [listen(line) for listen in listeners],
+        tell,
     )
     board = TensorBoardLog(path / "tensorboard", trainer.image_updates + trainer.model_updates)
     listeners += [ProgressLine(trainer.config), board]
@@ -363,6 +369,7 @@ def export(args: Export) -> int:
         card=write_card(config),
         dtype=args.dtype,
     )
+    shutil.copyfile(run.metrics, folder / run.metrics.name)  # the learning curves
     print(f"exported to {folder}")
     return 0
 

@@ -33,6 +33,7 @@ def test_the_exported_card_tells_where_it_comes_from_and_what_was_measured(life)
         "agent.safetensors",
         "contexts.safetensors",
         "CARD.md",
+        "metrics.jsonl",
     }
     config = load_config(folder)
     assert (config.game, config.provenance.preset) == ("Pong", "debug")
