@@ -127,7 +127,10 @@ def train(args: Train) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     path = args.run or RUNS / game
-    if not args.resume:
+    if args.resume:
+        if (args.train, args.agent) != (PRESETS[args.preset], AGENT_PRESETS[args.preset]):
+            raise GlamError("a resumed run keeps its own settings; leave out those given")
+    else:
         args.train.validate()
         settings = {"train": asdict(args.train), "agent": asdict(args.agent)}
         RunFolder(path, {"game": game, "preset": args.preset, **settings})
@@ -143,6 +146,15 @@ def train(args: Train) -> int:
         for listen in listeners:
             listen(line)
 
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL)  # a second one kills
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+
     trainer = Trainer(
         game,
         config,
@@ -154,14 +166,6 @@ def train(args: Train) -> int:
     board = TensorBoardLog(path / "tensorboard", trainer.image_updates + trainer.model_updates)
     listeners += [ProgressLine(trainer.config), board]
 
-    asked: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        asked.append(number)
-        signal.signal(number, signal.SIG_DFL)  # a second one kills
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
     until = float("inf") if args.minutes is None else time.monotonic() + 60 * args.minutes
     finished = trainer.train(stop=lambda: bool(asked) or time.monotonic() >= until)
     trainer.close()
@@ -477,6 +481,9 @@ def main(words: list[str] | None = None) -> int:
     except GlamError as error:
         print(f"glam: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("glam: stopped", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

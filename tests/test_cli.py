@@ -114,6 +114,7 @@ def mistake(capsys, *words: str) -> str:
         (["train", "Pong", "--device", "warp"], "warp"),
         (["train"], "game"),
         (["train", "Pong", "--resume"], "without --resume"),
+        (["train", "Pong", "--resume", "--batch", "16"], "keeps its own settings"),
         (["eval", "Krull"], "glam train Krull"),
         (["eval", "nowhere/at/all"], "no checkpoint"),
         (["export", "Pong"], "no run"),
