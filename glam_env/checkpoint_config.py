@@ -15,7 +15,8 @@ from torch import Tensor
 
 from glam_env.errors import GlamError
 from glam_env.games import GAMES
-from glam_env.model.world_model import WorldModel, WorldModelConfig
+from glam_env.model.structures import WorldModelConfig
+from glam_env.model.world_model import WorldModel
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"

@@ -12,7 +12,8 @@ import torch
 from glam_env.checkpoint_config import CheckpointConfig, ContextsConfig, Protocol, Provenance
 from glam_env.checkpoints import save_checkpoint
 from glam_env.dream.contexts import Contexts
-from glam_env.model.world_model import WorldModel, WorldModelConfig
+from glam_env.model.structures import WorldModelConfig
+from glam_env.model.world_model import WorldModel
 
 TINY = WorldModelConfig(num_actions=6, stem=4, categoricals=4, classes=4, width=16)
 HORIZON = 12

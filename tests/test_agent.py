@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig, lambda_returns
 from glam_env.errors import GlamError
-from glam_env.model.world_model import WorldModel, WorldModelConfig
+from glam_env.model.structures import WorldModelConfig
+from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Rollout, imagine
 from glam_env.training.presets import PRESETS, HorizonConfig
 

@@ -13,7 +13,7 @@ from glam_env.dream.contexts import ContextPool, draw_frames
 from glam_env.dream.engine import DreamEngine, EngineStep, find_device
 from glam_env.errors import GlamError
 from glam_env.model.distributions import symexp
-from glam_env.model.world_model import DreamState
+from glam_env.model.structures import DreamState
 
 CPU = torch.device("cpu")
 NEVER = -99.0  # a termination bias at which no life ends

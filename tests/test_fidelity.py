@@ -13,7 +13,7 @@ from glam_env.evaluation.fidelity import find_background, measure_fidelity, wind
 from glam_env.evaluation.recording import Recording, add_noise, record_play
 from glam_env.evaluation.scores import RandomPolicy
 from glam_env.evaluation.strips import save_strips, side_by_side_gif, strip
-from glam_env.model.world_model import DreamState, DreamStep
+from glam_env.model.structures import DreamState, DreamStep
 
 POSITIONS, GROUND = 20, 50
 WINDOWS = {"context": 4, "horizon": 8, "stride": 3}

@@ -11,7 +11,8 @@ import torch
 from agents.storm import ActorCritic, AgentConfig
 from glam_env.dream.engine import DreamEngine
 from glam_env.model.mamba import Mamba
-from glam_env.model.world_model import LossConfig, SequenceBatch, WorldModel, WorldModelConfig
+from glam_env.model.structures import LossConfig, SequenceBatch, WorldModelConfig
+from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import imagine
 
 pytestmark = [

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from glam_env.atari.latent_filter import LatentFilter
-from glam_env.model.world_model import (
-    DreamState,
-    LossConfig,
-    SequenceBatch,
-    WorldModel,
-    WorldModelConfig,
-)
+from glam_env.model.structures import DreamState, LossConfig, SequenceBatch, WorldModelConfig
+from glam_env.model.world_model import WorldModel
 
 CELLS, STAY, ADVANCE = 6, 0, 1
 PAYS, KILLS = 2, 4  # advancing from these cells earns 1, or ends a life

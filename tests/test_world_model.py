@@ -11,12 +11,8 @@ import torch.nn.functional as F
 from glam_env.atari.latent_filter import LatentFilter
 from glam_env.model import world_model as module
 from glam_env.model.distributions import sample_codes
-from glam_env.model.world_model import (
-    LossConfig,
-    SequenceBatch,
-    WorldModel,
-    WorldModelConfig,
-)
+from glam_env.model.structures import LossConfig, SequenceBatch, WorldModelConfig
+from glam_env.model.world_model import WorldModel
 
 TINY = WorldModelConfig(num_actions=3, stem=4, categoricals=3, classes=5, width=16, reward_bins=41)
 OPEN = LossConfig(free_nats=0.0, variation_free_nats=0.0)  # floors would hide small terms

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from glam_env.model.distributions import sample_codes
+from glam_env.model.structures import DreamState
 from glam_env.model.variation import CoreState
-from glam_env.model.world_model import DreamState, WorldModel
+from glam_env.model.world_model import WorldModel
 
 Act = Callable[[Tensor, torch.Generator], Tensor]
 """(E, F) features and a generator to (E) int64 actions."""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from glam_env.errors import GlamError
+from glam_env.model.structures import DreamState, WorldModelConfig
 from glam_env.model.variation import CoreState
-from glam_env.model.world_model import DreamState, WorldModel, WorldModelConfig
+from glam_env.model.world_model import WorldModel
 
 CONTEXT_LENGTH = 16
 """L, the paper's context of 16 steps."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from glam_env.dream.contexts import ContextPool, Contexts
 from glam_env.errors import GlamError
 from glam_env.model.distributions import categorical_entropy
+from glam_env.model.structures import DreamState
 from glam_env.model.variation import CoreState
-from glam_env.model.world_model import DreamState, WorldModel
+from glam_env.model.world_model import WorldModel
 
 TERMINATIONS = ("threshold", "sample")
 REWARDS = ("mean", "sample")

@@ -30,7 +30,8 @@ from glam_env.evaluation.events import (
 from glam_env.evaluation.pong import find_pong_objects
 from glam_env.evaluation.recording import Recording
 from glam_env.model.distributions import categorical_kl, sample_codes
-from glam_env.model.world_model import DreamStep, WorldModel
+from glam_env.model.structures import DreamStep
+from glam_env.model.world_model import WorldModel
 
 DETECTORS: dict[str, Detector] = {"Pong": find_pong_objects}
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from glam_env.model.world_model import DreamState, WorldModel
+from glam_env.model.structures import DreamState
+from glam_env.model.world_model import WorldModel
 
 
 class Rollout(NamedTuple):

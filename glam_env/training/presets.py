@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from glam_env.errors import GlamError
-from glam_env.model.world_model import LossConfig, WorldModelConfig
+from glam_env.model.structures import LossConfig, WorldModelConfig
 
 
 @dataclass(frozen=True)

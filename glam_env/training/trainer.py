@@ -22,7 +22,8 @@ from glam_env.atari.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
-from glam_env.model.world_model import DreamState, Posterior, WorldModel
+from glam_env.model.structures import DreamState, Posterior
+from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Agent, imagine
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
