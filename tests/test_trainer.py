@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from agents.storm import AGENT_PRESETS, ActorCritic
+from glam_env.atari.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.training.export import draw_contexts, load_run
 from glam_env.training.presets import PRESETS, HorizonConfig
@@ -198,6 +199,34 @@ def test_losses_that_are_not_finite_stop_the_run(tmp_path):
         trainer.world_model.prior.weight.fill_(float("nan"))
     with pytest.raises(GlamError, match="not finite"):
         trainer.train()
+    trainer.close()
+
+
+def test_the_filter_begins_afresh_where_random_play_ends(tmp_path):
+    """In the middle of an episode, of which it has seen nothing."""
+    trainer = make(tmp_path)
+    while trainer.phase == "random play":
+        trainer.advance()
+    fresh = LatentFilter(trainer.world_model, DEBUG.num_envs)
+    trainer.world_model.eval()
+    for follow in (trainer.filter, fresh):
+        torch.manual_seed(0)
+        first = trainer._first if follow is trainer.filter else [True] * DEBUG.num_envs
+        follow.see(trainer._frames, first)
+        follow.act(torch.ones(DEBUG.num_envs, dtype=torch.int64))
+    torch.testing.assert_close(trainer.filter.state, fresh.state, rtol=0, atol=0)
+    trainer.close()
+
+
+def test_weights_that_are_not_finite_do_not_spoil_the_checkpoints(tmp_path):
+    trainer = make(tmp_path)
+    trainer.save()
+    before = {p: p.read_bytes() for p in trainer.run.checkpoints()}
+    with torch.no_grad():
+        trainer.world_model.prior.weight[0, 0] = float("nan")
+    with pytest.raises(GlamError, match="weights not finite"):
+        trainer.save()
+    assert {p: p.read_bytes() for p in trainer.run.checkpoints()} == before
     trainer.close()
 
 

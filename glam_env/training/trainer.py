@@ -172,6 +172,7 @@ class Trainer:
                 self.world_model.set_background(
                     self.replay.sample_images(count, self.rng, self.device)
                 )
+                self._first[:] = True  # the filter has seen nothing of the episodes under way
                 self.save()
         elif phase == "image warm-up":
             self._update_images()
@@ -293,19 +294,29 @@ class Trainer:
         figures = self.averages.read()
         broken = [name for name, value in figures.items() if not math.isfinite(value)]
         if broken:
-            raise GlamError(
-                f"training broke: {', '.join(broken)} not finite after {self.model_updates} model "
-                "updates; --resume goes back to the last checkpoint, a lower learning_rate helps"
-            )
+            raise self._broken(", ".join(broken))
         if self.recent_returns:
             figures["recent_return"] = float(np.mean(self.recent_returns))
         rate = self.config.learning_rate_at(self.env_steps)
         self._write({"phase": self.phase, "learning_rate": rate, **figures})
 
+    def _broken(self, what: str) -> GlamError:
+        return GlamError(
+            f"training broke: {what} not finite after {self.model_updates} model updates; "
+            "--resume goes back to the last checkpoint, a run with a lower learning_rate helps"
+        )
+
     # --- state ---------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Writes a checkpoint from which training goes on exactly."""
+        """Writes a checkpoint from which training goes on exactly.
+
+        Raises:
+            GlamError: weights that are not finite, which would spoil the checkpoints before, or a
+                folder that cannot be written.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.world_model.parameters()):
+            raise self._broken("weights")
         self.replay.flush()
         emulator = {
             name: torch.from_numpy(value) for name, value in vars(self.emulator.state()).items()
