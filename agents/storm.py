@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from glam_env.errors import GlamError
 from glam_env.model.distributions import SymlogTwoHot, categorical_entropy, sample_codes
+from glam_env.model.precision import autocast
 from glam_env.model.world_model import Head
 from glam_env.training.imagination import Rollout
 
@@ -34,7 +35,8 @@ class AgentConfig:
         slow_decay: of the slow critic's moving average, a step.
         range_decay: of the moving percentiles, a step.
         value_bins: bins of the critic on [−20, 20] symlog.
-        autocast: bfloat16 for the networks; losses and returns stay in float32.
+        autocast: bfloat16 for the networks where the hardware is faster with it; losses and
+            returns stay in float32.
     """
 
     hidden: int = 512
@@ -176,9 +178,7 @@ class ActorCritic(nn.Module):
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """One step of Adam on :meth:`loss`; the slow critic follows."""
-        with torch.autocast(
-            rollout.features.device.type, torch.bfloat16, enabled=self.config.autocast
-        ):
+        with autocast(rollout.features.device, self.config.autocast):
             loss, metrics = self.loss(rollout)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -208,6 +208,22 @@ class ActorCritic(nn.Module):
             if name.startswith(("actor.", "critic."))
         }
 
+    def load_exported(self, state: dict[str, Tensor]) -> None:
+        """Goes on from an :meth:`export_state`: the slow critic is a copy, statistics begin anew.
+
+        Raises:
+            GlamError: tensors that do not fit.
+        """
+        own = {k: v for k, v in self.state_dict().items() if k not in self.export_state()}
+        try:
+            self.load_state_dict(own | state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise GlamError(
+                f"the checkpoint's agent does not fit: {reason}; export it anew"
+            ) from error
+        self.slow_critic.load_state_dict(self.critic.state_dict())
+
     @classmethod
     def from_export(
         cls, config: Mapping[str, Any], state: dict[str, Tensor], feature_dim: int, num_actions: int
@@ -228,11 +244,9 @@ class ActorCritic(nn.Module):
             raise GlamError(f"agent class {config.get('class')!r} is unknown; known: 'storm'")
         try:
             agent = cls(AgentConfig(**fields), feature_dim, num_actions)
-            own = {k: v for k, v in agent.state_dict().items() if k not in agent.export_state()}
-            agent.load_state_dict(own | state)
-        except (TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except (TypeError, ValueError) as error:
             raise GlamError(
-                f"the checkpoint's agent does not fit: {reason}; export it anew"
+                f"the checkpoint's agent does not fit: {error}; export it anew"
             ) from error
+        agent.load_exported(state)
         return agent.eval().requires_grad_(False)

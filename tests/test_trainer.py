@@ -14,6 +14,8 @@ import torch
 
 from agents.storm import AGENT_PRESETS, ActorCritic
 from glam_env.atari.latent_filter import LatentFilter
+from glam_env.checkpoint_config import load_config
+from glam_env.checkpoints import load_agent_state, load_world_model
 from glam_env.errors import GlamError
 from glam_env.training.export import draw_contexts, load_run
 from glam_env.training.presets import PRESETS, HorizonConfig
@@ -23,6 +25,12 @@ from glam_env.training.trainer import Trainer
 pytestmark = pytest.mark.emulator
 
 DEBUG = replace(PRESETS["debug"], total_steps=400, replay_capacity=300)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Path:
+    """The checkpoint that comes with the project."""
+    return Path(__file__).resolve().parents[1] / "checkpoints" / "Pong"
 
 
 def make(path: Path, config=DEBUG, game: str = "Pong") -> Trainer:
@@ -310,3 +318,56 @@ def test_reading_a_run_under_way_changes_nothing(tmp_path):
     assert (contexts.count, contexts.length) == (10, 16)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files
     trainer.close()
+
+
+def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
+    """The world model, background included, and the agent; the first steps are the agent's own."""
+    config = replace(
+        DEBUG,
+        warm_start=str(shipped),
+        model=load_config(shipped).world_model,
+        total_steps=240,
+        image_warmup=0,
+        model_warmup=0,
+    )
+    hidden = load_config(shipped).agent["hidden"]
+    run = RunFolder(tmp_path / "warm", {"train": asdict(config)})
+
+    def agent(width: int, actions: int) -> ActorCritic:
+        return ActorCritic(replace(AGENT_PRESETS["debug"], hidden=hidden), width, actions)
+
+    trainer = Trainer("Pong", config, run, agent)
+    assert trainer.phase == "first play"
+    assert_same(
+        trainer.world_model.export_state(),
+        load_world_model(shipped, torch.device("cpu")).export_state(),
+    )
+    assert_same(trainer.agent.export_state(), load_agent_state(shipped))
+    before = trainer.world_model.decoder.background.clone()
+    while trainer.phase == "first play":
+        trainer.advance()
+    assert trainer.phase == "joint training"
+    assert torch.equal(trainer.world_model.decoder.background, before)
+    assert trainer.train()
+    assert trainer.model_updates > 0
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"warm_start": "no/such/folder"}, "no/such/folder"),
+        ({"model": DEBUG.model}, "model.stem 16, this run 4"),
+    ],
+)
+def test_a_warm_start_that_cannot_be_is_refused(tmp_path, shipped, change, words):
+    model = load_config(shipped).world_model
+    config = replace(DEBUG, **({"warm_start": str(shipped), "model": model} | change))
+    with pytest.raises(GlamError, match=words):
+        make(tmp_path / "warm", config)
+
+
+def test_a_warm_start_needs_its_own_game(tmp_path, shipped):
+    config = replace(DEBUG, warm_start=str(shipped), model=load_config(shipped).world_model)
+    with pytest.raises(GlamError, match="is of Pong; Breakout needs one of its own"):
+        make(tmp_path / "warm", config, game="Breakout")

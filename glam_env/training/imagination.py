@@ -53,6 +53,10 @@ class Agent(Protocol):
         """The tensors that acting needs."""
         ...
 
+    def load_exported(self, state: dict[str, Tensor]) -> None:
+        """Goes on from an :meth:`export_state`; GlamError if it does not fit."""
+        ...
+
 
 @torch.no_grad()
 def imagine(

@@ -28,8 +28,11 @@ class TrainConfig:
 
     Attributes:
         seed: of everything that is drawn.
+        warm_start: a checkpoint, by a game's name or a folder, whose world model and agent the
+            run goes on from, with experience of its own; empty: both begin from nothing.
         total_steps: environment (agent) steps, over all envs.
-        random_steps: steps of uniformly random actions at the start.
+        random_steps: steps of uniformly random actions at the start; after a warm start the
+            agent plays them.
         num_envs: real games played side by side.
         repeat_action_probability: sticky actions (0: the convention of Atari 100k).
         replay_capacity: steps kept, over all envs.
@@ -49,12 +52,13 @@ class TrainConfig:
         imagination_batch: dreams of an agent update.
         horizon: their length.
         model, loss: sizes and loss of the world model (``model.num_actions`` follows the game).
-        autocast: bfloat16 where it is safe.
+        autocast: bfloat16 where it is safe and the hardware is faster with it.
         log_every: world-model updates between lines of metrics.
         checkpoint_every: environment steps between checkpoints.
     """
 
     seed: int = 0
+    warm_start: str = ""
     total_steps: int = 100_000
     random_steps: int = 1024
     num_envs: int = 1

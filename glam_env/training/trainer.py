@@ -19,9 +19,12 @@ from torch import Tensor
 
 from glam_env.atari.emulator import Emulator, EmulatorState
 from glam_env.atari.latent_filter import LatentFilter
+from glam_env.checkpoint_config import load_config
+from glam_env.checkpoints import find_checkpoint, load_agent_state, load_world_model
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
+from glam_env.model.precision import autocast
 from glam_env.model.structures import DreamState, Posterior
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Agent, imagine
@@ -123,6 +126,8 @@ class Trainer:
         self._posterior: Posterior | None = None
         checkpoint = run.load_checkpoint(self.device)
         if checkpoint is None:
+            if config.warm_start:
+                self._warm_start(config.warm_start)
             self._frames = self.emulator.reset()
             self._first = np.ones(config.num_envs, bool)
         else:
@@ -142,7 +147,7 @@ class Trainer:
         """What the next unit of work belongs to."""
         c = self.config
         if self.env_steps < c.random_steps:
-            return "random play"
+            return "first play" if self.config.warm_start else "random play"
         if self.image_updates < c.image_warmup:
             return "image warm-up"
         if self.model_updates < c.model_warmup:
@@ -165,7 +170,11 @@ class Trainer:
     def advance(self) -> None:
         """The next unit of work."""
         phase = self.phase
-        if phase == "random play":
+        if phase == "first play":
+            self._collect(random=False)
+            if self.env_steps >= self.config.random_steps:
+                self.save()
+        elif phase == "random play":
             self._collect(random=True)
             if self.env_steps >= self.config.random_steps:
                 count = min(len(self.replay), 1000)
@@ -189,7 +198,7 @@ class Trainer:
                     self._update_agent()
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast)
+        return autocast(self.device, self.config.autocast)
 
     def _collect(self, *, random: bool) -> None:
         """One step of every real game."""
@@ -307,6 +316,23 @@ class Trainer:
         )
 
     # --- state ---------------------------------------------------------------------------
+
+    def _warm_start(self, checkpoint: str) -> None:
+        """Takes the weights of an exported checkpoint; optimisers and statistics begin anew."""
+        folder = find_checkpoint(checkpoint)
+        config, own = load_config(folder), self.world_model.config
+        if config.game != self.game.name:
+            raise GlamError(
+                f"warm_start {folder} is of {config.game}; {self.game.name} needs one of its own"
+            )
+        for name, size in vars(config.world_model).items():
+            if size != getattr(own, name):
+                raise GlamError(
+                    f"warm_start {folder} has model.{name} {size}, this run {getattr(own, name)}; "
+                    "they must be equal"
+                )
+        self.world_model.load_exported(load_world_model(folder, self.device).export_state())
+        self.agent.load_exported(load_agent_state(folder))
 
     def save(self) -> None:
         """Writes a checkpoint from which training goes on exactly.
