@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glam_env.model.mamba import Mamba, kernel_missing, linear_recurrence, scan_missing
+from glam_env.model.mamba import Mamba, kernel_missing, scan_missing, selective_scan
 from glam_env.model.variation import CoreConfig, VariationCore
 
 
@@ -41,38 +41,48 @@ def lively_mamba(d_model=24, **sizes):
 # --- the recurrence ----------------------------------------------------------------------
 
 
-def naive_recurrence(decay, drive):
-    states = [drive[:, 0]]
-    for t in range(1, drive.shape[1]):
-        states.append(decay[:, t] * states[-1] + drive[:, t])
-    return torch.stack(states, 1)
+def naive_scan(x, dt, a, b, c):
+    """Equations 1–3 as they stand, a position and a channel's state at a time."""
+    state = torch.zeros(x.shape[0], x.shape[2], a.shape[1], dtype=x.dtype)
+    outputs, states = [], []
+    for t in range(x.shape[1]):
+        decay = torch.exp(dt[:, t, :, None] * a)
+        state = decay * state + (dt[:, t] * x[:, t])[..., None] * b[:, t, None]
+        outputs.append((state * c[:, t, None]).sum(-1))
+        states.append(state)
+    return torch.stack(outputs, 1), torch.stack(states, 1)
+
+
+def scan_arguments(batch, length, inner, size, seed):
+    """float64 x, dt > 0, A < 0, B and C that require gradients."""
+    shapes = [(batch, length, inner)] * 2 + [(inner, size)] + [(batch, length, size)] * 2
+    x, dt, a, b, c = (draw(*s, seed=seed + i).double() for i, s in enumerate(shapes))
+    return [v.requires_grad_() for v in (x, dt.sigmoid(), -a.exp(), b, c)]
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 3), st.integers(0, 10_000))
-def test_recurrence_and_its_gradients_are_the_loops(batch, length, width, seed):
-    decay, drive, weights = (draw(batch, length, width, 2, seed=seed + i) for i in range(3))
-    exact = [decay.double().requires_grad_(), drive.double().requires_grad_()]
-    expected = naive_recurrence(*exact)
+def test_scan_and_its_gradients_are_the_loops(batch, length, inner, seed):
+    arguments = scan_arguments(batch, length, inner, 2, seed)
+    weights = draw(batch, length, inner, seed=seed + 9)
+    expected, expected_states = naive_scan(*arguments)
     expected_grads = torch.autograd.grad(
-        (expected * weights).sum(), exact, allow_unused=True, materialize_grads=True
+        (expected * weights).sum(), arguments, allow_unused=True, materialize_grads=True
     )
-    ours = [decay.double().requires_grad_(), drive.double().requires_grad_()]
-    states = linear_recurrence(*ours)
-    torch.testing.assert_close(states, expected)
-    grads = torch.autograd.grad((states * weights).sum(), ours)
+    y, states = selective_scan(*arguments)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(states, expected_states)
+    assert not states.requires_grad
+    grads = torch.autograd.grad((y * weights).sum(), arguments)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, expected_grad)
-    single = linear_recurrence(decay.sigmoid(), drive)
-    torch.testing.assert_close(
-        single.double(), naive_recurrence(decay.sigmoid().double(), drive.double())
-    )
+    single, _ = selective_scan(*(v.detach().float() for v in arguments))
+    torch.testing.assert_close(single, expected.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_recurrence_passes_gradcheck():
-    decay = draw(2, 5, 3).double().requires_grad_()
-    drive = draw(2, 5, 3, seed=1).double().requires_grad_()
-    assert torch.autograd.gradcheck(linear_recurrence, (decay, drive))
+def test_scan_passes_gradcheck():
+    arguments = scan_arguments(2, 5, 3, 2, 0)
+    assert torch.autograd.gradcheck(lambda *values: selective_scan(*values)[0], arguments)
 
 
 class Work(TorchDispatchMode):
@@ -215,12 +225,13 @@ def test_it_is_causal():
 def test_recurrence_stays_float32_under_bfloat16_autocast():
     mamba, u = lively_mamba(), draw(2, 32, 24)
     inputs = mamba.convolve(mamba.project(u)[0])
-    states, _ = mamba.scan(inputs)
+    y, states = mamba.scan(inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        cast, _ = mamba.scan(inputs)
+        cast_y, cast = mamba.scan(inputs)
         step = mamba.step(u[:, 0], torch.zeros(2, 48, 3), torch.zeros(2, 48, 16))
-    assert cast.dtype == torch.float32
+    assert cast.dtype == cast_y.dtype == torch.float32
     assert torch.equal(cast, states)
+    assert torch.equal(cast_y, y)
     assert step[1].dtype == step[2].dtype == torch.float32
 
 

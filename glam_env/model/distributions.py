@@ -8,7 +8,6 @@ autocast around it.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 UNIMIX = 0.01
@@ -54,7 +53,8 @@ def sample_codes(
 
 def one_hot(codes: Tensor, classes: int) -> Tensor:
     """(...) int64 class indices to (..., C) float32 one-hot vectors."""
-    return F.one_hot(codes, classes).float()
+    shape = (*codes.shape, classes)
+    return torch.zeros(shape, device=codes.device).scatter_(-1, codes.unsqueeze(-1), 1.0)
 
 
 def straight_through(log_probs: Tensor, codes: Tensor) -> Tensor:

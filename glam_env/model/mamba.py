@@ -66,51 +66,78 @@ def _use_fused_convolution(x: Tensor) -> bool:
     return x.is_cuda and not convolution_missing()
 
 
-class _LinearRecurrence(torch.autograd.Function):
-    """h_t = a_t · h_{t-1} + b_t over dim 1, with h_{-1} = 0: one pass forward, one back.
+class _SelectiveScan(torch.autograd.Function):
+    """The recurrence position by position, forth and back, with the decays computed on the way.
 
-    Written as a function of its own because autograd through the loop would keep a node, and
-    pay its dispatch several times, for each position.
+    What is (B, d_inner, N) at one position stays in the cache; over all positions it would not,
+    and each operation would wait for memory. Decays are computed again on the way back.
     """
 
     @staticmethod
-    def forward(ctx, decay: Tensor, drive: Tensor) -> Tensor:
-        states = torch.empty_like(drive)
-        steps = zip(decay.unbind(1), drive.unbind(1), states.unbind(1), strict=True)
-        previous = None
-        for a, b, h in steps:
+    def forward(ctx, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor):
+        batch, length, inner = x.shape
+        drive = dt * x
+        states = x.new_empty(length, batch, inner, a.shape[-1])
+        y = x.new_empty(length, batch, inner, 1)
+        decay = torch.empty_like(states[0])
+        sources = zip(drive.unbind(1), dt.unbind(1), b.unbind(1), c.unbind(1), strict=True)
+        previous: Tensor | None = None
+        for (drive_t, dt_t, b_t, c_t), state, y_t in zip(sources, states, y, strict=True):
             if previous is None:
-                h.copy_(b)
+                torch.mul(drive_t.unsqueeze(-1), b_t.unsqueeze(1), out=state)
             else:
-                torch.addcmul(b, a, previous, out=h)
-            previous = h
-        ctx.save_for_backward(decay, states)
-        return states
+                torch.mul(dt_t.unsqueeze(-1), a, out=decay).exp_()
+                torch.mul(decay, previous, out=state)
+                state.addcmul_(drive_t.unsqueeze(-1), b_t.unsqueeze(1))
+            torch.bmm(state, c_t.unsqueeze(-1), out=y_t)
+            previous = state
+        ctx.save_for_backward(x, dt, a, b, c, states)
+        trace = states.transpose(0, 1)
+        ctx.mark_non_differentiable(trace)
+        return y.squeeze(-1).transpose(0, 1), trace
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        decay, states = ctx.saved_tensors
-        grad = grads[0]
-        drive_grad = torch.empty_like(grad)
-        decays, sources, targets = decay.unbind(1), grad.unbind(1), drive_grad.unbind(1)
-        targets[-1].copy_(sources[-1])
-        for t in range(len(targets) - 2, -1, -1):
-            torch.addcmul(sources[t], decays[t + 1], targets[t + 1], out=targets[t])
-        decay_grad = torch.zeros_like(grad)
-        torch.mul(drive_grad[:, 1:], states[:, :-1], out=decay_grad[:, 1:])
-        return decay_grad, drive_grad
+    def backward(ctx, *grads: Tensor):
+        x, dt, a, b, c, states = ctx.saved_tensors
+        length, batch, inner, size = states.shape
+        drive_grad, dt_grad = x.new_empty(length, batch, inner, 1), x.new_zeros(length, batch, inner)
+        b_grad, c_grad = x.new_empty(length, batch, 1, size), x.new_empty(length, batch, 1, size)
+        a_grad, state_grad = torch.zeros_like(states[0]), torch.zeros_like(states[0])
+        decay, exponent_grad = torch.empty_like(states[0]), torch.empty_like(states[0])
+        y_grads, drives = grads[0].unbind(1), (dt * x).unbind(1)
+        dts, bs, cs = dt.unbind(1), b.unbind(1), c.unbind(1)
+        for t in range(length - 1, -1, -1):
+            state_grad.addcmul_(y_grads[t].unsqueeze(-1), cs[t].unsqueeze(1))
+            torch.bmm(y_grads[t].unsqueeze(1), states[t], out=c_grad[t])
+            torch.bmm(state_grad, bs[t].unsqueeze(-1), out=drive_grad[t])
+            torch.bmm(drives[t].unsqueeze(1), state_grad, out=b_grad[t])
+            if t > 0:
+                torch.mul(dts[t].unsqueeze(-1), a, out=decay).exp_()
+                state_grad.mul_(decay)  # now with respect to state t − 1
+                torch.mul(state_grad, states[t - 1], out=exponent_grad)
+                a_grad.addcmul_(exponent_grad, dts[t].unsqueeze(-1))
+                torch.sum(exponent_grad.mul_(a), -1, out=dt_grad[t])
+        drives_grad = drive_grad.squeeze(-1).transpose(0, 1)
+        return (
+            drives_grad * dt,
+            torch.addcmul(dt_grad.transpose(0, 1), drives_grad, x),
+            a_grad.sum(0),
+            b_grad.squeeze(2).transpose(0, 1),
+            c_grad.squeeze(2).transpose(0, 1),
+        )
 
 
-def linear_recurrence(decay: Tensor, drive: Tensor) -> Tensor:
-    """Solves h_t = decay_t · h_{t-1} + drive_t along dim 1, starting from zero.
+def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """h_t = exp(dt_t A) ⊙ h_{t−1} + dt_t B_t x_t from a zero state, and y_t = C_t h_t (eqs. 1–3).
 
     Args:
-        decay, drive: (B, L, ...) of one shape and dtype.
+        x, dt: (B, L, d_inner); a: (d_inner, N), below zero; b, c: (B, L, N); all of one dtype.
 
     Returns:
-        (B, L, ...): h at every position. Cost O(L) forward and back.
+        y (B, L, d_inner), and the states (B, L, d_inner, N), which carry no gradient. Cost O(L)
+        forth and back.
     """
-    return _LinearRecurrence.apply(decay, drive)  # type: ignore[no-any-return]
+    return _SelectiveScan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
 
 
 class Mamba(nn.Module):
@@ -165,27 +192,34 @@ class Mamba(nn.Module):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Causal depthwise convolution and SiLU over (B, L, d_inner), zeros before the start."""
-        length = x.shape[1]
         if _use_fused_convolution(x):
             fused = importlib.import_module("causal_conv1d").causal_conv1d_fn
             weight, bias = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
             assert bias is not None
             out = fused(x.transpose(1, 2), weight, bias.to(x.dtype), activation="silu")
             return out.transpose(1, 2)
-        return F.silu(self.conv1d(x.transpose(1, 2))[..., :length].transpose(1, 2))
+        return F.silu(self._taps(x))
+
+    def _taps(self, x: Tensor) -> Tensor:
+        """The causal convolution as one product a tap: few taps, so no layout has to change."""
+        weight, out = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
+        assert out is not None
+        out, length = out.to(x.dtype), x.shape[1]
+        padded = F.pad(x, (0, 0, self.d_conv - 1, 0))
+        for tap in range(self.d_conv):
+            out = torch.addcmul(out, padded[:, tap : tap + length], weight[:, tap])
+        return out
 
     def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The selective scan of (B, L, d_inner) convolved inputs from a zero state.
 
         Returns:
-            states (B, L, d_inner, N) and the read-out vectors C (B, L, N), float32.
+            y (B, L, d_inner) and the states (B, L, d_inner, N) without gradient, float32.
         """
         with torch.autocast(x.device.type, enabled=False):
-            dt, b, c = self._selection(x.float())
-            a = -torch.exp(self.A_log.float())
-            decay = torch.exp(dt.unsqueeze(-1) * a)
-            drive = (dt * x.float()).unsqueeze(-1) * b.unsqueeze(-2)
-            return linear_recurrence(decay, drive), c
+            x = x.float()
+            dt, b, c = self._selection(x)
+            return selective_scan(x, dt, -torch.exp(self.A_log.float()), b, c)
 
     def _gate(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """Adds the skip D·x, gates by SiLU(z) and projects to width D; leading dims are free."""
@@ -205,14 +239,12 @@ class Mamba(nn.Module):
             out, states = self._scanned(x, z)
             return out, MambaTrace(inputs, states)
         with torch.no_grad():  # the kernel keeps its states to itself; nothing learns from these
-            states, _ = self.scan(x)
+            _, states = self.scan(x)
         return self._fused(x, z), MambaTrace(inputs, states)
 
     def _scanned(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Output and states from (B, L, d_inner) convolved inputs and gates, by PyTorch."""
-        states, c = self.scan(x)
-        with torch.autocast(x.device.type, enabled=False):
-            y = torch.einsum("...dn,...n->...d", states, c)
+        y, states = self.scan(x)
         return self._gate(y, x, z), states
 
     def _fused(self, x: Tensor, z: Tensor) -> Tensor:
@@ -250,8 +282,9 @@ class Mamba(nn.Module):
             a = -torch.exp(self.A_log.float())
             after = dt[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_{k>j} dt_k for all j but the last
             weight = b * c[:, -1:]
-            decay = torch.exp(after.unsqueeze(-1) * a)
-            kernel = (decay @ weight[:, :-1].unsqueeze(-1)).squeeze(-1)
+            # N before d_inner: the product then runs along the longer dimension.
+            decay = (after.unsqueeze(-2) * a.T).exp_()
+            kernel = (weight[:, :-1].unsqueeze(-2) @ decay).squeeze(-2)
             drive = dt * x
             y = (drive[:, :-1] * kernel).sum(1) + drive[:, -1] * weight[:, -1].sum(-1, keepdim=True)
         return self._gate(y, x[:, -1], z_last)
@@ -274,7 +307,7 @@ class Mamba(nn.Module):
         x = F.silu((taps * self.conv1d.weight.float().squeeze(1)).sum(-1) + bias.float())
         with torch.autocast(u.device.type, enabled=False):
             dt, b, c = self._selection(x)
-            decay = torch.exp(dt.unsqueeze(-1) * -torch.exp(self.A_log.float()))
-            ssm = decay * ssm + (dt * x).unsqueeze(-1) * b.unsqueeze(-2)
+            decay = (dt.unsqueeze(-1) * -torch.exp(self.A_log.float())).exp_()
+            ssm = (decay * ssm).addcmul_((dt * x).unsqueeze(-1), b.unsqueeze(-2))
             y = (ssm @ c.unsqueeze(-1)).squeeze(-1)
         return self._gate(y, x, z), taps[..., 1:], ssm
