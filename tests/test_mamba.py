@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glam_env.model.mamba import Mamba, kernel_missing, scan_missing, selective_scan
+from glam_env.model.mamba import Mamba, decayed_read, kernel_missing, scan_missing, selective_scan
 from glam_env.model.variation import CoreConfig, VariationCore
 
 
@@ -83,6 +83,23 @@ def test_scan_and_its_gradients_are_the_loops(batch, length, inner, seed):
 def test_scan_passes_gradcheck():
     arguments = scan_arguments(2, 5, 3, 2, 0)
     assert torch.autograd.gradcheck(lambda *values: selective_scan(*values)[0], arguments)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 70])
+def test_decayed_read_and_its_gradients_are_those_of_the_formula(rows):
+    after, a, weight = (
+        draw(*shape, seed=i).double() for i, shape in enumerate([(rows, 5), (5, 3), (rows, 3)])
+    )
+    arguments = [v.requires_grad_() for v in (after.exp(), -a.exp(), weight)]
+    y = decayed_read(*arguments)
+    after, a, weight = arguments
+    expected = torch.einsum("mn,mdn->md", weight, torch.exp(after.unsqueeze(-1) * a))
+    torch.testing.assert_close(y, expected)
+    weights = draw(rows, 5, seed=8)
+    grads = torch.autograd.grad((y * weights).sum(), arguments)
+    expected_grads = torch.autograd.grad((expected * weights).sum(), arguments)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad)
 
 
 class Work(TorchDispatchMode):
@@ -206,8 +223,11 @@ def test_last_is_the_last_position_of_forward_gradients_included(length):
     results = []
     for short in (True, False):
         inputs, z = mamba.project(u)
-        output = mamba.last(inputs, z[:, -1]) if short else mamba(u)[:, -1]
-        grads = torch.autograd.grad((output * weights).sum(), list(mamba.parameters()))
+        last = mamba.last(inputs, z[:, -1:], length).squeeze(1)
+        output = last if short else mamba(u)[:, -1]
+        grads = torch.autograd.grad(
+            (output * weights).sum(), list(mamba.parameters()), materialize_grads=True
+        )
         results.append([output.detach(), *grads])
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 

@@ -79,6 +79,26 @@ def test_a_run_resumed_twice_is_the_run_that_never_stopped(tmp_path, sticky):
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
+def test_the_image_model_stands_still_where_it_is_told_to(tmp_path):
+    trainer = make(tmp_path / "run")
+
+    def encoder() -> dict[str, torch.Tensor]:
+        return {k: v.clone() for k, v in trainer.world_model.encoder.state_dict().items()}
+
+    start = encoder()
+    while trainer.env_steps < DEBUG.freeze_images_from * DEBUG.total_steps:
+        assert trainer.latents is None
+        trainer.advance()
+    frozen, core = encoder(), trainer.world_model.core.state_dict()["lmamba.project.weight"].clone()
+    assert not torch.equal(start["head.weight"], frozen["head.weight"])
+    assert trainer.train()
+    assert trainer.latents is not None
+    assert trainer.latents.encoded == trainer.replay.added  # the last step brought an update
+    assert_same(encoder(), frozen)
+    assert not torch.equal(trainer.world_model.core.state_dict()["lmamba.project.weight"], core)
+    trainer.close()
+
+
 def test_work_after_the_last_checkpoint_is_done_again_alike(tmp_path):
     """A kill loses what came after the checkpoint; the replay's ring has moved on by then."""
     whole = make(tmp_path / "whole")

@@ -100,7 +100,10 @@ class _SelectiveScan(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         x, dt, a, b, c, states = ctx.saved_tensors
         length, batch, inner, size = states.shape
-        drive_grad, dt_grad = x.new_empty(length, batch, inner, 1), x.new_zeros(length, batch, inner)
+        drive_grad, dt_grad = (
+            x.new_empty(length, batch, inner, 1),
+            x.new_zeros(length, batch, inner),
+        )
         b_grad, c_grad = x.new_empty(length, batch, 1, size), x.new_empty(length, batch, 1, size)
         a_grad, state_grad = torch.zeros_like(states[0]), torch.zeros_like(states[0])
         decay, exponent_grad = torch.empty_like(states[0]), torch.empty_like(states[0])
@@ -138,6 +141,62 @@ def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tu
         forth and back.
     """
     return _SelectiveScan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
+
+
+class _DecayedRead(torch.autograd.Function):
+    """:func:`decayed_read` a few rows at a time, so that what is (rows, N, d_inner) stays in the
+    cache; it is computed again on the way back."""
+
+    ROWS = 32
+
+    @staticmethod
+    def forward(ctx, after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        rows, inner = after.shape
+        transposed = a.T.contiguous()
+        out = after.new_empty(rows, 1, inner)
+        buffer = after.new_empty(min(_DecayedRead.ROWS, rows), *transposed.shape)
+        for start in range(0, rows, _DecayedRead.ROWS):
+            part = slice(start, start + _DecayedRead.ROWS)
+            spans = after[part].unsqueeze(1)
+            decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
+            torch.bmm(weight[part].unsqueeze(1), decay, out=out[part])
+        ctx.save_for_backward(after, a, weight)
+        return out.squeeze(1)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        after, a, weight = ctx.saved_tensors
+        grad, transposed = grads[0].contiguous(), a.T.contiguous()
+        rows, inner = after.shape
+        after_grad, a_grad = after.new_empty(rows, 1, inner), torch.zeros_like(transposed)
+        weight_grad = weight.new_empty(*weight.shape, 1)
+        size = min(_DecayedRead.ROWS, rows), *transposed.shape
+        buffer, product = after.new_empty(size), after.new_empty(size)
+        for start in range(0, rows, _DecayedRead.ROWS):
+            part = slice(start, start + _DecayedRead.ROWS)
+            spans, grads_out = after[part].unsqueeze(1), grad[part]
+            decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
+            torch.bmm(decay, grads_out.unsqueeze(2), out=weight_grad[part])
+            decay.mul_(grads_out.unsqueeze(1))
+            by_a = torch.mul(decay, transposed, out=product[: len(spans)])
+            torch.bmm(weight[part].unsqueeze(1), by_a, out=after_grad[part])
+            a_grad += decay.mul_(spans).mul_(weight[part].unsqueeze(2)).sum(0)
+        return after_grad.squeeze(1), a_grad.T, weight_grad.squeeze(2)
+
+
+def decayed_read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+    """Σ_n weight_n exp(after_d A_dn): how much of an input is left to read some time after it.
+
+    Args:
+        after: (M, d_inner), the time; a: (d_inner, N); weight: (M, N).
+
+    Returns:
+        (M, d_inner).
+    """
+    if after.is_cuda:  # few launches count there, not the cache
+        decay = (after.unsqueeze(1) * a.T).exp_()
+        return (weight.unsqueeze(1) @ decay).squeeze(1)
+    return _DecayedRead.apply(after, a, weight)  # type: ignore[no-any-return]
 
 
 class Mamba(nn.Module):
@@ -262,32 +321,55 @@ class Mamba(nn.Module):
             )
         return self._gate(y.transpose(1, 2), x, z)
 
-    def last(self, inputs: Tensor, z_last: Tensor) -> Tensor:
-        """Output at the last position of short windows, and only there.
+    def last(self, inputs: Tensor, z: Tensor, window: int) -> Tensor:
+        """Output at the last position of every window of ``window`` positions, and only there.
 
-        The recurrence is written out: y = Σ_j (Σ_n C_n B_jn exp(A_n Σ_{k>j} dt_k)) dt_j x_j, so
-        that only the decays are as large as d_inner · N at every position.
+        Each window starts from nothing, convolution included. The recurrence is written out:
+        y = Σ_j (Σ_n C_n B_jn exp(A_n Σ_{k>j} dt_k)) dt_j x_j, so that only the decays are as
+        large as d_inner · N at every position.
 
         Args:
-            inputs: (B, L, d_inner), the first half of :meth:`project` over the windows.
-            z_last: (B, d_inner), the gate of the last position.
+            inputs: (B, L, d_inner), the first half of :meth:`project`.
+            z: (B, W, d_inner), W = L − window + 1: the gates of the windows' last positions.
+            window: s.
 
         Returns:
-            (B, D).
+            (B, W, D).
         """
-        x = self.convolve(inputs)
+        x = F.silu(self._window_taps(inputs, window))
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             dt, b, c = self._selection(x)
-            a = -torch.exp(self.A_log.float())
-            after = dt[:, 1:].flip(1).cumsum(1).flip(1)  # Σ_{k>j} dt_k for all j but the last
-            weight = b * c[:, -1:]
-            # N before d_inner: the product then runs along the longer dimension.
-            decay = (after.unsqueeze(-2) * a.T).exp_()
-            kernel = (weight[:, :-1].unsqueeze(-2) @ decay).squeeze(-2)
-            drive = dt * x
-            y = (drive[:, :-1] * kernel).sum(1) + drive[:, -1] * weight[:, -1].sum(-1, keepdim=True)
-        return self._gate(y, x[:, -1], z_last)
+            drive, weight = (dt * x).unbind(), b * c[-1]
+            spans = list(dt[1:].unbind())  # Σ_{k>j} dt_k for all j but the last
+            for j in range(len(spans) - 2, -1, -1):
+                spans[j] = spans[j] + spans[j + 1]
+            *earlier, now = weight.unbind()
+            y = drive[-1] * now.sum(-1, keepdim=True)
+            if earlier:
+                rows = torch.stack(spans).flatten(0, -2), torch.stack(earlier).flatten(0, -2)
+                kernel = decayed_read(rows[0], -torch.exp(self.A_log.float()), rows[1])
+                for part, source in zip(kernel.chunk(len(earlier)), drive[:-1], strict=True):
+                    y = torch.addcmul(y, part.view_as(source), source)
+        return self._gate(y, x[-1], z)
+
+    def _window_taps(self, inputs: Tensor, window: int) -> Tensor:
+        """The convolution at each position of all windows, (s, B, W, d_inner).
+
+        Position i of a window sees the window's first i + 1 inputs.
+        """
+        weight, bias = self.conv1d.weight.squeeze(1).to(inputs.dtype), self.conv1d.bias
+        assert bias is not None
+        bias, taps = bias.to(inputs.dtype), weight.unbind(1)
+        count = inputs.shape[1] - window + 1
+        shifted = [inputs[:, i : i + count] for i in range(window)]
+        out = []
+        for i in range(window):
+            total = bias
+            for back in range(min(i + 1, self.d_conv)):
+                total = torch.addcmul(total, shifted[i - back], taps[-1 - back])
+            out.append(total)
+        return torch.stack(out)
 
     def step(self, u: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One position.
@@ -301,13 +383,17 @@ class Mamba(nn.Module):
             (B, D) output and the two new states; the given ones are left as they are.
         """
         inputs, z = self.project(u)
-        taps = torch.cat([conv, inputs.float().unsqueeze(-1)], dim=-1)
-        bias = self.conv1d.bias
+        inputs, bias = inputs.float(), self.conv1d.bias
         assert bias is not None
-        x = F.silu((taps * self.conv1d.weight.float().squeeze(1)).sum(-1) + bias.float())
+        # Laid out tap by tap: each is then one run of memory.
+        taps = [*conv.unbind(-1), inputs]
+        x = bias.float()
+        for tap, weight in zip(taps, self.conv1d.weight.float().squeeze(1).unbind(1), strict=True):
+            x = torch.addcmul(x, tap, weight)
+        x, conv = F.silu(x), torch.stack(taps[1:], 1).transpose(1, 2)
         with torch.autocast(u.device.type, enabled=False):
             dt, b, c = self._selection(x)
             decay = (dt.unsqueeze(-1) * -torch.exp(self.A_log.float())).exp_()
             ssm = (decay * ssm).addcmul_((dt * x).unsqueeze(-1), b.unsqueeze(-2))
             y = (ssm @ c.unsqueeze(-1)).squeeze(-1)
-        return self._gate(y, x, z), taps[..., 1:], ssm
+        return self._gate(y, x, z), conv, ssm

@@ -97,6 +97,20 @@ class SequenceBatch(NamedTuple):
     life_lost: Tensor
 
 
+class LatentBatch(NamedTuple):
+    """A :class:`SequenceBatch` as the image model sees it.
+
+    ``log_probs`` (B, L, K, C) of z, any float dtype; ``projected`` (B, L, K·C), the image features
+    under the fixed projection of eq. 10; ``actions``, ``rewards`` and ``life_lost`` (B, L).
+    """
+
+    log_probs: Tensor
+    projected: Tensor
+    actions: Tensor
+    rewards: Tensor
+    life_lost: Tensor
+
+
 class DreamState(NamedTuple):
     """Where dreams stand: ``code`` (E, K) int64, classes of z_t; ``h`` (E, D) float32, h_{t−1};
     ``core``, the sequence core after step t − 1."""

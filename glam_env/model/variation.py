@@ -110,7 +110,12 @@ class GMamba(nn.Module):
             g = g + out
             convs.append(new_conv)
             ssms.append(new_ssm)
-        return self._head(g), torch.stack(convs, 1), torch.stack(ssms, 1)
+        return self._head(g), _stacked(convs), _stacked(ssms)
+
+
+def _stacked(states: list[Tensor]) -> Tensor:
+    """Blocks' states along dim 1; the usual one block needs no copy."""
+    return states[0].unsqueeze(1) if len(states) == 1 else torch.stack(states, 1)
 
 
 class LMamba(nn.Module):
@@ -131,10 +136,8 @@ class LMamba(nn.Module):
             return self._over_windows(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
         # One block alone projects each feature once, not once for every window that holds it.
         inputs, z = top.mamba.project(top.norm(e))
-        windows = inputs.unfold(1, self.window, 1).transpose(2, 3)  # (B, W, s, d_inner)
-        z = z[:, self.window - 1 :]
-        out = top.mamba.last(windows.flatten(0, 1), z.flatten(0, 1))
-        return self.project(e[:, self.window - 1 :] + out.unflatten(0, windows.shape[:2]))
+        out = top.mamba.last(inputs, z[:, self.window - 1 :], self.window)
+        return self.project(e[:, self.window - 1 :] + out)
 
     def _over_windows(self, x: Tensor) -> Tensor:
         """(N, s, D) windows to u^l at their last position, (N, D)."""
@@ -143,7 +146,7 @@ class LMamba(nn.Module):
             x = block(x)
         assert isinstance(top, MambaBlock)
         inputs, z = top.mamba.project(top.norm(x))
-        return self.project(x[:, -1] + top.mamba.last(inputs, z[:, -1]))
+        return self.project(x[:, -1] + top.mamba.last(inputs, z[:, -1:], self.window).squeeze(1))
 
     def step(self, window: Tensor) -> Tensor:
         """(B, s, D), the window that ends now, to u^l (B, D)."""

@@ -23,6 +23,7 @@ from glam_env.model.distributions import (
 from glam_env.model.structures import (
     DreamState,
     DreamStep,
+    LatentBatch,
     LossConfig,
     Posterior,
     SequenceBatch,
@@ -72,6 +73,7 @@ class WorldModel(nn.Module):
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
         self.config = config
+        self._images_frozen = False
         k, c, d = config.categoricals, config.classes, config.width
         self.encoder = ImageEncoder(config.stem, k, c)
         self.decoder = ImageDecoder(config.stem, k, c, residual=config.background_residual)
@@ -121,6 +123,20 @@ class WorldModel(nn.Module):
 
     # --- training ------------------------------------------------------------------------
 
+    def freeze_images(self) -> None:
+        """From here on encoder and decoder stand still, BatchNorm's statistics included."""
+        self._images_frozen = True
+        for part in (self.encoder, self.decoder):
+            part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> WorldModel:
+        """As any module's, but frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if self._images_frozen:
+            self.encoder.eval()
+            self.decoder.eval()
+        return self
+
     def image_loss(
         self, images: Tensor, z: Tensor, config: LossConfig
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -165,12 +181,11 @@ class WorldModel(nn.Module):
             The loss (scalar), its parts and others as detached scalars, and the posterior
             (detached) for dreams to start from.
         """
-        start = self.config.local_window - 1  # first position with a full window
         b, length = batch.actions.shape
         x, logits = self.encoder(batch.images.flatten(0, 1))
-        posterior = unimix_log_probs(logits)  # (B·L, K, C)
-        codes = sample_codes(posterior.detach())
-        z = straight_through(posterior, codes).flatten(-2)
+        log_probs = unimix_log_probs(logits)  # (B·L, K, C)
+        codes = sample_codes(log_probs.detach())
+        z = straight_through(log_probs, codes).flatten(-2)
 
         frames, targets = z, batch.images.flatten(0, 1)
         if config.decode_fraction < 1.0:
@@ -181,12 +196,54 @@ class WorldModel(nn.Module):
 
         if config.latent_gradient != 1.0:
             z = z.detach() + config.latent_gradient * (z - z.detach())
-        output = self.core(self.embed(z.unflatten(0, (b, length)), batch.actions))
+        latents = LatentBatch(
+            log_probs.unflatten(0, (b, length)),
+            self._project(x.detach()).unflatten(0, (b, length)),
+            *batch[1:],
+        )
+        loss, others, output = self._sequence_loss(z.unflatten(0, (b, length)), latents, config)
+        loss = loss + reconstruction
+        metrics |= {"reconstruction": reconstruction.detach(), **others, "loss": loss.detach()}
+        return loss, metrics, Posterior(codes.unflatten(0, (b, length)), output)
 
-        posterior = posterior.unflatten(0, (b, length))[:, start + 1 :]
+    def latent_loss(
+        self, batch: LatentBatch, config: LossConfig
+    ) -> tuple[Tensor, dict[str, Tensor], Posterior]:
+        """The loss without its image terms (L_rec, L_rep), on what :meth:`latents` stored.
+
+        Args:
+            batch: B sequences of L > s steps; z is drawn anew each time.
+            config: weights.
+
+        Returns:
+            As :meth:`loss`.
+        """
+        codes = sample_codes(batch.log_probs)
+        z = one_hot(codes, self.config.classes).flatten(-2)
+        loss, metrics, output = self._sequence_loss(z, batch, config)
+        return loss, metrics | {"loss": loss.detach()}, Posterior(codes, output)
+
+    @torch.no_grad()
+    def latents(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 64, 64, 3) uint8 images to the ``log_probs`` and ``projected`` of a LatentBatch."""
+        x, logits = self.encoder(images)
+        return unimix_log_probs(logits), self._project(x)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Eq. 10's fixed projection in float32, since differences will be taken of it."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.variation_target(x.float())
+
+    def _sequence_loss(
+        self, z: Tensor, batch: LatentBatch, config: LossConfig
+    ) -> tuple[Tensor, dict[str, Tensor], CoreOutput]:
+        """All that follows from the latents z (B, L, K·C): L_rew, L_con, L_dyn, L_rep, L_var."""
+        start = self.config.local_window - 1  # first position with a full window
+        output = self.core(self.embed(z, batch.actions))
+
+        posterior = batch.log_probs[:, start + 1 :].float()
         prior = self.prior_log_probs(output.h[:, :-1])
         dynamics_kl = categorical_kl(posterior.detach(), prior).mean()
-        representation_kl = categorical_kl(posterior, prior.detach()).mean()
 
         rewards = batch.rewards[:, start:]
         reward_logits = self.reward(output.h)
@@ -198,8 +255,9 @@ class WorldModel(nn.Module):
             self.termination(output.h).squeeze(-1), life_lost
         )
 
-        x = x.detach().float().unflatten(0, (b, length))
-        change = self.variation_target(x[:, start + 1 :] - x[:, start:-1])
+        # The projection is linear: the change of what it gives is what it gives of the change.
+        projected = batch.projected.float()
+        change = projected[:, start + 1 :] - projected[:, start:-1]
         shape = posterior.shape[-2:]
         variation_kl = categorical_kl(
             unimix_log_probs(change.unflatten(-1, shape)),
@@ -207,19 +265,18 @@ class WorldModel(nn.Module):
         ).mean()
 
         loss = (
-            reconstruction
-            + reward
+            reward
             + termination
             + config.dynamics * dynamics_kl.clamp_min(config.free_nats)
-            + config.representation * representation_kl.clamp_min(config.free_nats)
             + config.variation * variation_kl.clamp_min(config.variation_free_nats)
         )
+        if posterior.requires_grad:
+            representation_kl = categorical_kl(posterior, prior.detach()).mean()
+            loss = loss + config.representation * representation_kl.clamp_min(config.free_nats)
         with torch.no_grad():
             events = rewards != 0
             near = (self.reward_code.mean(reward_logits) - rewards).abs() < 0.5 * rewards.abs()
-            metrics |= {
-                "loss": loss,
-                "reconstruction": reconstruction,
+            metrics = {
                 "reward": reward,
                 "termination": termination,
                 "dynamics_kl": dynamics_kl,
@@ -228,8 +285,7 @@ class WorldModel(nn.Module):
                 "posterior_entropy": categorical_entropy(posterior).sum(-1).mean(),
                 "rewards_found": (near & events).sum() / events.sum().clamp_min(1),
             }
-        metrics = {name: value.detach() for name, value in metrics.items()}
-        return loss, metrics, Posterior(codes.unflatten(0, (b, length)), output)
+        return loss, {name: value.detach() for name, value in metrics.items()}, output
 
     @torch.no_grad()
     def dream_starts(self, posterior: Posterior, rows: Tensor, positions: Tensor) -> DreamState:

@@ -43,6 +43,9 @@ class TrainConfig:
         image_batch: frames of such an update.
         model_warmup: updates of the world model on the random steps alone, before the agent
             acts and learns.
+        freeze_images_from: share of ``total_steps`` after which encoder and decoder stand still
+            and the sequence model learns from stored latents (1: never).
+        latent_batch, latent_length: of an update from then on.
         learning_rate, gradient_clip: of Adam on the world model.
         decay_from: share of ``total_steps`` from which on the learning rate falls linearly.
         final_learning_rate: what it has fallen to at the last step.
@@ -71,6 +74,9 @@ class TrainConfig:
     image_warmup: int = 0
     image_batch: int = 128
     model_warmup: int = 0
+    freeze_images_from: float = 1.0
+    latent_batch: int = 16
+    latent_length: int = 64
     learning_rate: float = 1e-4
     gradient_clip: float = 1000.0
     decay_from: float = 1.0
@@ -98,7 +104,7 @@ class TrainConfig:
         positive = (
             "total_steps random_steps num_envs replay_capacity batch update_every agent_updates "
             "image_batch imagination_batch log_every checkpoint_every learning_rate gradient_clip "
-            "final_learning_rate"
+            "final_learning_rate latent_batch"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:
@@ -108,35 +114,42 @@ class TrainConfig:
                 f"context {self.context} is shorter than model.local_window "
                 f"{self.model.local_window}; make it at least that"
             )
-        if self.length <= self.context:
-            raise GlamError(f"length {self.length} must exceed context {self.context}")
+        freezes = self.freeze_images_from < 1.0
+        for name in ("length", "latent_length") if freezes else ("length",):
+            if getattr(self, name) <= self.context:
+                raise GlamError(f"{name} {getattr(self, name)} must exceed context {self.context}")
         if self.dream_starts not in ("computed", "fresh"):
             raise GlamError(f"dream_starts must be computed or fresh, got {self.dream_starts!r}")
         places = self.batch * (self.length - self.context)
+        if freezes:
+            places = min(places, self.latent_batch * (self.latent_length - self.context))
         if self.dream_starts == "computed" and self.imagination_batch > places:
             raise GlamError(
                 f"imagination_batch {self.imagination_batch} exceeds the {places} states that a "
                 "world-model update computes behind a full context; lower it, raise batch or "
-                "length, or set dream_starts fresh"
+                "length (latent_batch or latent_length once images are frozen), or set "
+                "dream_starts fresh"
             )
         if not 0.0 <= self.repeat_action_probability < 1.0:
             raise GlamError(
                 "repeat_action_probability must lie in [0, 1), "
                 f"got {self.repeat_action_probability}"
             )
-        if not 0.0 <= self.decay_from <= 1.0:
-            raise GlamError(f"decay_from must lie in [0, 1], got {self.decay_from}")
+        for name in ("decay_from", "freeze_images_from"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise GlamError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0.0 < self.loss.decode_fraction <= 1.0:
             raise GlamError(f"decode_fraction must lie in (0, 1], got {self.loss.decode_fraction}")
-        if self.random_steps < self.num_envs * self.length:
+        longest = max(self.length, self.latent_length) if freezes else self.length
+        if self.random_steps < self.num_envs * longest:
             raise GlamError(
-                f"random_steps {self.random_steps} leave no sequence of {self.length} steps in "
-                f"each of {self.num_envs} envs; raise them to {self.num_envs * self.length} or more"
+                f"random_steps {self.random_steps} leave no sequence of {longest} steps in "
+                f"each of {self.num_envs} envs; raise them to {self.num_envs * longest} or more"
             )
-        if self.replay_capacity < self.num_envs * self.length:
+        if self.replay_capacity < self.num_envs * longest:
             raise GlamError(
-                f"replay_capacity {self.replay_capacity} holds no sequence of {self.length} steps "
-                f"of each env; raise it to {self.num_envs * self.length} or more"
+                f"replay_capacity {self.replay_capacity} holds no sequence of {longest} steps "
+                f"of each env; raise it to {self.num_envs * longest} or more"
             )
 
 
@@ -147,9 +160,10 @@ _SMALL = TrainConfig(
     num_envs=4,
     batch=8,
     length=32,
-    update_every=8,
+    update_every=6,
     image_warmup=400,
     model_warmup=1_500,
+    freeze_images_from=0.25,
     learning_rate=1e-3,
     decay_from=0.6,
     imagination_batch=128,
@@ -169,6 +183,9 @@ _DEBUG = replace(
     image_warmup=3,
     image_batch=8,
     model_warmup=3,
+    freeze_images_from=0.7,
+    latent_batch=2,
+    latent_length=24,
     imagination_batch=8,
     horizon=HorizonConfig(initial=4, increase=2, every=300, maximum=6),
     model=replace(_SMALL.model, stem=4, categoricals=4, classes=4, width=16),

@@ -57,16 +57,25 @@ class Replay:
     ) -> None:
         if streams < 1 or capacity < 2 or spare < 0:
             raise ValueError(f"impossible replay: {streams=}, {capacity=}, {spare=}")
+        self.folder, self.writable = folder, writable
         self.streams, self.capacity, self.ring = streams, capacity, capacity + spare
         self.added = 0  # steps ever added to each stream
         self._starts: dict[int, np.ndarray] = {}  # by length; emptied by add
         self._arrays = {
-            name: self._open(folder / f"{name}.npy", dtype, (streams, self.ring, *shape), writable)
-            for name, (dtype, shape) in _FIELDS.items()
+            name: self.open_beside(name, dtype, shape) for name, (dtype, shape) in _FIELDS.items()
         }
 
+    def open_beside(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+        """A file with one entry for each slot of the ring, (streams, ring, *shape).
+
+        Raises:
+            GlamError: it holds something else, or cannot be made.
+        """
+        whole = (self.streams, self.ring, *shape)
+        return self._open(self.folder / f"{name}.npy", dtype, whole, self.writable)
+
     @staticmethod
-    def _open(path: Path, dtype: type, shape: tuple[int, ...], writable: bool) -> np.ndarray:
+    def _open(path: Path, dtype: type, shape: tuple[int, ...], writable: bool) -> np.memmap:
         try:
             if writable and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,19 +136,17 @@ class Replay:
             self._starts[length] = np.argwhere(free) if last >= 0 else np.empty((0, 2), np.int64)
         return self._starts[length]
 
-    def sample(
-        self,
-        batch: int,
-        length: int,
-        rng: np.random.Generator,
-        device: torch.device | str = "cpu",
-    ) -> SequenceBatch:
+    def draw_places(
+        self, batch: int, length: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draws sequences uniformly over all places where one fits.
 
         Args:
             batch, length: B and L.
             rng: of the caller, so that a resumed run draws the same.
-            device: where the tensors go.
+
+        Returns:
+            Streams (B, 1) and ring slots (B, L), to index ``[streams, slots]``.
 
         Raises:
             GlamError: no sequence of this length lies within an episode.
@@ -151,12 +158,24 @@ class Replay:
                 "collect more random steps first or shorten the batch length"
             )
         stream, age = starts[rng.integers(len(starts), size=batch)].T
-        slots = self._order()[age[:, None] + np.arange(length)]
+        return stream[:, None], self._order()[age[:, None] + np.arange(length)]
 
-        def take(name: str) -> torch.Tensor:
-            return torch.from_numpy(self._arrays[name][stream[:, None], slots]).to(device)
+    def take(
+        self, name: str, places: tuple[np.ndarray, np.ndarray], device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """One field, as in :meth:`add`, at drawn places: (B, L, ...)."""
+        return torch.from_numpy(self._arrays[name][places]).to(device)
 
-        return SequenceBatch(take("images"), take("actions"), take("rewards"), take("life_lost"))
+    def sample(
+        self,
+        batch: int,
+        length: int,
+        rng: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> SequenceBatch:
+        """A batch at :meth:`draw_places`, on a device."""
+        places = self.draw_places(batch, length, rng)
+        return SequenceBatch(*(self.take(name, places, device) for name in SequenceBatch._fields))
 
     def sample_images(
         self, count: int, rng: np.random.Generator, device: torch.device | str = "cpu"
@@ -170,7 +189,6 @@ class Replay:
     def flush(self) -> None:
         """Hands everything to the disk."""
         for array in self._arrays.values():
-            assert isinstance(array, np.memmap)
             array.flush()
 
     def state(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from glam_env.model.precision import autocast
 from glam_env.model.structures import DreamState, Posterior
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Agent, imagine
+from glam_env.training.latent_store import LatentStore
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
@@ -106,6 +107,7 @@ class Trainer:
         if isinstance(self.agent, torch.nn.Module):
             self.agent.to(self.device)
         self.replay = open_replay(config, run)
+        self.latents: LatentStore | None = None  # once the images are frozen
         self.emulator = Emulator(
             self.game.name,
             config.num_envs,
@@ -242,14 +244,25 @@ class Trainer:
 
     def _update_model(self) -> None:
         """One update of the whole world model; keeps the states it computed."""
-        c = self.config
-        batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
+        c, model = self.config, self.world_model
+        if self.latents is None and self.env_steps >= c.freeze_images_from * c.total_steps:
+            self._freeze_images()
         with self._autocast():
-            loss, metrics, self._posterior = self.world_model.loss(batch, c.loss)
+            if self.latents is not None:
+                self.latents.catch_up()
+                stored = self.latents.sample(c.latent_batch, c.latent_length, self.rng, self.device)
+                loss, metrics, self._posterior = model.latent_loss(stored, c.loss)
+            else:
+                batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
+                loss, metrics, self._posterior = model.loss(batch, c.loss)
         self._step_optimizer(loss)
         self.model_updates += 1
         self.averages.add(metrics)
         self._maybe_log(self.model_updates)
+
+    def _freeze_images(self) -> None:
+        self.world_model.freeze_images()
+        self.latents = LatentStore(self.replay, self.world_model)
 
     def _update_agent(self) -> None:
         """One update of the agent, in imagination."""
@@ -270,10 +283,11 @@ class Trainer:
                 self.world_model.train()
             return self.world_model.warm_up(codes, batch.actions[:, :-1])
         assert self._posterior is not None  # every agent update follows a model update
-        places = torch.randperm(c.batch * (c.length - c.context), device=self.device)
+        batch, length = self._posterior.codes.shape[:2]
+        places = torch.randperm(batch * (length - c.context), device=self.device)
         places = places[: c.imagination_batch]
-        rows = places // (c.length - c.context)
-        positions = c.context + places % (c.length - c.context)
+        rows = places // (length - c.context)
+        positions = c.context + places % (length - c.context)
         return self.world_model.dream_starts(self._posterior, rows, positions)
 
     # --- metrics -------------------------------------------------------------------------
@@ -344,6 +358,8 @@ class Trainer:
         if not all(bool(p.isfinite().all()) for p in self.world_model.parameters()):
             raise self._broken("weights")
         self.replay.flush()
+        if self.latents is not None:
+            self.latents.flush()
         emulator = {
             name: torch.from_numpy(value) for name, value in vars(self.emulator.state()).items()
         }
@@ -362,6 +378,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "agent": self.agent.learner_state(),
             "replay": self.replay.state(),
+            "latents": None if self.latents is None else self.latents.state(),
             "emulator": emulator,
             "frames_first": torch.from_numpy(self._first),
             "filter": self.filter.memory(),
@@ -386,6 +403,10 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.agent.load_learner_state(state["agent"])
         self.replay.load_state(state["replay"])
+        if state["latents"] is not None:
+            self._freeze_images()
+            assert self.latents is not None
+            self.latents.load_state(state["latents"])
         emulator = {name: value.cpu().numpy() for name, value in state["emulator"].items()}
         self._frames = self.emulator.restore(EmulatorState(**emulator))
         self._first = state["frames_first"].cpu().numpy()

@@ -1,0 +1,74 @@
+"""What a frozen image model says of every frame in a replay, stored so that it is said once.
+
+Once encoder and decoder stand still, the sequence model can learn from stored latents alone. That
+costs a tenth of an update with images, so it can learn from many more of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from glam_env.model.structures import LatentBatch
+from glam_env.model.world_model import WorldModel
+from glam_env.training.replay import Replay
+
+CHUNK = 256  # frames encoded at once
+
+
+class LatentStore:
+    """Posteriors and projected features, float16, slot by slot beside a replay's frames.
+
+    The file outlives the process as the replay's do, and under the same rule: what a checkpoint
+    counts on is not overwritten before the next one.
+
+    Args:
+        replay: whose frames are encoded.
+        world_model: with frozen images.
+    """
+
+    def __init__(self, replay: Replay, world_model: WorldModel) -> None:
+        self.replay, self.world_model = replay, world_model
+        c = world_model.config
+        self.encoded = 0  # frames of each stream, as Replay.added
+        self._shape = (c.categoricals, c.classes)
+        self._width = c.categoricals * c.classes
+        self._array = replay.open_beside("latents", np.float16, (2, self._width))
+
+    def catch_up(self) -> None:
+        """Encodes the frames that were added since the last call, oldest first."""
+        replay = self.replay
+        device = next(self.world_model.parameters()).device
+        self.encoded = max(self.encoded, replay.added - replay.capacity)
+        step = max(1, CHUNK // replay.streams)
+        while self.encoded < replay.added:
+            slots = np.arange(self.encoded, min(self.encoded + step, replay.added)) % replay.ring
+            places = np.arange(replay.streams)[:, None], slots[None]
+            images = replay.take("images", places, device)
+            latents = self.world_model.latents(images.flatten(0, 1))
+            stored = torch.stack([part.flatten(1) for part in latents], 1).half().cpu().numpy()
+            self._array[places] = stored.reshape(*images.shape[:2], 2, self._width)
+            self.encoded += len(slots)
+
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator, device: torch.device | str = "cpu"
+    ) -> LatentBatch:
+        """As :meth:`Replay.sample`, without images; call :meth:`catch_up` before."""
+        places = self.replay.draw_places(batch, length, rng)
+        log_probs, projected = torch.from_numpy(self._array[places]).to(device).float().unbind(2)
+        others = (self.replay.take(name, places, device) for name in LatentBatch._fields[2:])
+        return LatentBatch(log_probs.unflatten(-1, self._shape), projected, *others)
+
+    def flush(self) -> None:
+        """Hands everything to the disk."""
+        self._array.flush()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep beside the file."""
+        return {"encoded": self.encoded}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes back to where :meth:`state` was taken."""
+        self.encoded = int(state["encoded"])
