@@ -34,6 +34,7 @@ class AgentConfig:
         learning_rate, adam_eps, gradient_clip: of Adam.
         slow_decay: of the slow critic's moving average, a step.
         range_decay: of the moving percentiles, a step.
+        range_floor: what the range of the returns counts as if it is less.
         value_bins: bins of the critic on [−20, 20] symlog.
         autocast: bfloat16 for the networks where the hardware is faster with it; losses and
             returns stay in float32.
@@ -48,6 +49,7 @@ class AgentConfig:
     gradient_clip: float = 100.0
     slow_decay: float = 0.98
     range_decay: float = 0.99
+    range_floor: float = 1.0
     value_bins: int = 255
     autocast: bool = True
 
@@ -83,6 +85,13 @@ def lambda_returns(
     return torch.stack(returns[::-1])
 
 
+def _read(head: Head, rollout: Rollout) -> Tensor:
+    """A head's output (H+1, N, …) on all features of a rollout."""
+    if rollout.codes is None:
+        return head(rollout.features)
+    return head.forward_codes(rollout.codes, rollout.features[..., rollout.one_hot_width :])
+
+
 class ActorCritic(nn.Module):
     """The bundled agent.
 
@@ -107,6 +116,7 @@ class ActorCritic(nn.Module):
             [*self.actor.parameters(), *self.critic.parameters()],
             lr=config.learning_rate,
             eps=config.adam_eps,
+            fused=True,
         )
 
     @torch.no_grad()
@@ -132,12 +142,11 @@ class ActorCritic(nn.Module):
             The loss (scalar) and detached scalars.
         """
         c = self.config
-        features = rollout.features
-        log_probs = self.actor(features[:-1]).log_softmax(-1)
-        value_logits = self.critic(features)
+        log_probs = _read(self.actor, rollout)[:-1].log_softmax(-1)
+        value_logits = _read(self.critic, rollout)
         with torch.no_grad():
             values = self.value_code.mean(value_logits)
-            slow_values = self.value_code.mean(self.slow_critic(features))
+            slow_values = self.value_code.mean(_read(self.slow_critic, rollout))
             ends = (rollout.rewards, rollout.terminated)
             returns = lambda_returns(ends[0], values, ends[1], c.gamma, c.lambda_)
             slow_returns = lambda_returns(ends[0], slow_values, ends[1], c.gamma, c.lambda_)
@@ -166,7 +175,7 @@ class ActorCritic(nn.Module):
         }
 
     def _move_range(self, returns: Tensor) -> Tensor:
-        """Moves the percentiles towards those of returns (NaN: none); the divisor max(1, S)."""
+        """Moves the percentiles towards those of returns (NaN: none); the divisor max(floor, S)."""
         quantiles = torch.tensor([0.05, 0.95], device=returns.device)
         now = torch.nanquantile(returns.flatten(), quantiles)
         decay = self.config.range_decay
@@ -174,7 +183,7 @@ class ActorCritic(nn.Module):
             self.return_range.isnan(), now, decay * self.return_range + (1 - decay) * now
         )
         self.return_range.copy_(moved)
-        return (moved[1] - moved[0]).clamp_min(1.0)
+        return (moved[1] - moved[0]).clamp_min(self.config.range_floor)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """One step of Adam on :meth:`loss`; the slow critic follows."""

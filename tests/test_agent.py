@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig, lambda_returns
 from glam_env.errors import GlamError
+from glam_env.model.distributions import one_hot
 from glam_env.model.structures import WorldModelConfig
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Rollout, imagine
@@ -68,7 +69,7 @@ def returns_by_definition(rewards, values, terminated, gamma, lam):
 @given(st.integers(1, 12), st.integers(0, 999), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 @example(12, 0, 0.985, 0.95, 0.2)
 def test_returns_are_the_mean_of_all_n_step_returns(horizon, seed, gamma, lam, ends):
-    _, _, rewards, terminated = make_rollout(horizon, 4, seed, ends)
+    _, _, rewards, terminated = make_rollout(horizon, 4, seed, ends)[:4]
     values = 10 * torch.randn(horizon + 1, 4, generator=torch.Generator().manual_seed(seed))
     expected = returns_by_definition(
         rewards.double().numpy(), values.double().numpy(), terminated.numpy(), gamma, lam
@@ -86,7 +87,7 @@ def test_returns_end_where_the_life_ends():
 
 
 def test_returns_are_float32_whatever_comes_in():
-    _, _, rewards, terminated = make_rollout(30)
+    _, _, rewards, terminated = make_rollout(30)[:4]
     rewards, values = rewards + 100.3, torch.full((31, 7), 20.3)
     plain = lambda_returns(rewards, values, terminated, 0.985, 0.95)
     with torch.autocast("cpu", torch.bfloat16):
@@ -150,6 +151,32 @@ def test_the_loss_by_hand(scale):
     assert metrics["entropy"].item() == pytest.approx(np.mean(entropy), rel=1e-5)
     total = np.mean(policy) + np.mean(value) + np.mean(regulariser) - 0.07 * np.mean(entropy)
     assert loss.item() == pytest.approx(total, rel=1e-4)
+
+
+def test_codes_give_the_loss_and_the_gradient_of_the_features():
+    rollout = make_rollout(ends=0.2)
+    codes = torch.randint(2, (*rollout.features.shape[:2], 2), generator=torch.Generator())
+    features = torch.cat([one_hot(codes, 2).flatten(-2), rollout.features[..., 4:]], -1)
+    rollout = rollout._replace(features=features, codes=codes, one_hot_width=4)
+    found = []
+    for read in (rollout, rollout._replace(codes=None)):
+        agent = make_agent()
+        loss, _ = agent.loss(read)
+        loss.backward()
+        found.append([loss, *(p.grad for p in agent.parameters() if p.grad is not None)])
+    assert len(found[0]) > 10
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("floor", "divisor"), [(1.0, 1.0), (0.5, 0.5), (0.1, 0.3)])
+def test_advantages_are_divided_by_the_range_or_its_floor(floor, divisor):
+    losses = []
+    for own, spread in ((floor, 0.3), (1.0, 1.0)):
+        agent = make_agent(range_floor=own, range_decay=1.0)  # the range stays as it is
+        agent.return_range.copy_(torch.tensor([0.0, spread]))
+        losses.append(agent.loss(make_rollout())[1]["policy_loss"])
+    torch.testing.assert_close(losses[0], losses[1] / divisor)
 
 
 def test_the_range_of_returns_moves_slowly_and_the_first_update_sets_it():
@@ -314,8 +341,10 @@ def test_a_rollout_lines_up_what_was_seen_done_and_earned():
         torch.testing.assert_close(rollout.features[t + 1], world.features(state))
         torch.testing.assert_close(rollout.rewards[t], step.reward)
         assert torch.equal(rollout.terminated[t], step.termination_logit > 0)
+        assert torch.equal(rollout.codes[t + 1], drawn)
+    assert rollout.one_hot_width == 12
     again = imagine(world, agent, start, 6, torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(again, rollout, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(again[:-1], rollout[:-1], strict=True))
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)

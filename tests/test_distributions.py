@@ -12,6 +12,7 @@ from glam_env.model.distributions import (
     categorical_entropy,
     categorical_kl,
     one_hot,
+    one_hot_linear,
     sample_codes,
     straight_through,
     symexp,
@@ -101,6 +102,19 @@ def test_temperature_zero_takes_the_likeliest_class():
 
 
 # --- gradients and divergences -----------------------------------------------------------
+
+
+def test_a_layer_read_from_codes_is_the_layer_on_their_one_hot_vectors():
+    weight = torch.randn(7, 3 * 5 + 4, generator=seeded(0), requires_grad=True)
+    codes = torch.randint(5, (2, 6, 3), generator=seeded(1))
+    rest = torch.randn(2, 6, 4, generator=seeded(2), requires_grad=True)
+    dense = torch.cat([one_hot(codes, 5).flatten(-2), rest], -1)
+    results = []
+    for out in (one_hot_linear(weight, codes, rest), dense @ weight.t()):
+        gradients = torch.autograd.grad(out.square().sum(), (weight, rest))
+        results.append((out, *gradients))
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_straight_through_has_the_value_of_the_code_and_the_gradient_of_the_probabilities():

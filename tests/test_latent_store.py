@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from glam_env.errors import GlamError
+from glam_env.model.distributions import categorical_kl, sample_codes
 from glam_env.model.structures import LatentBatch, LossConfig, SequenceBatch
+from glam_env.model.world_model import WorldModel
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.presets import PRESETS
 from glam_env.training.replay import Replay
@@ -96,6 +98,29 @@ def test_the_latent_loss_is_the_whole_loss_without_its_image_terms(frozen):
     assert learning == {
         "feature_encoder", "core", "prior", "reward", "termination", "variation"
     }  # fmt: skip
+
+
+def test_the_latent_loss_draws_as_for_use_and_foretells_what_was_stored(make_world_model):
+    plain = make_world_model()
+    sharp = WorldModel(replace(plain.config, draw_temperature=0.25)).eval()
+    sharp.load_state_dict(plain.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 12, 4, 4, generator=generator)
+    batch = LatentBatch(
+        logits.log_softmax(-1),
+        torch.randn(4, 12, 16, generator=generator),
+        torch.randint(6, (4, 12), generator=generator),
+        torch.zeros(4, 12),
+        torch.zeros(4, 12, dtype=torch.bool),
+    )
+    torch.manual_seed(1)
+    _, metrics, posterior = sharp.latent_loss(batch, LossConfig())
+    torch.manual_seed(1)
+    assert torch.equal(posterior.codes, sample_codes(batch.log_probs, temperature=0.25))
+    start = sharp.config.local_window - 1
+    prior = sharp.prior_log_probs(posterior.core.h[:, :-1])
+    kl = categorical_kl(batch.log_probs[:, start + 1 :], prior).mean()
+    torch.testing.assert_close(metrics["dynamics_kl"], kl)
 
 
 def test_frozen_images_stay_frozen_in_training_mode(frozen):

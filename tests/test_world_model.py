@@ -125,6 +125,34 @@ def test_every_term_of_the_loss_by_hand(config):
     assert metrics["loss"].item() == loss.item()
 
 
+def test_a_draw_temperature_sharpens_what_is_drawn_for_use_and_no_loss():
+    plain, sharp = make_model(unimix=0.002), make_model(unimix=0.002, draw_temperature=0.25)
+    batch = make_batch()
+    losses = [seeded_loss(model, batch, OPEN)[0].item() for model in (plain, sharp)]
+    assert losses[0] == losses[1]
+    plain.eval(), sharp.eval()
+    with torch.no_grad():
+        left, right = (model.encode(batch.images[0]) for model in (plain, sharp))
+        _, logits = plain.encoder(batch.images[0])
+    probs = 0.998 * logits.double().softmax(-1) + 0.002 / 5
+    torch.testing.assert_close(left.double().exp(), probs, rtol=1e-4, atol=1e-6)
+    expected = probs**4 / (probs**4).sum(-1, keepdim=True)
+    torch.testing.assert_close(right.double().exp(), expected, rtol=1e-4, atol=1e-6)
+
+    state = plain.warm_up(make_codes(50, 6), make_actions(50, 5))
+    steps = [
+        model.step(
+            state,
+            make_actions(50),
+            temperature=temperature,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for model, temperature in ((plain, 0.25), (sharp, 1.0), (plain, 1.0))
+    ]
+    assert torch.equal(steps[0].state.code, steps[1].state.code)
+    assert not torch.equal(steps[0].state.code, steps[2].state.code)
+
+
 def test_metrics_are_finite_detached_scalars_and_the_posterior_has_its_shapes():
     model, batch = make_model(), make_batch(2, 9)
     loss, metrics, posterior = seeded_loss(model, batch, LossConfig())

@@ -8,6 +8,7 @@ autocast around it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 UNIMIX = 0.01
@@ -55,6 +56,24 @@ def one_hot(codes: Tensor, classes: int) -> Tensor:
     """(...) int64 class indices to (..., C) float32 one-hot vectors."""
     shape = (*codes.shape, classes)
     return torch.zeros(shape, device=codes.device).scatter_(-1, codes.unsqueeze(-1), 1.0)
+
+
+def one_hot_linear(weight: Tensor, codes: Tensor, rest: Tensor) -> Tensor:
+    """``F.linear(cat([one_hot(codes), rest]), weight)``: K rows are added up, the zeros skipped.
+
+    Args:
+        weight: (outputs, K·C + R).
+        codes: (..., K) int64 in [0, C).
+        rest: (..., R).
+
+    Returns:
+        (..., outputs) float32.
+    """
+    width, k = weight.shape[1] - rest.shape[-1], codes.shape[-1]
+    index = codes.flatten(0, -2) + torch.arange(0, width, width // k, device=codes.device)
+    table = weight[:, :width].float().t().contiguous()
+    added = F.embedding_bag(index, table, mode="sum").unflatten(0, codes.shape[:-1])
+    return added + F.linear(rest.float(), weight[:, width:].float())
 
 
 def straight_through(log_probs: Tensor, codes: Tensor) -> Tensor:

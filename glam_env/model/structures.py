@@ -20,6 +20,10 @@ class WorldModelConfig:
         categoricals, classes: K and C of the latent.
         width: D.
         background_residual: the decoder draws the difference from the game's background.
+        unimix: share of the uniform distribution in the latents' categoricals.
+        draw_temperature: of z where it is drawn for use: from the posterior of a real frame, from
+            the prior in a dream, and for a sequence model that learns from stored latents. What
+            it learns to foretell, and what is learnt along with images, is at temperature 1.
         reward_bins: bins of the symlog two-hot reward on [−20, 20].
         Others: see :class:`~glam_env.model.variation.CoreConfig`.
     """
@@ -36,6 +40,8 @@ class WorldModelConfig:
     conv_width: int = 4
     expand: int = 2
     background_residual: bool = False
+    unimix: float = 0.01
+    draw_temperature: float = 1.0
     reward_bins: int = 255
 
     @property

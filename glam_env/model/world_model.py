@@ -16,6 +16,7 @@ from glam_env.model.distributions import (
     categorical_entropy,
     categorical_kl,
     one_hot,
+    one_hot_linear,
     sample_codes,
     straight_through,
     unimix_log_probs,
@@ -62,6 +63,14 @@ class Head(nn.Module):
         """(..., inputs) to (..., outputs) float32."""
         return self.layers(x).float()
 
+    def forward_codes(self, codes: Tensor, rest: Tensor) -> Tensor:
+        """As :meth:`forward` of [one-hot of (..., K) codes, (..., R) rest], cheaper."""
+        first, *others = self.layers
+        x = one_hot_linear(first.weight, codes, rest)  # type: ignore[arg-type]
+        for layer in others:
+            x = layer(x)
+        return x.float()
+
 
 class WorldModel(nn.Module):
     """See the module's docstring.
@@ -97,9 +106,15 @@ class WorldModel(nn.Module):
     # --- parts ---------------------------------------------------------------------------
 
     def encode(self, images: Tensor) -> Tensor:
-        """(..., 64, 64, 3) uint8 images to (..., K, C) float32 log-probabilities of z."""
+        """(..., 64, 64, 3) uint8 images to (..., K, C) float32 log-probabilities of z.
+
+        They are those to draw from: at ``draw_temperature``.
+        """
         _, logits = self.encoder(images.reshape(-1, *images.shape[-3:]))
-        return unimix_log_probs(logits).reshape(*images.shape[:-3], *logits.shape[1:])
+        log_probs = unimix_log_probs(logits, self.config.unimix)
+        if self.config.draw_temperature != 1.0:
+            log_probs = (log_probs / self.config.draw_temperature).log_softmax(-1)
+        return log_probs.reshape(*images.shape[:-3], *logits.shape[1:])
 
     def decode(self, code: Tensor) -> Tensor:
         """(..., K) int64 codes to (..., 64, 64, 3) float32 images in [0, 1]."""
@@ -114,7 +129,7 @@ class WorldModel(nn.Module):
     def prior_log_probs(self, h: Tensor) -> Tensor:
         """(..., D) states to (..., K, C) float32 log-probabilities of the next latent."""
         shape = (self.config.categoricals, self.config.classes)
-        return unimix_log_probs(self.prior(h).unflatten(-1, shape))
+        return unimix_log_probs(self.prior(h).unflatten(-1, shape), self.config.unimix)
 
     @torch.no_grad()
     def set_background(self, images: Tensor) -> None:
@@ -163,7 +178,8 @@ class WorldModel(nn.Module):
         self, images: Tensor, config: LossConfig
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_rec alone on (N, 64, 64, 3) uint8 frames: the image model's warm-up."""
-        log_probs = self.encode(images)
+        _, logits = self.encoder(images)
+        log_probs = unimix_log_probs(logits, self.config.unimix)
         z = straight_through(log_probs, sample_codes(log_probs.detach()))
         loss, metrics = self.image_loss(images, z.flatten(-2), config)
         return loss, {"reconstruction": loss.detach()} | metrics
@@ -183,7 +199,7 @@ class WorldModel(nn.Module):
         """
         b, length = batch.actions.shape
         x, logits = self.encoder(batch.images.flatten(0, 1))
-        log_probs = unimix_log_probs(logits)  # (B·L, K, C)
+        log_probs = unimix_log_probs(logits, self.config.unimix)  # (B·L, K, C)
         codes = sample_codes(log_probs.detach())
         z = straight_through(log_probs, codes).flatten(-2)
 
@@ -212,13 +228,13 @@ class WorldModel(nn.Module):
         """The loss without its image terms (L_rec, L_rep), on what :meth:`latents` stored.
 
         Args:
-            batch: B sequences of L > s steps; z is drawn anew each time.
+            batch: B sequences of L > s steps; z is drawn anew each time, as for use.
             config: weights.
 
         Returns:
             As :meth:`loss`.
         """
-        codes = sample_codes(batch.log_probs)
+        codes = sample_codes(batch.log_probs, temperature=self.config.draw_temperature)
         z = one_hot(codes, self.config.classes).flatten(-2)
         loss, metrics, output = self._sequence_loss(z, batch, config)
         return loss, metrics | {"loss": loss.detach()}, Posterior(codes, output)
@@ -227,7 +243,7 @@ class WorldModel(nn.Module):
     def latents(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 64, 64, 3) uint8 images to the ``log_probs`` and ``projected`` of a LatentBatch."""
         x, logits = self.encoder(images)
-        return unimix_log_probs(logits), self._project(x)
+        return unimix_log_probs(logits, self.config.unimix), self._project(x)
 
     def _project(self, x: Tensor) -> Tensor:
         """Eq. 10's fixed projection in float32, since differences will be taken of it."""
@@ -383,6 +399,7 @@ class WorldModel(nn.Module):
         generator: torch.Generator | None,
     ) -> DreamStep:
         prior = self.prior_log_probs(h)
+        temperature = temperature * self.config.draw_temperature
         code = sample_codes(prior, temperature=temperature, generator=generator)
         reward_logits = self.reward(h)
         return DreamStep(

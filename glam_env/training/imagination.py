@@ -16,12 +16,16 @@ class Rollout(NamedTuple):
 
     ``features`` (H+1, N, F) float32, before each step and after the last; ``actions`` (H, N)
     int64; ``rewards`` (H, N) float32; ``terminated`` (H, N) bool: the step ended the dream's life.
+    If there are ``codes`` (H+1, N, K) int64, their one-hot vectors are the features' first
+    ``one_hot_width`` numbers, and an agent may read its first layer from them.
     """
 
     features: Tensor
     actions: Tensor
     rewards: Tensor
     terminated: Tensor
+    codes: Tensor | None = None
+    one_hot_width: int = 0
 
 
 class Agent(Protocol):
@@ -76,15 +80,22 @@ def imagine(
         generator: for the draws of latents and actions.
     """
     state = start
-    features, actions, rewards, terminated = [world_model.features(state)], [], [], []
+    features, codes = [world_model.features(state)], [state.code]
+    actions, rewards, terminated = [], [], []
     for _ in range(horizon):
         action = agent.act(features[-1], generator=generator)
         step = world_model.step(state, action, generator=generator)
         state = step.state
         features.append(world_model.features(state))
+        codes.append(state.code)
         actions.append(action)
         rewards.append(step.reward)
         terminated.append(step.termination_logit > 0.0)
     return Rollout(
-        torch.stack(features), torch.stack(actions), torch.stack(rewards), torch.stack(terminated)
+        torch.stack(features),
+        torch.stack(actions),
+        torch.stack(rewards),
+        torch.stack(terminated),
+        torch.stack(codes),
+        world_model.config.feature_dim - world_model.config.width,
     )

@@ -340,7 +340,7 @@ class Trainer:
                 f"warm_start {folder} is of {config.game}; {self.game.name} needs one of its own"
             )
         for name, size in vars(config.world_model).items():
-            if size != getattr(own, name):
+            if name not in ("unimix", "draw_temperature") and size != getattr(own, name):
                 raise GlamError(
                     f"warm_start {folder} has model.{name} {size}, this run {getattr(own, name)}; "
                     "they must be equal"
