@@ -295,6 +295,31 @@ def test_foreground_and_reward_weights_count_what_they_say():
     )
 
 
+def test_the_margin_is_what_lies_around_the_foreground():
+    model = make_model(background_residual=True).eval()
+    images = torch.full((2, 64, 64, 3), 100, dtype=torch.uint8)
+    model.set_background(images)
+    places = [(0, 10, 20), (0, 12, 21), (1, 0, 63)]  # one of them in a corner
+    for place in places:
+        images[place] = 200
+    config = replace(OPEN, foreground_weight=7.0, margin=2, margin_weight=3.0)
+    z = torch.rand(2, 15)
+    loss, metrics = model.image_loss(images, z, config)
+    with torch.no_grad():
+        error = ((model.decoder(z) - images / 255.0) ** 2).sum(-1).double().numpy()
+    weight = np.ones((2, 64, 64))
+    for image, y, x in places:
+        part = weight[image, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        part[:] = np.maximum(part, 3.0)
+    around = weight > 1.0
+    assert around.sum() == 25 + 25 - 12 + 9
+    for place in places:
+        weight[place] = 7.0
+    assert loss.item() == pytest.approx((weight * error).sum() / 2, rel=1e-5)
+    worth = len(places) * 3 * (100 / 255) ** 2
+    assert metrics["margin_error"].item() == pytest.approx((error * around).sum() / worth, rel=1e-4)
+
+
 # --- dreams ------------------------------------------------------------------------------
 
 

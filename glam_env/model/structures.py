@@ -73,6 +73,9 @@ class LossConfig:
         decode_fraction: share of a batch's frames that the reconstruction is taken on.
         foreground_weight: weight of pixels that differ from the background (1: all alike).
         foreground_threshold: how much they differ, in [0, 1], over the largest channel.
+        margin: pixels around such pixels that belong to their margin.
+        margin_weight: weight there: without it a small object is drawn as a cloud, since what is
+            drawn beside it costs next to nothing.
         latent_gradient: scale of the sequence losses' gradient through z into the encoder.
         reward_weight: weight of the reward loss on transitions with a reward other than zero
             (1: all alike).
@@ -86,6 +89,8 @@ class LossConfig:
     decode_fraction: float = 1.0
     foreground_weight: float = 1.0
     foreground_threshold: float = 0.05
+    margin: int = 0
+    margin_weight: float = 1.0
     latent_gradient: float = 1.0
     reward_weight: float = 1.0
 

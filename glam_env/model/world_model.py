@@ -163,16 +163,27 @@ class WorldModel(nn.Module):
 
         Returns:
             The loss, and ``foreground_error``: squared error on the pixels that differ from the
-            background over what drawing the background only would give there.
+            background over what drawing the background only would give there; with a margin,
+            ``margin_error``, the same with the error on the margin added.
         """
         target = images.float() / 255.0
         difference = target - self.decoder.background
         error = (self.decoder(z) - target).square()
         mask = difference.abs().amax(-1, keepdim=True) > config.foreground_threshold
         weight = 1.0 + (config.foreground_weight - 1.0) * mask
+        around = mask
+        if config.margin > 0:
+            side = 2 * config.margin + 1
+            around = F.max_pool2d(mask.float().movedim(-1, 1), side, 1, config.margin).movedim(
+                1, -1
+            )
+            weight = weight.maximum(1.0 + (config.margin_weight - 1.0) * around)
         with torch.no_grad():
-            relative = (error * mask).sum() / (difference.square() * mask).sum().clamp_min(1e-6)
-        return (weight * error).sum((1, 2, 3)).mean(), {"foreground_error": relative}
+            worth = (difference.square() * mask).sum().clamp_min(1e-6)
+            metrics = {"foreground_error": (error * mask).sum() / worth}
+            if config.margin > 0:
+                metrics["margin_error"] = (error * around).sum() / worth
+        return (weight * error).sum((1, 2, 3)).mean(), metrics
 
     def autoencoder_loss(
         self, images: Tensor, config: LossConfig
