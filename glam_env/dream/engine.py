@@ -36,6 +36,15 @@ class EngineStep(NamedTuple):
     prior_entropy: Tensor
 
 
+class EngineDraws(NamedTuple):
+    """What a batch of dreams will draw: ``generator``, the state of the one that steps draw from
+    (bytes, on the CPU); ``start_key`` and ``starts_drawn`` (E) int64, of the hash of starts."""
+
+    generator: Tensor
+    start_key: int
+    starts_drawn: Tensor
+
+
 class EngineState(NamedTuple):
     """Where all dreams stand: ``dream``, and ``steps`` (E) int64 since each began."""
 
@@ -99,8 +108,8 @@ class DreamEngine:
         reward: str = "mean",
         frames: bool = False,
     ) -> None:
-        _require_count("num_envs", num_envs)
-        _require_count("max_episode_steps", max_episode_steps)
+        require_count("num_envs", num_envs)
+        require_count("max_episode_steps", max_episode_steps)
         if not isinstance(temperature, int | float) or not 0.0 <= temperature < math.inf:
             raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
         require_choice("termination", termination, TERMINATIONS)
@@ -198,6 +207,20 @@ class DreamEngine:
         self._state = _copy(state.dream)
         self._steps = state.steps.clone()
 
+    def get_draws(self) -> EngineDraws:
+        """A copy of what will be drawn."""
+        return EngineDraws(self._generator.get_state(), self._start_key, self._starts_drawn.clone())
+
+    def set_draws(self, draws: EngineDraws) -> None:
+        """Draws from here on what would have been drawn after :meth:`get_draws`.
+
+        Args:
+            draws: of an engine with as many dreams, on a device of the same type.
+        """
+        self._generator.set_state(draws.generator)
+        self._start_key = draws.start_key
+        self._starts_drawn = draws.starts_drawn.clone()
+
     def _draw_starts(self) -> Tensor:
         """The next start of each dream, (E) int64 contexts.
 
@@ -216,7 +239,8 @@ def require_choice(name: str, value: object, choices: tuple[str | None, ...]) ->
         raise GlamError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
 
 
-def _require_count(name: str, value: object) -> None:
+def require_count(name: str, value: object) -> None:
+    """Raises GlamError unless an option's value is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise GlamError(f"{name} must be a whole number >= 1, got {value!r}")
 
