@@ -94,7 +94,7 @@ class SB3VecEnv(VecEnv):
         observations, info = self.envs.reset(seed=seed, options=_join_options(options))
         self.reset_infos = _split_info(info, range(self.num_envs))
         seen = self._prepare(observations)
-        return _to_host(self._stacker.push(seen, self._everyone.to(seen.device)))
+        return to_host(self._stacker.push(seen, self._everyone.to(seen.device)))
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
@@ -108,12 +108,13 @@ class SB3VecEnv(VecEnv):
         observations, rewards, terminations, truncations, info = self.envs.step(self._actions)
         terminated = torch.as_tensor(terminations)
         done = terminated | torch.as_tensor(truncations)
-        dones = _to_host(done)
+        dones = to_host(done)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if dones.any():
             self._tell_ends(infos, info, done, terminated)
         stack = self._stacker.push(self._prepare(observations), done)
-        return _to_host(stack), _to_host(torch.as_tensor(rewards)), dones, infos
+        own_rewards = to_host(torch.as_tensor(rewards).to(torch.float32, copy=True))
+        return to_host(stack), own_rewards, dones, infos
 
     def _tell_ends(
         self, infos: list[dict[str, Any]], info: dict[str, Any], done: Tensor, terminated: Tensor
@@ -125,8 +126,8 @@ class SB3VecEnv(VecEnv):
             final = np.stack([final[row] for row in rows.tolist()])
         else:
             final = final[rows]
-        observations = _to_host(self._stacker.peek(self._prepare(final), rows))
-        truncated = _to_host(~terminated[rows])
+        observations = to_host(self._stacker.peek(self._prepare(final), rows))
+        truncated = to_host(~terminated[rows])
         numbers = rows.tolist()
         parting = _split_info(info.get("final_info", {}), numbers)
         for at, row in enumerate(numbers):
@@ -152,18 +153,25 @@ class SB3VecEnv(VecEnv):
                 f"render_mode is {self.render_mode!r}; images need 'rgb_array'", stacklevel=2
             )
             return [None] * self.num_envs
-        return list(self.envs.render())  # pyright: ignore[reportArgumentType]
+        frames: Any = self.envs.render()
+        return list(frames)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """An attribute of rows.
+        """An attribute of rows: of a wrapper beneath, or of the env.
 
         Raises:
             AttributeError: there is none, as SB3 expects it.
         """
-        if not hasattr(self.envs, attr_name):
-            raise AttributeError(f"{type(self.envs.unwrapped).__name__} has no {attr_name!r}")
-        values = self.envs.get_attr(attr_name)  # pyright: ignore[reportAttributeAccessIssue]
-        return [values[row] for row in self._get_indices(indices)]
+        chosen, layer = self._get_indices(indices), self.envs
+        while isinstance(layer, VectorWrapper):
+            if attr_name in vars(layer):
+                return [vars(layer)[attr_name] for _ in chosen]
+            layer = layer.env
+        try:
+            values = layer.get_attr(attr_name)  # pyright: ignore[reportAttributeAccessIssue]
+        except GlamError as error:
+            raise AttributeError(str(error)) from error
+        return [values[row] for row in chosen]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Notes an attribute, which all rows share.
@@ -173,19 +181,18 @@ class SB3VecEnv(VecEnv):
         """
         if sorted(self._get_indices(indices)) != list(range(self.num_envs)):
             raise GlamError(f"{attr_name} is one for all {self.num_envs} rows: give no indices")
-        self.envs.set_attr(attr_name, value)  # pyright: ignore[reportAttributeAccessIssue]
+        self.envs.unwrapped.set_attr(attr_name, value)  # pyright: ignore[reportAttributeAccessIssue]
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """What a method gives for rows.
+        """What a method gives for rows; of dreams there is one such method, ``render``.
 
         Raises:
-            AttributeError: there is none.
+            GlamError: another one, or none.
         """
-        if not hasattr(self.envs, method_name):
-            raise AttributeError(f"{type(self.envs.unwrapped).__name__} has no {method_name!r}")
-        values = self.envs.call(method_name, *method_args, **method_kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        base: Any = self.envs.unwrapped
+        values = base.call(method_name, *method_args, **method_kwargs)
         return [values[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
@@ -207,7 +214,7 @@ def _stacked_space(space: Any, count: int) -> spaces.Box:
     )
 
 
-def _to_host(tensor: Tensor) -> np.ndarray:
+def to_host(tensor: Tensor) -> np.ndarray:
     """A numpy array of one piece."""
     return tensor.contiguous().cpu().numpy()
 
@@ -230,7 +237,7 @@ def _join_options(options: list[dict[str, Any]]) -> dict[str, Any] | None:
 def _split_info(info: dict[str, Any], rows: Iterable[int]) -> list[dict[str, Any]]:
     """One fresh dict for each of the rows, of what a vector env's info holds for it."""
     told = {
-        name: (_to_host(torch.as_tensor(value)), _to_host(torch.as_tensor(info[f"_{name}"])))
+        name: (to_host(torch.as_tensor(value)), to_host(torch.as_tensor(info[f"_{name}"])))
         for name, value in info.items()
         if f"_{name}" in info
     }
@@ -252,27 +259,6 @@ class ClippedRewards(VecEnvWrapper):
     def step_wait(self) -> Any:
         observations, rewards, dones, infos = self.venv.step_wait()
         return observations, np.clip(rewards, -1.0, 1.0), dones, infos
-
-
-class FramePolicy:
-    """An agent of stacked frames as a policy in the real game.
-
-    Args:
-        choose: (E, 3·k, 64, 64) uint8 to (E) actions.
-        frame_stack: k.
-    """
-
-    def __init__(self, choose: Callable[[np.ndarray], np.ndarray], frame_stack: int) -> None:
-        self._choose, self._frame_stack = choose, frame_stack
-
-    def begin(self, num_envs: int, seed: int) -> None:
-        """Forgets all frames; what is random in the play is up to ``choose``."""
-        self._stacker = FrameStacker(self._frame_stack)
-
-    def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """(E, 64, 64, 3) uint8 frames and (E) bool firsts to (E) actions."""
-        seen = torch.from_numpy(frames).movedim(-1, 1)
-        return self._choose(_to_host(self._stacker.push(seen, torch.from_numpy(first))))
 
 
 # --- what the bridge costs -----------------------------------------------------------------------
