@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
-import torch
 from gymnasium.vector import AutoresetMode
 
-from glam_env.dream.engine import require_choice
+from glam_env.checks import require_choice, require_integers
 from glam_env.errors import GlamError
+from glam_env.spec import PlainSpec
 from glam_env.vector_base import RENDER_FPS, PixelVectorEnv
 
 SINGLE_RENDER_MODES = ("rgb_array", "human")
 
 
-class PixelEnv(gym.Env):
+class PixelEnv(PlainSpec, gym.Env):
     """The only row of a :class:`~glam_env.vector_base.PixelVectorEnv`, to the bit.
 
     Observations, info and options are those of the vector env, without its batch dimension; there
@@ -24,20 +24,32 @@ class PixelEnv(gym.Env):
     the device; rewards and flags are Python's own either way.
 
     ``gymnasium.make`` keeps ``max_episode_steps`` for itself and wraps a ``TimeLimit`` around
-    the env, which can shorten the env's own horizon but not extend it.
+    the env, which can shorten the env's own horizon but not extend it: give it ``horizon``.
 
     Args:
         make: the vector env's class.
         render_mode: None, ``"rgb_array"`` for a frame, ``"human"`` for a window.
+        horizon: another name of ``max_episode_steps``, which gets through ``gymnasium.make``.
         options: of the vector env.
+
+    Raises:
+        GlamError: an impossible option.
     """
 
     metadata = {"render_modes": list(SINGLE_RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
-        self, make: Callable[..., PixelVectorEnv], render_mode: str | None, **options: Any
+        self,
+        make: Callable[..., PixelVectorEnv],
+        render_mode: str | None,
+        horizon: int | None,
+        **options: Any,
     ) -> None:
         require_choice("render_mode", render_mode, (None, *SINGLE_RENDER_MODES))
+        if horizon is not None:
+            if options["max_episode_steps"] not in (None, horizon):
+                raise GlamError("horizon and max_episode_steps are two names of one: give either")
+            options["max_episode_steps"] = horizon
         self._envs = make(
             num_envs=1,
             autoreset_mode=AutoresetMode.DISABLED,
@@ -61,20 +73,22 @@ class PixelEnv(gym.Env):
         return observations[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Takes one action, an integer of Python, numpy or torch."""
-        if isinstance(action, torch.Tensor):
-            if action.numel() != 1:
-                raise GlamError(f"action must be one integer, got shape {tuple(action.shape)}")
-            actions: Any = action.reshape(1)
-        else:
-            actions = [action]
-        observations, rewards, terminations, truncations, info = self._envs.step(actions)
+        """Takes one action, an integer of Python, numpy or torch.
+
+        Raises:
+            GlamError: it is anything else, or the env has to be reset; nothing has moved then.
+        """
+        chosen = require_integers("action", action)
+        if chosen.numel() != 1:
+            raise GlamError(f"action must be one integer, got shape {tuple(chosen.shape)}")
+        observations, rewards, terminations, truncations, info = self._envs.step(chosen.reshape(1))
         return (
             observations[0],
             float(rewards[0]),
             bool(terminations[0]),
             bool(truncations[0]),
-            {name: float(value[0]) for name, value in info.items() if not name.startswith("_")},
+            # A name and its mask: what the row has no value of is left out.
+            {name: float(info[name][0]) for name in info if info.get(f"_{name}", [False])[0]},
         )
 
     def render(self) -> Any:

@@ -22,10 +22,17 @@ from torch import Tensor
 
 from glam_env.checkpoint_config import CheckpointConfig, load_config
 from glam_env.checkpoints import find_checkpoint
-from glam_env.dream.engine import require_choice, require_count
-from glam_env.errors import GlamError
+from glam_env.checks import (
+    read_actions,
+    read_autoreset_mode,
+    read_mask,
+    require_choice,
+    require_count,
+)
+from glam_env.errors import GlamAttributeError, GlamError
 from glam_env.games import find_game
 from glam_env.hub import SCHEME, fetch_checkpoint
+from glam_env.spec import PlainSpec
 from glam_env.window import Window
 
 ARRAY_TYPES = ("numpy", "torch")
@@ -47,12 +54,17 @@ class Transition(NamedTuple):
     prior_entropy: Tensor | None
 
 
-class PixelVectorEnv(VectorEnv, ABC):
+class PixelVectorEnv(PlainSpec, VectorEnv, ABC):
     """E rows of one game, stepped together.
 
     Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64, 1) uint8, or ``latent``, the
     agent's features [one-hot z_t, h_{t−1}] (K·C + D) float32. Rewards are float32, flags bool.
     Whatever is returned belongs to the caller: no storage is used twice.
+
+    ``info["prior_entropy"]`` (E) float32, in every step, is the world model's doubt in nats about
+    what it foretold for this step; 0 where a row did not act but began (NEXT_STEP). As Gymnasium
+    has it, ``final_info`` repeats what belongs to the rows that SAME_STEP has begun anew, and the
+    mask ``_prior_entropy`` leaves them out.
 
     A subclass gives the world: :meth:`_seed_world`, :meth:`_begin`, :meth:`_advance`,
     :meth:`_frames`, :meth:`_features`, :meth:`_release`; it calls :meth:`_set_spaces` once.
@@ -87,14 +99,14 @@ class PixelVectorEnv(VectorEnv, ABC):
         autoreset_mode: AutoresetMode | str,
         render_mode: str | None,
     ) -> None:
-        require_count("num_envs", num_envs)
+        self.num_envs = require_count("num_envs", num_envs)
         require_choice("array_type", array_type, ARRAY_TYPES)
         require_choice("obs_type", obs_type, OBS_TYPES)
         require_choice("render_mode", render_mode, (None, *RENDER_MODES))
         self.game = find_game(game).name
-        self.num_envs, self.device = num_envs, device
+        self.device = device
         self.array_type, self.obs_type, self.render_mode = array_type, obs_type, render_mode
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = read_autoreset_mode(autoreset_mode)
         self.metadata = {
             "render_modes": list(RENDER_MODES),
             "render_fps": RENDER_FPS,
@@ -198,21 +210,22 @@ class PixelVectorEnv(VectorEnv, ABC):
                 f"{self.rows_are} {rows} have ended: reset() them before the next step()"
             )
         reward, terminated, truncated, entropy = self._advance(chosen, waiting)
+        acted = ~waiting
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(waiting.any()):
             # Those that had ended begin in this step; what they have just done is dropped.
             self._begin(waiting, None)
             reward = reward.masked_fill(waiting, 0.0)
-            terminated, truncated = terminated & ~waiting, truncated & ~waiting
+            terminated, truncated = terminated & acted, truncated & acted
         done = terminated | truncated
-        info: dict[str, Any] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            begun, self._done = done, torch.zeros_like(done)
+            info = self._doubt(entropy, acted, ~done)
+            self._done = torch.zeros_like(done)
             if bool(done.any()):
-                info = self._final_info(entropy, done)
+                info |= self._final_info(entropy, done)
                 self._begin(done, None)
         else:
-            begun, self._done = waiting, done
-        info |= self._doubt(entropy, ~begun)
+            info = self._doubt(entropy, acted, acted)
+            self._done = done
         self._show()
         return (
             self._export(self._observe()),
@@ -248,7 +261,8 @@ class PixelVectorEnv(VectorEnv, ABC):
         ``render``.
 
         Raises:
-            GlamError: another method, which acts on all rows at once; or no such attribute.
+            GlamError: another method, which acts on all rows at once.
+            GlamAttributeError: no such attribute.
         """
         if name == "render":
             frames = self.render(*args, **kwargs)
@@ -258,15 +272,23 @@ class PixelVectorEnv(VectorEnv, ABC):
             "observation_space": "single_observation_space",
         }
         if not hasattr(self, name := single.get(name, name)):
-            raise GlamError(f"{type(self).__name__} has no attribute {name!r}")
+            raise GlamAttributeError(f"{type(self).__name__} has no attribute {name!r}")
         value = getattr(self, name)
         if callable(value) and not isinstance(value, spaces.Space):
             raise GlamError(f"{name} acts on all {self.rows_are} at once: use envs.{name}(…)")
         return (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute, once a row."""
+        """An attribute, once a row.
+
+        Raises:
+            GlamAttributeError: there is none.
+        """
         return self.call(name)
+
+    def has_attr(self, name: str) -> bool:
+        """Whether :meth:`get_attr` and :meth:`call` know it."""
+        return hasattr(self, name)
 
     def set_attr(self, name: str, values: Any) -> None:
         """Notes an attribute of all rows, which share it.
@@ -309,14 +331,14 @@ class PixelVectorEnv(VectorEnv, ABC):
         """A tensor in the caller's array type."""
         return tensor if self.array_type == "torch" else tensor.cpu().numpy()
 
-    def _doubt(self, entropy: Tensor | None, mask: Tensor) -> dict[str, Any]:
-        """``prior_entropy`` and its mask, absent if no row has any, as Gymnasium does it."""
-        if entropy is None or not bool(mask.any()):
-            return {}
-        doubt = entropy.masked_fill(~mask, 0.0)
+    def _doubt(self, entropy: Tensor | None, acted: Tensor, told: Tensor) -> dict[str, Any]:
+        """``prior_entropy`` of the rows that have ``acted``, 0 of the others, and its mask: those
+        whose info this is. A world without a model masks all."""
+        if entropy is None:
+            entropy, told = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(told)
         return {
-            "prior_entropy": self._export(doubt),
-            "_prior_entropy": self._export(mask.clone()),
+            "prior_entropy": self._export(entropy.masked_fill(~acted, 0.0)),
+            "_prior_entropy": self._export(told.clone()),
         }
 
     def _final_info(self, entropy: Tensor | None, done: Tensor) -> dict[str, Any]:
@@ -333,7 +355,7 @@ class PixelVectorEnv(VectorEnv, ABC):
         return {
             "final_obs": final_obs,
             "_final_obs": self._export(done.clone()),
-            "final_info": self._doubt(entropy, done),
+            "final_info": self._doubt(entropy, done, done),
             "_final_info": self._export(done.clone()),
         }
 
@@ -350,39 +372,18 @@ class PixelVectorEnv(VectorEnv, ABC):
 
     def _checked_actions(self, actions: Any) -> Tensor:
         """(E) int64 actions on the device, valid ones."""
-        chosen = require_integers("actions", actions)
-        if tuple(chosen.shape) != (self.num_envs,):
-            raise GlamError(
-                f"actions must have shape ({self.num_envs},), got {tuple(chosen.shape)}"
-            )
-        require_range("actions", chosen, int(self.single_action_space.n))
-        return chosen.to(self.device, torch.int64)
+        num_actions = int(self.single_action_space.n)
+        return read_actions(actions, self.num_envs, num_actions).to(self.device)
 
     def _checked_mask(self, value: Any) -> Tensor:
         """The (E) bool mask of the rows to begin, on the device; None is all of them."""
         if value is None:
             return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
-        if not isinstance(value, np.ndarray | Tensor):
-            raise GlamError(
-                f"options['reset_mask'] must be an array or a tensor, got {type(value).__name__}"
-            )
-        if isinstance(value, np.ndarray) and value.dtype != np.bool_:
-            raise GlamError(f"options['reset_mask'] must be bool, got {value.dtype}")
-        mask = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-        if mask.dtype != torch.bool or tuple(mask.shape) != (self.num_envs,):
-            raise GlamError(
-                f"options['reset_mask'] must be bool of shape ({self.num_envs},), "
-                f"got {mask.dtype} of shape {tuple(mask.shape)}"
-            )
-        if not bool(mask.any()):
-            raise GlamError(
-                f"options['reset_mask'] must be true for at least one {self.rows_are[:-1]}"
-            )
+        row = self.rows_are[:-1]
+        mask = read_mask(value, self.num_envs, row)
         if self._done is None and not bool(mask.all()):
-            raise GlamError(
-                f"the first reset must begin every {self.rows_are[:-1]}: leave out reset_mask"
-            )
-        return mask.to(self.device, copy=True)
+            raise GlamError(f"the first reset must begin every {row}: leave out reset_mask")
+        return mask.to(self.device)
 
 
 def open_checkpoint(checkpoint: str | Path | None, game: str) -> tuple[Path, CheckpointConfig]:
@@ -415,38 +416,3 @@ def tile_frames(frames: np.ndarray) -> np.ndarray:
     grid[:count] = frames
     grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return grid.reshape(rows * height, columns * width, channels)
-
-
-def require_integers(name: str, value: Any) -> Tensor:
-    """A tensor of integers from numpy, torch or Python ones.
-
-    Raises:
-        GlamError: they are anything else.
-    """
-    if not isinstance(value, Tensor):
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError) as error:
-            raise GlamError(f"{name} must be integers of one shape ({error})") from error
-        if not np.issubdtype(array.dtype, np.integer):
-            raise GlamError(f"{name} must be integers, got dtype {array.dtype}")
-        return torch.from_numpy(array.astype(np.int64))
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise GlamError(f"{name} must be integers, got dtype {value.dtype}")
-    return value
-
-
-def require_range(name: str, values: Tensor, limit: int) -> None:
-    """Raises GlamError unless all values lie in [0, limit)."""
-    outside = (values < 0) | (values >= limit)
-    if bool(outside.any()):
-        worst = int(values[outside][0])
-        raise GlamError(f"{name} must lie in 0 … {limit - 1}, got {worst}")
-
-
-def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    for known in AutoresetMode:
-        if mode in (known, known.name, known.value):
-            return known
-    names = ", ".join(known.name for known in AutoresetMode)
-    raise GlamError(f"autoreset_mode must be one of {names}; got {mode!r}")

@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
 
-from glam_env.dream.engine import require_count
+from glam_env.checks import require_count
 from glam_env.errors import GlamError
 
 

@@ -6,6 +6,7 @@ horizon; a real episode is the whole game, cut after half an hour as Atari's pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from torch import Tensor
 from glam_env.atari.emulator import MAX_STEPS, Emulator
 from glam_env.atari.latent_filter import LatentFilter
 from glam_env.checkpoints import load_world_model
-from glam_env.dream.engine import find_device, require_count
+from glam_env.checks import require_count
+from glam_env.dream.engine import find_device, require_drawing
+from glam_env.dream.vector_env import require_doubt
 from glam_env.errors import GlamError
-from glam_env.model.distributions import categorical_entropy
-from glam_env.model.structures import DreamState
-from glam_env.model.variation import CoreState
+from glam_env.model.distributions import categorical_entropy, sample_codes
 from glam_env.single_base import PixelEnv
-from glam_env.vector_base import PixelVectorEnv, Transition, open_checkpoint
+from glam_env.vector_base import FRAME_SHAPE, PixelVectorEnv, Transition, open_checkpoint
 
 _STEPS, _STARTS = 0, 1  # mixed into the seeds of the filter's two kinds of draws
 
@@ -76,7 +77,10 @@ class RealVectorEnv(PixelVectorEnv):
     ``latent`` observations are what the checkpoint's world model makes of the frames. The env
     tells it the actions, so a policy has nothing to do but act; and ``info["prior_entropy"]`` then
     is the model's doubt about the frame to come, before it saw it, as in a dream. With frames
-    there is no world model, and that is the one key that a dream's info has and this one lacks.
+    there is no world model: the mask ``_prior_entropy`` is all false.
+
+    A dream's options are taken as well, so that to change the id is enough; those that say how to
+    dream make no difference to a real game.
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
@@ -87,8 +91,9 @@ class RealVectorEnv(PixelVectorEnv):
         obs_type: ``"rgb"``, ``"grayscale"`` or ``"latent"``.
         max_episode_steps: agent steps after which a game is cut; at most, and if None, 27 000.
         autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
-        repeat_action_probability: chance that a frame repeats the action before it.
+        temperature, termination, reward, max_doubt, contexts: a dream's; they do nothing here.
         checkpoint: as for dreams; only ``latent`` opens it.
+        repeat_action_probability: chance that a frame repeats the action before it.
         render_mode: None, ``"rgb_array"``, ``"rgb_grid"`` or ``"human"``.
 
     Raises:
@@ -108,8 +113,13 @@ class RealVectorEnv(PixelVectorEnv):
         obs_type: str = "rgb",
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
-        repeat_action_probability: float = 0.0,
+        temperature: float = 1.0,
+        termination: str = "threshold",
+        reward: str = "mean",
+        max_doubt: float | None = None,
         checkpoint: str | Path | None = None,
+        contexts: str | Path | Mapping[str, Any] | None = None,
+        repeat_action_probability: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
         if device == "auto" and array_type == "numpy" and obs_type != "latent":
@@ -123,8 +133,11 @@ class RealVectorEnv(PixelVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
         )
-        self.max_episode_steps = MAX_STEPS if max_episode_steps is None else max_episode_steps
-        require_count("max_episode_steps", self.max_episode_steps)
+        require_drawing(temperature, termination, reward)
+        require_doubt(max_doubt)
+        self.max_episode_steps = require_count(
+            "max_episode_steps", MAX_STEPS if max_episode_steps is None else max_episode_steps
+        )
         if self.max_episode_steps > MAX_STEPS:
             raise GlamError(
                 f"max_episode_steps must be at most {MAX_STEPS}, where the emulator cuts a game; "
@@ -135,15 +148,15 @@ class RealVectorEnv(PixelVectorEnv):
         if obs_type == "latent":
             folder, config = open_checkpoint(checkpoint, self.game)
             world_model = load_world_model(folder, self.device)
-            self._filter = LatentFilter(world_model, num_envs)
             self._generators = {kind: torch.Generator(self.device) for kind in (_STEPS, _STARTS)}
+            self._filter = LatentFilter(world_model, self.num_envs, self._generators[_STEPS])
             feature_dim = config.world_model.feature_dim
+        shape = (self.num_envs, *FRAME_SHAPE)
+        self._seen = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.games = Games(
-            self.game, num_envs, seed=0, repeat_action_probability=repeat_action_probability
+            self.game, self.num_envs, seed=0, repeat_action_probability=repeat_action_probability
         )
         self._set_spaces(self.games.num_actions, feature_dim)
-        self._seen = torch.zeros((num_envs, 64, 64, 3), dtype=torch.uint8, device=self.device)
-        self._first = torch.ones(num_envs, dtype=torch.bool, device=self.device)
 
     # --- the world ---------------------------------------------------------------------------
 
@@ -155,25 +168,23 @@ class RealVectorEnv(PixelVectorEnv):
 
     def _begin(self, mask: Tensor, start: None) -> None:
         self._seen = self._tensor(self.games.begin(mask.cpu().numpy()))
-        self._first = self._first | mask
         if self._filter is not None:
-            self._see_first(mask)
+            self._filter.begin(self._first_codes(self._filter, mask), mask)
 
-    def _see_first(self, mask: Tensor) -> None:
-        """The filter takes in the first frames of the games that begin, and of no other.
+    def _first_codes(self, latents: LatentFilter, mask: Tensor) -> Tensor:
+        """(E, K) int64 latents of the first frames of the games in an (E) bool mask.
 
-        What it draws for a game hangs on the seed, its row and its number alone; so games that end
+        What is drawn for a game hangs on the seed, its row and its number alone; so games that end
         do not move what the others draw.
         """
-        assert self._filter is not None
-        number = torch.from_numpy(self.games.episode).to(self.device)
-        for episode in number[mask].unique().tolist():
-            before = self._filter.state
+        log_probs = latents.world_model.encode(self._seen)
+        code = torch.zeros_like(latents.state.code)
+        for row in mask.nonzero().flatten().tolist():
+            number = int(self.games.episode[row])
             generator = self._generators[_STARTS]
-            generator.manual_seed(_mix(self._seed, _STARTS, episode))
-            self._filter.generator = generator
-            self._filter.see(self._seen, self._first)
-            self._filter.state = _choose(mask & (number == episode), self._filter.state, before)
+            generator.manual_seed(_mix(self._seed, _STARTS, row, number))
+            code[row] = sample_codes(log_probs[row], generator=generator)
+        return code
 
     def _advance(self, actions: Tensor, waiting: Tensor) -> Transition:
         entropy = None
@@ -185,10 +196,8 @@ class RealVectorEnv(PixelVectorEnv):
         reward, terminated, truncated = map(self._tensor, parts)
         long = self._tensor(self.games.length >= self.max_episode_steps)
         self._seen = self._tensor(frames)
-        self._first = torch.zeros_like(self._first)
         if self._filter is not None:
-            self._filter.generator = self._generators[_STEPS]
-            self._filter.see(self._seen, self._first)
+            self._filter.see(self._seen, torch.zeros_like(terminated))
         return Transition(reward, terminated, (truncated | long) & ~terminated, entropy)
 
     def _frames(self) -> Tensor:
@@ -201,7 +210,7 @@ class RealVectorEnv(PixelVectorEnv):
     def _release(self) -> None:
         if hasattr(self, "games"):
             self.games.close()
-            del self.games, self._seen, self._first
+            del self.games, self._seen
         self._filter = None
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -223,31 +232,35 @@ class RealEnv(PixelEnv):
         array_type: str = "numpy",
         obs_type: str = "rgb",
         max_episode_steps: int | None = None,
-        repeat_action_probability: float = 0.0,
+        horizon: int | None = None,
+        temperature: float = 1.0,
+        termination: str = "threshold",
+        reward: str = "mean",
+        max_doubt: float | None = None,
         checkpoint: str | Path | None = None,
+        contexts: str | Path | Mapping[str, Any] | None = None,
+        repeat_action_probability: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
         super().__init__(
             RealVectorEnv,
             render_mode,
+            horizon,
             game=game,
             device=device,
             array_type=array_type,
             obs_type=obs_type,
             max_episode_steps=max_episode_steps,
-            repeat_action_probability=repeat_action_probability,
+            temperature=temperature,
+            termination=termination,
+            reward=reward,
+            max_doubt=max_doubt,
             checkpoint=checkpoint,
+            contexts=contexts,
+            repeat_action_probability=repeat_action_probability,
         )
 
 
 def _mix(*words: Any) -> int:
     """One seed of several."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
-
-
-def _choose(mask: Tensor, new: DreamState, old: DreamState) -> DreamState:
-    """Code and h of ``new`` where the (E) bool mask is true, of ``old`` elsewhere; the core, which
-    seeing a frame leaves as it is, of both."""
-    rows = mask[:, None]
-    core = CoreState(*old.core)
-    return DreamState(torch.where(rows, new.code, old.code), torch.where(rows, new.h, old.h), core)

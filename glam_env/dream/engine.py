@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from glam_env.checks import require_choice, require_count
 from glam_env.dream.contexts import ContextPool, Contexts
 from glam_env.errors import GlamError
 from glam_env.model.distributions import categorical_entropy
@@ -108,16 +110,11 @@ class DreamEngine:
         reward: str = "mean",
         frames: bool = False,
     ) -> None:
-        require_count("num_envs", num_envs)
-        require_count("max_episode_steps", max_episode_steps)
-        if not isinstance(temperature, int | float) or not 0.0 <= temperature < math.inf:
-            raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
-        require_choice("termination", termination, TERMINATIONS)
-        require_choice("reward", reward, REWARDS)
+        self.num_envs = num_envs = require_count("num_envs", num_envs)
+        self.max_episode_steps = require_count("max_episode_steps", max_episode_steps)
+        require_drawing(temperature, termination, reward)
         self.world_model = world_model
-        self.num_envs = num_envs
         self.device = torch.device(device)
-        self.max_episode_steps = max_episode_steps
         self._temperature = float(temperature)
         self._sample_termination = termination == "sample"
         self._sample_reward = reward == "sample"
@@ -233,16 +230,13 @@ class DreamEngine:
         return _shift(x ^ _shift(x, 31), 1) % len(self.pool)
 
 
-def require_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
-    """Raises GlamError unless an option's value is one of its choices."""
-    if value not in choices:
-        raise GlamError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
-
-
-def require_count(name: str, value: object) -> None:
-    """Raises GlamError unless an option's value is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise GlamError(f"{name} must be a whole number >= 1, got {value!r}")
+def require_drawing(temperature: float, termination: str, reward: str) -> None:
+    """Raises GlamError unless :class:`DreamEngine` knows how to draw so."""
+    number = isinstance(temperature, Real) and not isinstance(temperature, bool)
+    if not number or not 0.0 <= temperature < math.inf:
+        raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
+    require_choice("termination", termination, TERMINATIONS)
+    require_choice("reward", reward, REWARDS)
 
 
 def _signed(value: int) -> int:

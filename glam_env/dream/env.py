@@ -30,6 +30,7 @@ class DreamEnv(PixelEnv):
         array_type: str = "numpy",
         obs_type: str = "rgb",
         max_episode_steps: int | None = None,
+        horizon: int | None = None,
         temperature: float = 1.0,
         termination: str = "threshold",
         reward: str = "mean",
@@ -41,6 +42,7 @@ class DreamEnv(PixelEnv):
         super().__init__(
             DreamVectorEnv,
             render_mode,
+            horizon,
             game=game,
             device=device,
             array_type=array_type,

@@ -13,11 +13,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from glam_env.checks import require_integers, require_range
 from glam_env.dream.contexts import Contexts
 from glam_env.errors import GlamError
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
-from glam_env.vector_base import FRAME_SHAPE, require_integers, require_range
+from glam_env.vector_base import FRAME_SHAPE
 
 _ENCODE_BATCH = 64  # frames encoded at once
 _SEED = 0  # of the latents' draw: the same recording gives the same contexts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,13 @@ from torch import Tensor
 
 from glam_env.checkpoint_config import WORLD_MODEL
 from glam_env.checkpoints import load_contexts, load_world_model
+from glam_env.checks import require_integers, require_range
 from glam_env.dream.contexts import draw_frames
 from glam_env.dream.engine import DreamEngine, find_device
 from glam_env.dream.recordings import read_contexts
 from glam_env.dream.snapshot import DreamSnapshot
 from glam_env.errors import GlamError
-from glam_env.vector_base import (
-    PixelVectorEnv,
-    Transition,
-    open_checkpoint,
-    require_integers,
-    require_range,
-)
+from glam_env.vector_base import PixelVectorEnv, Transition, open_checkpoint
 
 
 class DreamVectorEnv(PixelVectorEnv):
@@ -87,7 +83,7 @@ class DreamVectorEnv(PixelVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
         )
-        self.max_doubt = _checked_doubt(max_doubt)
+        self.max_doubt = require_doubt(max_doubt)
         folder, config = open_checkpoint(checkpoint, self.game)
         self._world = config.files[WORLD_MODEL].sha256
         world_model = load_world_model(folder, self.device)
@@ -96,7 +92,7 @@ class DreamVectorEnv(PixelVectorEnv):
             load_contexts(folder, self.device)
             if contexts is None
             else read_contexts(contexts, world_model, config.contexts.length),
-            num_envs,
+            self.num_envs,
             device=self.device,
             max_episode_steps=(
                 config.max_episode_steps if max_episode_steps is None else max_episode_steps
@@ -107,6 +103,7 @@ class DreamVectorEnv(PixelVectorEnv):
             frames=obs_type != "latent",
         )
         self._set_spaces(config.world_model.num_actions, config.world_model.feature_dim)
+        self.max_episode_steps = self.engine.max_episode_steps
         self._drawn: Tensor | None = None  # what the dreams look like now, unless latent
 
     # --- copies of dreams --------------------------------------------------------------------
@@ -231,10 +228,15 @@ class DreamVectorEnv(PixelVectorEnv):
             )
 
 
-def _checked_doubt(value: float | None) -> float | None:
+def require_doubt(value: float | None) -> float | None:
+    """The option ``max_doubt`` as a float, or None.
+
+    Raises:
+        GlamError: no number of nats.
+    """
     if value is None:
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or math.isnan(value) or value < 0:
         raise GlamError(f"max_doubt must be a number of nats >= 0, or None; got {value!r}")
     return float(value)
