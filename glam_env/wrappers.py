@@ -1,7 +1,7 @@
 """Wrappers of vector envs that work on tensors where they lie, and on numpy just as well.
 
-Gymnasium's own ``RecordEpisodeStatistics`` takes numpy only; of its others,
-``agents/examples/README.md`` shows which go with which array type.
+Gymnasium's own ``RecordEpisodeStatistics`` takes numpy only; of its others, ``WRAPPERS.md`` beside
+this file says which go with which array type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class EpisodeStatistics(VectorWrapper):
     numpy; options given to reset are left as they are.
 
     Attributes:
-        return_queue, length_queue: of the last episodes, Python numbers.
+        return_queue, length_queue, time_queue: of the last episodes, Python numbers.
         episode_count: episodes that have ended.
 
     Args:
@@ -45,7 +45,7 @@ class EpisodeStatistics(VectorWrapper):
         self, env: VectorEnv, buffer_length: int = 100, stats_key: str = "episode"
     ) -> None:
         super().__init__(env)
-        require_count("buffer_length", buffer_length)
+        buffer_length = require_count("buffer_length", buffer_length)
         self._mode = env.metadata.get("autoreset_mode")
         if not isinstance(self._mode, AutoresetMode):
             raise GlamError(
@@ -56,6 +56,7 @@ class EpisodeStatistics(VectorWrapper):
         self.episode_count = 0
         self.return_queue: deque[float] = deque(maxlen=buffer_length)
         self.length_queue: deque[int] = deque(maxlen=buffer_length)
+        self.time_queue: deque[float] = deque(maxlen=buffer_length)
         # On the CPU until the first rewards tell where they lie.
         self._returns = torch.zeros(self.num_envs)
         self._lengths = torch.zeros(self.num_envs, dtype=torch.int64)
@@ -68,7 +69,10 @@ class EpisodeStatistics(VectorWrapper):
         """Begins rows, and counts anew for those that ``options["reset_mask"]`` names, or all."""
         observations, info = self.env.reset(seed=seed, options=options)
         mask = (options or {}).get("reset_mask")
-        begun = torch.ones_like(self._waiting) if mask is None else torch.as_tensor(mask)
+        if mask is None:
+            begun = torch.ones_like(self._waiting)
+        else:
+            begun = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
         self._forget(begun.to(self._waiting.device))
         return observations, info
 
@@ -108,6 +112,7 @@ class EpisodeStatistics(VectorWrapper):
         self.length_queue.extend(self._lengths[done].tolist())
         self.episode_count += int(done.sum())
         seconds = torch.from_numpy(time.perf_counter() - self._begun_at).float().to(done.device)
+        self.time_queue.extend(seconds[done].tolist())
         parts = {"r": self._returns, "l": self._lengths, "t": seconds}
         episode: dict[str, Any] = {k: torch.where(done, v, 0) for k, v in parts.items()}
         mask: Any = done.clone()
