@@ -24,7 +24,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
 
-from glam_env.dream.engine import require_count
+from glam_env.checks import require_count
 from glam_env.dream.vector_env import DreamVectorEnv
 from glam_env.errors import GlamError
 from glam_env.wrappers import FrameStacker

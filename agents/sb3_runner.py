@@ -27,7 +27,8 @@ import torch
 from agents.progress import ProgressBar
 from glam_env.checkpoint_config import WORLD_MODEL, CheckpointConfig, load_config
 from glam_env.checkpoints import find_checkpoint, load_world_model
-from glam_env.dream.engine import find_device, require_choice, require_count
+from glam_env.checks import require_choice, require_count
+from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.options import Sb3
 from glam_env.training.run_folder import RunFolder, write_whole

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from comparison import assert_same, to_numpy
-from gymnasium.vector import AutoresetMode, VectorWrapper
+from echo import Echo
+from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
@@ -401,19 +402,6 @@ def test_each_algorithm_learns_and_is_saved(make_bridge, tmp_path, name, obs_typ
     rewards, lengths = evaluate_policy(again, envs, 3, return_episode_rewards=True)
     assert len(rewards) == 3
     assert all(1 <= length <= 6 for length in lengths)
-
-
-class Echo(VectorWrapper):
-    """Pays 1 for naming the class of the first categorical, and nothing else."""
-
-    def reset(self, **options: Any) -> Any:
-        self._seen, info = self.env.reset(**options)
-        return self._seen, info
-
-    def step(self, actions: Any) -> Any:
-        paid = torch.as_tensor(actions) == self._seen[:, :4].argmax(-1)
-        self._seen, _, *rest = self.env.step(actions)
-        return self._seen, paid.float(), *rest
 
 
 @pytest.mark.filterwarnings("default")
