@@ -9,7 +9,7 @@ from glam_env.errors import GlamError
 
 SCHEME = "hf://"
 
-_ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?")
+_ADDRESS = re.compile(r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?")
 _FILES = ["config.json", "CARD.md", "*.safetensors"]
 
 
@@ -39,10 +39,20 @@ def fetch_checkpoint(address: str) -> Path:
         folder = huggingface_hub.snapshot_download(
             match["repo"], revision=match["revision"], allow_patterns=_FILES
         )
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are either
+    except _download_errors() as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise GlamError(
             f"{address} cannot be fetched ({reason}); check the name and the connection, "
             "or give a folder"
         ) from error
     return Path(folder)
+
+
+def _download_errors() -> tuple[type[Exception], ...]:
+    """What a download raises: huggingface_hub's own errors are OSErrors or ValueErrors, and those
+    of the connection are httpx's; before its version 1.0, those of requests, OSErrors too."""
+    try:
+        import httpx
+    except ModuleNotFoundError:
+        return OSError, ValueError
+    return OSError, ValueError, httpx.HTTPError
