@@ -39,20 +39,10 @@ def fetch_checkpoint(address: str) -> Path:
         folder = huggingface_hub.snapshot_download(
             match["repo"], revision=match["revision"], allow_patterns=_FILES
         )
-    except _download_errors() as error:
+    except Exception as error:  # of a connection: the HTTP library differs between its versions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise GlamError(
             f"{address} cannot be fetched ({reason}); check the name and the connection, "
             "or give a folder"
         ) from error
     return Path(folder)
-
-
-def _download_errors() -> tuple[type[Exception], ...]:
-    """What a download raises: huggingface_hub's own errors are OSErrors or ValueErrors, and those
-    of the connection are httpx's; before its version 1.0, those of requests, OSErrors too."""
-    try:
-        import httpx
-    except ModuleNotFoundError:
-        return OSError, ValueError
-    return OSError, ValueError, httpx.HTTPError
