@@ -93,6 +93,19 @@ def saved_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def endless_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose dreams do not end before the horizon; it is only read."""
+    return save_checkpoint(
+        tmp_path_factory.mktemp("endless") / "Pong",
+        config=_config(),
+        world_model_state=_world_model(-99.0).export_state(),
+        agent_state={},
+        contexts=_contexts(),
+        card="",
+    )
+
+
 @pytest.fixture
 def tiny_checkpoint(saved_checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint folder of the test's own, at ``tmp_path / "Pong"``."""

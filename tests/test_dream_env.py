@@ -15,7 +15,7 @@ from comparison import assert_same
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.checkpoints import load_world_model, save_checkpoint
+from glam_env.checkpoints import load_world_model
 from glam_env.dream.env import DreamEnv
 from glam_env.dream.vector_env import DreamVectorEnv
 from glam_env.errors import GlamError
@@ -86,7 +86,7 @@ def test_the_single_env_wants_a_reset_after_its_end() -> None:
     env.close()
 
 
-def test_a_single_env_has_two_names_for_its_horizon(endless) -> None:
+def test_a_single_env_has_two_names_for_its_horizon(endless_checkpoint) -> None:
     """Gymnasium keeps ``max_episode_steps`` to itself, which can only cut an episode shorter."""
     for options, steps in (
         ({}, 12),
@@ -94,7 +94,7 @@ def test_a_single_env_has_two_names_for_its_horizon(endless) -> None:
         ({"max_episode_steps": 40}, 12),
         ({"horizon": 20}, 20),
     ):
-        env = gym.make("GLAMDream-Pong-v0", device="cpu", checkpoint=endless, **options)
+        env = gym.make("GLAMDream-Pong-v0", device="cpu", checkpoint=endless_checkpoint, **options)
         env.reset(seed=0)
         assert [env.step(0)[3] for _ in range(steps)] == [False] * (steps - 1) + [True]
         env.close()
@@ -228,22 +228,8 @@ def test_autoreset_is_what_gymnasium_makes_of_the_same_dreams(make_envs, mode) -
     assert crowd
 
 
-@pytest.fixture(scope="session")
-def endless(tmp_path_factory, checkpoint_config, make_world_model, make_contexts) -> str:
-    """A checkpoint whose dreams do not end before their horizon of 12 steps."""
-    folder = save_checkpoint(
-        tmp_path_factory.mktemp("endless") / "Pong",
-        config=checkpoint_config,
-        world_model_state=make_world_model(-99.0).export_state(),
-        agent_state={},
-        contexts=make_contexts(),
-        card="",
-    )
-    return str(folder)
-
-
-def test_every_dream_ends_at_the_horizon_of_the_checkpoint(make_envs, endless) -> None:
-    envs = make_envs(checkpoint=endless)
+def test_every_dream_ends_at_the_horizon_of_the_checkpoint(make_envs, endless_checkpoint) -> None:
+    envs = make_envs(checkpoint=endless_checkpoint)
     history = play(envs, 25)[1:]
     assert [t + 1 for t, step in enumerate(history) if step[3].all()] == [12, 24]
     assert [t + 1 for t, step in enumerate(history) if step[3].any()] == [12, 24]
