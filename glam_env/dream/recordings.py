@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -91,16 +93,18 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(path.read_bytes())
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                names = [name for name in _NAMES if name in arrays]
-                return _tensors({name: arrays[name] for name in names}, str(path))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+            with path.open("rb") as file:
+                arrays = NpzFile(file, allow_pickle=False)
+                found = {name: arrays[name] for name in _NAMES if name in arrays}
+            return _tensors(found, str(path))
+    except _DAMAGED as error:
         if isinstance(error, GlamError):
             raise
         raise GlamError(f"contexts: {path} cannot be read ({error})") from error
     raise GlamError(f"contexts: {path} is no folder, .npz or .safetensors file")
 
 
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
 _NAMES = ("frames", "actions", "ended", "codes")
 
 
