@@ -13,11 +13,9 @@ import torch
 from comparison import assert_same
 from echo import Echo
 from gymnasium.vector import AutoresetMode
-from gymnasium.wrappers import vector as wrappers
 
 import glam_env  # noqa: F401  (registers the ids)
 from agents.examples import cleanrl_ppo
-from glam_env.wrappers import EpisodeStatistics
 
 DREAM = "GLAMDream-Pong-v0"
 E = 3
@@ -194,43 +192,3 @@ def test_skrl_steps_dreams_without_a_warning(wrap_env, mode, num_envs):
         assert len(env.render()) == num_envs
         env.close()
         bare.close()
-
-
-# --- Gymnasium's wrappers, as the README chains them ---------------------------------------------
-
-
-def test_a_chain_of_wrappers_on_numpy():
-    options = {"obs_type": "rgb", "autoreset_mode": "NEXT_STEP"}
-    envs, bare = wrappers.RecordEpisodeStatistics(make_dreams(**options)), make_dreams(**options)
-    envs = wrappers.ClipReward(envs, -0.01, 0.01)
-    envs = wrappers.DtypeObservation(envs, np.float32)
-    envs = wrappers.RescaleObservation(envs, np.float32(0.0), np.float32(1.0))
-    assert envs.single_observation_space == gym.spaces.Box(0.0, 1.0, (64, 64, 3), np.float32)
-    seen, raw = envs.reset(seed=0)[0], bare.reset(seed=0)[0]
-    for _ in range(5):
-        np.testing.assert_allclose(seen, raw / 255.0, atol=1e-6)
-        seen, reward, _, _, info = envs.step(np.zeros(E, int))
-        raw, pay, *_ = bare.step(np.zeros(E, int))
-        assert_same(reward, pay.clip(-0.01, 0.01))
-    assert info["episode"]["l"][info["_episode"]].size > 0
-    envs.close()
-    bare.close()
-
-
-def test_a_chain_of_wrappers_on_tensors():
-    options = {"obs_type": "rgb", "array_type": "torch", "autoreset_mode": "NEXT_STEP"}
-    envs, bare = EpisodeStatistics(make_dreams(**options)), make_dreams(**options)
-    envs = wrappers.TransformReward(envs, lambda reward: reward.clamp(-0.01, 0.01))
-    one = gym.spaces.Box(0.0, 1.0, (64, 64, 3), np.float32)
-    many = gym.vector.utils.batch_space(one, E)
-    envs = wrappers.TransformObservation(envs, lambda seen: seen / 255.0, many, one)
-    assert envs.single_observation_space == one
-    seen, raw = envs.reset(seed=0)[0], bare.reset(seed=0)[0]
-    for _ in range(5):
-        assert torch.equal(seen, raw / 255.0)
-        seen, reward, _, _, info = envs.step(torch.zeros(E, dtype=torch.int64))
-        raw, pay, *_ = bare.step(torch.zeros(E, dtype=torch.int64))
-        assert torch.equal(reward, pay.clamp(-0.01, 0.01))
-    assert info["episode"]["l"][info["_episode"]].numel() > 0
-    envs.close()
-    bare.close()
