@@ -7,17 +7,14 @@ in the end, ``report.json``.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import signal
 import statistics
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,6 +22,7 @@ import numpy as np
 import torch
 
 from agents.progress import ProgressBar
+from agents.sb3_score import DreamScore, measure_dreams, own_draws, show_report
 from glam_env.checkpoint_config import WORLD_MODEL, CheckpointConfig, load_config
 from glam_env.checkpoints import find_checkpoint, load_world_model
 from glam_env.checks import require_choice, require_count
@@ -44,8 +42,6 @@ if TYPE_CHECKING:
 OBSERVATIONS = ("latent", "rgb")
 FIRST, MODEL, REPORT = "first.json", "model.zip", "report.json"
 SAVE_SECONDS = 30.0  # what a kill can cost
-MEASURED_ENVS = 64
-DREAM_SEED = 7_000  # of the dreams that an agent is measured in
 REAL_SEED = 1_000  # of the games, the one of `glam eval`
 
 
@@ -60,27 +56,6 @@ def sb3(args: Sb3) -> int:
         report = run.report(print_to)
     print(json.dumps(report, indent=2) if args.json else show_report(report))
     return 0
-
-
-@dataclass(frozen=True)
-class DreamScore:
-    """What an agent earned in whole dreams.
-
-    Attributes:
-        dreams: how many.
-        mean: reward of a dream; standard_error: of that mean, NaN for a single dream.
-        length: steps of a dream, mean.
-    """
-
-    dreams: int
-    mean: float
-    standard_error: float
-    length: float
-
-    def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``; what a single dream cannot tell is None."""
-        error = None if math.isnan(self.standard_error) else self.standard_error
-        return {**asdict(self), "standard_error": error}
 
 
 class Sb3Run:
@@ -183,24 +158,7 @@ class Sb3Run:
 
     def measure(self) -> DreamScore:
         """What the agent earns in dreams now; always from the same moments."""
-        width = min(self.args.dreams, MEASURED_ENVS)
-        earned: list[float] = []
-        lengths: list[int] = []
-        with closing(self._make_dreams(width)) as dreams, _own_draws(DREAM_SEED):
-            while len(earned) < self.args.dreams:
-                dreams.seed(DREAM_SEED + len(earned))
-                seen = dreams.reset()
-                ended: dict[int, tuple[float, int]] = {}  # the first dream of each row counts
-                while len(ended) < width:
-                    seen, _, dones, infos = dreams.step(self._choose(seen))  # pyright: ignore[reportArgumentType]
-                    for row in np.flatnonzero(dones):
-                        episode = infos[row]["episode"]
-                        ended.setdefault(int(row), (float(episode["r"]), int(episode["l"])))
-                rows = sorted(ended)[: self.args.dreams - len(earned)]
-                earned += [ended[row][0] for row in rows]
-                lengths += [ended[row][1] for row in rows]
-        error = statistics.stdev(earned) / len(earned) ** 0.5 if len(earned) > 1 else math.nan
-        return DreamScore(len(earned), statistics.fmean(earned), error, statistics.fmean(lengths))
+        return measure_dreams(self._make_dreams, self._choose, self.args.dreams)
 
     def report(self, stream: TextIO) -> dict[str, Any]:
         """Measures the agent in dreams and in the real game, and keeps that as ``report.json``.
@@ -217,7 +175,7 @@ class Sb3Run:
         def show(_step: EmulatorStep, counted: list[Episode]) -> None:
             bar.show(len(counted))
 
-        with _own_draws(REAL_SEED):
+        with own_draws(REAL_SEED):
             real = evaluate_policy(
                 self._real_policy(),
                 self.game,
@@ -352,40 +310,3 @@ class _Watch:
         }
         self._run.folder.append_metrics(line)
         self._saved_at = time.perf_counter()
-
-
-def show_report(report: dict[str, Any]) -> str:
-    """A report as text: the score in dreams beside the real one."""
-    first, last, real = report["dream_first"], report["dream_last"], report["real"]
-
-    def score(mean: float, error: float | None) -> str:
-        return f"{mean:+.2f}" if error is None else f"{mean:+.2f} ± {error:.2f}"
-
-    def dream(of: dict[str, Any]) -> str:
-        return score(of["mean"], of["standard_error"])
-
-    gain = last["mean"] - first["mean"]
-    if first["standard_error"] is None:
-        error = None
-    else:
-        error = math.hypot(first["standard_error"], last["standard_error"])
-    return "\n".join(
-        (
-            f"{report['game']}: {report['algo']} on {report['obs']}, "
-            f"{report['steps']:,} dream steps",
-            f"  dream  {dream(first)} -> {dream(last)} points a dream of at most "
-            f"{report['horizon']} steps: {score(gain, error)} "
-            f"({last['dreams']} dreams before and after)",
-            f"  real   {score(real['mean'], real['standard_error'])} points a game "
-            f"({real['episodes']} whole games; random {real['random']}, human {real['human']})",
-            f"saved in {report['run']}",
-        )
-    )
-
-
-@contextlib.contextmanager
-def _own_draws(seed: int) -> Iterator[None]:
-    """PyTorch's global draws are fixed within, and go on afterwards as if nothing had been."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -19,7 +19,8 @@ from stable_baselines3 import DQN, PPO
 from agents import sb3_runner
 from agents.progress import ProgressBar
 from agents.sb3 import SB3VecEnv
-from agents.sb3_runner import DREAM_SEED, Sb3Run, show_report
+from agents.sb3_runner import Sb3Run
+from agents.sb3_score import DREAM_SEED, DreamScore, show_report
 from glam_env.cli import main
 from glam_env.dream.vector_env import DreamVectorEnv
 from glam_env.errors import GlamError
@@ -240,7 +241,7 @@ def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys):
 
     step_wait = SB3VecEnv.step_wait
     words = ["--num-envs", "4", "--horizon", "6", "--dreams", "2", "--device", "cpu"]
-    monkeypatch.setattr(Sb3Run, "measure", lambda run: sb3_runner.DreamScore(2, 0.0, 1.0, 6.0))
+    monkeypatch.setattr(Sb3Run, "measure", lambda run: DreamScore(2, 0.0, 1.0, 6.0))
     monkeypatch.setattr(SB3VecEnv, "step_wait", ask)
     assert main(["sb3", "Pong", *words]) == 0
     told = "stopped at step 4, saved in runs/sb3/Pong-ppo-latent; go on with --resume"
