@@ -7,7 +7,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
@@ -190,10 +192,15 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def world_model_tensors(config: CheckpointConfig) -> dict[str, Tensor]:
+def world_model_tensors(config: CheckpointConfig) -> Mapping[str, Tensor]:
     """Names, shapes and dtypes of the exported world model, without its memory."""
+    return _exported(config.world_model)
+
+
+@cache  # every env that is made asks for it several times
+def _exported(config: WorldModelConfig) -> Mapping[str, Tensor]:
     with torch.device("meta"):
-        return WorldModel(config.world_model).export_state()
+        return MappingProxyType(WorldModel(config).export_state())
 
 
 def check_values(config: CheckpointConfig, where: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from agents.sb3_runner import sb3
 from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 from glam_env.checkpoint_config import (
     CheckpointConfig,
@@ -33,7 +34,7 @@ from glam_env.checkpoints import (
 from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.games import find_game
-from glam_env.options import Demo, Eval, Export, Fidelity, Info, read_options
+from glam_env.options import Demo, Eval, Export, Fidelity, Info, Sb3, read_options
 from glam_env.training.presets import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -436,6 +437,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "eval": (Eval, evaluate),
     "fidelity": (Fidelity, fidelity),
     "demo": (Demo, demo),
+    "sb3": (Sb3, sb3),
     "export": (Export, export),
     "info": (Info, info),
 }

@@ -6,3 +6,7 @@ class GlamError(ValueError):
 
     The command line prints it without a traceback and leaves with exit code 2.
     """
+
+
+class GlamAttributeError(GlamError, AttributeError):
+    """An attribute that is not there; an AttributeError too, as ``hasattr`` and its like expect."""

@@ -1,4 +1,8 @@
-"""The env ids: ``GLAMDream-<Game>-v0``, one for each game, as strings that import nothing yet."""
+"""The env ids, two for each game, as strings that import nothing yet.
+
+``GLAMDream-<Game>-v0`` is the learned simulator, ``GLAMReal-<Game>-v0`` the emulator in the same
+spaces.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,12 @@ import gymnasium
 from glam_env.games import GAMES
 
 DREAM_ID = "GLAMDream-{game}-v0"
+REAL_ID = "GLAMReal-{game}-v0"
+
+_ENTRY_POINTS = {
+    DREAM_ID: ("glam_env.dream.env:DreamEnv", "glam_env.dream.vector_env:DreamVectorEnv"),
+    REAL_ID: ("glam_env.atari.real_env:RealEnv", "glam_env.atari.real_env:RealVectorEnv"),
+}
 
 
 def register_envs() -> None:
@@ -15,13 +25,14 @@ def register_envs() -> None:
     Gymnasium adds its check of the call order and nothing else: the envs truncate themselves, and
     its passive checker knows numpy only (the tests run the thorough one).
     """
-    for game in GAMES:
-        env_id = DREAM_ID.format(game=game)
-        if env_id not in gymnasium.registry:
-            gymnasium.register(
-                id=env_id,
-                entry_point="glam_env.dream.env:DreamEnv",
-                vector_entry_point="glam_env.dream.vector_env:DreamVectorEnv",
-                disable_env_checker=True,
-                kwargs={"game": game},
-            )
+    for template, (entry_point, vector_entry_point) in _ENTRY_POINTS.items():
+        for game in GAMES:
+            env_id = template.format(game=game)
+            if env_id not in gymnasium.registry:
+                gymnasium.register(
+                    id=env_id,
+                    entry_point=entry_point,
+                    vector_entry_point=vector_entry_point,
+                    disable_env_checker=True,
+                    kwargs={"game": game},
+                )

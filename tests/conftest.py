@@ -81,7 +81,8 @@ def checkpoint_config() -> CheckpointConfig:
 
 
 @pytest.fixture(scope="session")
-def _saved_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint's folder, named after its game; it is only read."""
     return save_checkpoint(
         tmp_path_factory.mktemp("checkpoints") / "Pong",
         config=_config(),
@@ -92,7 +93,20 @@ def _saved_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def endless_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose dreams do not end before the horizon; it is only read."""
+    return save_checkpoint(
+        tmp_path_factory.mktemp("endless") / "Pong",
+        config=_config(),
+        world_model_state=_world_model(-99.0).export_state(),
+        agent_state={},
+        contexts=_contexts(),
+        card="",
+    )
+
+
 @pytest.fixture
-def tiny_checkpoint(_saved_checkpoint: Path, tmp_path: Path) -> Path:
+def tiny_checkpoint(saved_checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint folder of the test's own, at ``tmp_path / "Pong"``."""
-    return Path(shutil.copytree(_saved_checkpoint, tmp_path / "Pong"))
+    return Path(shutil.copytree(saved_checkpoint, tmp_path / "Pong"))

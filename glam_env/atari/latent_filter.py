@@ -67,6 +67,19 @@ class LatentFilter:
         self.state = DreamState(code, h, self.state.core)
         return self.world_model.features(self.state)
 
+    def begin(self, code: Tensor, mask: Tensor) -> None:
+        """Begins an episode in some rows with what is seen there, in place of :meth:`see`.
+
+        Args:
+            code: (E, K) int64 latents of the frames; those outside the mask are not read.
+            mask: (E) bool, the rows; the others stay as they are.
+        """
+        rows, before = mask[:, None], self.state
+        self._first = self._first | mask
+        self.state = DreamState(
+            torch.where(rows, code, before.code), before.h.masked_fill(rows, 0.0), before.core
+        )
+
     @torch.no_grad()
     def act(self, actions: Tensor) -> None:
         """Takes in the (E) int64 actions that follow the frames last seen."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from glam_env.checks import require_choice, require_count
 from glam_env.dream.contexts import ContextPool, Contexts
 from glam_env.errors import GlamError
 from glam_env.model.distributions import categorical_entropy
@@ -34,6 +36,15 @@ class EngineStep(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     prior_entropy: Tensor
+
+
+class EngineDraws(NamedTuple):
+    """What a batch of dreams will draw: ``generator``, the state of the one that steps draw from
+    (bytes, on the CPU); ``start_key`` and ``starts_drawn`` (E) int64, of the hash of starts."""
+
+    generator: Tensor
+    start_key: int
+    starts_drawn: Tensor
 
 
 class EngineState(NamedTuple):
@@ -99,16 +110,11 @@ class DreamEngine:
         reward: str = "mean",
         frames: bool = False,
     ) -> None:
-        _require_count("num_envs", num_envs)
-        _require_count("max_episode_steps", max_episode_steps)
-        if not isinstance(temperature, int | float) or not 0.0 <= temperature < math.inf:
-            raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
-        require_choice("termination", termination, TERMINATIONS)
-        require_choice("reward", reward, REWARDS)
+        self.num_envs = num_envs = require_count("num_envs", num_envs)
+        self.max_episode_steps = require_count("max_episode_steps", max_episode_steps)
+        require_drawing(temperature, termination, reward)
         self.world_model = world_model
-        self.num_envs = num_envs
         self.device = torch.device(device)
-        self.max_episode_steps = max_episode_steps
         self._temperature = float(temperature)
         self._sample_termination = termination == "sample"
         self._sample_reward = reward == "sample"
@@ -198,6 +204,20 @@ class DreamEngine:
         self._state = _copy(state.dream)
         self._steps = state.steps.clone()
 
+    def get_draws(self) -> EngineDraws:
+        """A copy of what will be drawn."""
+        return EngineDraws(self._generator.get_state(), self._start_key, self._starts_drawn.clone())
+
+    def set_draws(self, draws: EngineDraws) -> None:
+        """Draws from here on what would have been drawn after :meth:`get_draws`.
+
+        Args:
+            draws: of an engine with as many dreams, on a device of the same type.
+        """
+        self._generator.set_state(draws.generator)
+        self._start_key = draws.start_key
+        self._starts_drawn = draws.starts_drawn.clone()
+
     def _draw_starts(self) -> Tensor:
         """The next start of each dream, (E) int64 contexts.
 
@@ -210,15 +230,13 @@ class DreamEngine:
         return _shift(x ^ _shift(x, 31), 1) % len(self.pool)
 
 
-def require_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
-    """Raises GlamError unless an option's value is one of its choices."""
-    if value not in choices:
-        raise GlamError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
-
-
-def _require_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise GlamError(f"{name} must be a whole number >= 1, got {value!r}")
+def require_drawing(temperature: float, termination: str, reward: str) -> None:
+    """Raises GlamError unless :class:`DreamEngine` knows how to draw so."""
+    number = isinstance(temperature, Real) and not isinstance(temperature, bool)
+    if not number or not 0.0 <= temperature < math.inf:
+        raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
+    require_choice("termination", termination, TERMINATIONS)
+    require_choice("reward", reward, REWARDS)
 
 
 def _signed(value: int) -> int:

@@ -1,0 +1,1 @@
+"""Other libraries in dreams: one short, complete file for each."""

@@ -1,0 +1,149 @@
+"""PPO of skrl in dreams.
+
+    pip install skrl
+    python agents/examples/skrl_ppo.py --total-steps 200000
+
+What skrl wants of the env: it hands over actions as numpy arrays of shape (E,), copies rewards and
+flags with ``torch.tensor``, which is quiet on numpy only, finds the device in ``envs.device``, and
+calls ``envs.reset()`` once. It takes what a step returns as the observation that the step led to;
+that is so in autoreset mode NEXT_STEP alone, where it can then estimate what a dream would have
+earned had it not been cut (``time_limit_bootstrap``). The price is one step without meaning between
+two dreams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import torch
+import tyro
+from skrl.agents.torch import ExperimentCfg
+from skrl.agents.torch.ppo import PPO, PPO_CFG
+from skrl.envs.wrappers.torch import Wrapper, wrap_env
+from skrl.memories.torch import RandomMemory
+from skrl.models.torch import CategoricalMixin, DeterministicMixin, Model
+from skrl.trainers.torch import SequentialTrainer
+from torch import Tensor, nn
+
+import glam_env  # noqa: F401  (registers the ids)
+from glam_env.wrappers import EpisodeStatistics
+
+
+@dataclass
+class Args:
+    """PPO of skrl in dreams.
+
+    Attributes:
+        game: whose dreams.
+        total_steps: dream steps to learn from.
+        num_envs: dreams side by side.
+        horizon: steps after which a dream is cut.
+        num_steps: of a rollout.
+        learning_rate, gamma, entropy: of PPO.
+        seed: of everything.
+        device: auto, cpu, cuda, …
+    """
+
+    game: str = "Pong"
+    total_steps: int = 200_000
+    num_envs: int = 64
+    horizon: int = 128
+    num_steps: int = 128
+    learning_rate: float = 5e-4
+    gamma: float = 0.985
+    entropy: float = 0.01
+    seed: int = 1
+    device: str = "auto"
+
+
+def network(inputs: int, outputs: int) -> nn.Sequential:
+    """Two hidden layers."""
+    return nn.Sequential(
+        nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)
+    )
+
+
+class Actor(CategoricalMixin, Model):
+    """Chances of actions."""
+
+    def __init__(self, env: Wrapper) -> None:
+        spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+        Model.__init__(self, **spaces, device=env.device)
+        CategoricalMixin.__init__(self)
+        self.net = network(self.num_observations, self.num_actions)
+
+    def compute(self, inputs: dict[str, Any], role: str) -> tuple[Tensor, dict[str, Any]]:
+        """Logits, as the mixin wants them."""
+        return self.net(inputs["observations"]), {}
+
+
+class Critic(DeterministicMixin, Model):
+    """What is still to be earned."""
+
+    def __init__(self, env: Wrapper) -> None:
+        spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+        Model.__init__(self, **spaces, device=env.device)
+        DeterministicMixin.__init__(self)
+        self.net = network(self.num_observations, 1)
+
+    def compute(self, inputs: dict[str, Any], role: str) -> tuple[Tensor, dict[str, Any]]:
+        """Values, as the mixin wants them."""
+        return self.net(inputs["observations"]), {}
+
+
+def main(args: Args) -> tuple[list[float], list[float]]:
+    """Learns and prints; returns what the first and the last dreams earned, one for each row."""
+    torch.manual_seed(args.seed)
+    envs = gym.make_vec(
+        f"GLAMDream-{args.game}-v0",
+        num_envs=args.num_envs,
+        autoreset_mode="NEXT_STEP",
+        obs_type="latent",
+        max_episode_steps=args.horizon,
+        device=args.device,
+    )
+    counted = EpisodeStatistics(envs, buffer_length=10**6)
+    env: Any = wrap_env(counted, wrapper="gymnasium", verbose=False)
+    agent = PPO(
+        models={"policy": Actor(env).to(env.device), "value": Critic(env).to(env.device)},
+        memory=RandomMemory(memory_size=args.num_steps, num_envs=env.num_envs, device=env.device),
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        device=env.device,
+        cfg=PPO_CFG(
+            rollouts=args.num_steps,
+            learning_epochs=4,
+            mini_batches=8,
+            learning_rate=args.learning_rate,
+            discount_factor=args.gamma,
+            entropy_loss_scale=args.entropy,
+            value_loss_scale=0.5,
+            time_limit_bootstrap=True,
+            experiment=ExperimentCfg(write_interval=0, checkpoint_interval=0),
+        ),
+    )
+    rounds = max(args.total_steps // (args.num_steps * args.num_envs), 1)
+    SequentialTrainer(
+        env=env,
+        agents=agent,
+        cfg={
+            "timesteps": rounds * args.num_steps,
+            "headless": True,
+            "close_environment_at_exit": False,
+        },
+    ).train()
+    env.close()
+    returns = list(counted.return_queue)
+    first, last = returns[: args.num_envs], returns[-args.num_envs :]
+    print(
+        f"{counted.episode_count} dreams of at most {args.horizon} steps; the first "
+        f"{len(first)} returned {sum(first) / len(first):+.2f}, the last "
+        f"{sum(last) / len(last):+.2f}"
+    )
+    return first, last
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

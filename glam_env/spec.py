@@ -1,0 +1,43 @@
+"""``PlainSpec``: an env's spec in plain values, so that it can be written down and read again."""
+
+from __future__ import annotations
+
+import copy
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+
+class PlainSpec:
+    """Of envs: the keyword arguments in their ``spec`` are JSON's, as far as they have a name.
+
+    Gymnasium notes in the spec what an env was made with. Here an autoreset mode becomes its name,
+    a path and a device become strings, and numpy's numbers Python's: ``spec.to_json()`` works, and
+    what is made of it is the same env. Arrays, as ``contexts`` may be, have no such name.
+    """
+
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What the env was made from; None if Gymnasium did not make it."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None:
+            spec = copy.copy(spec)
+            spec.kwargs = {name: _plain(value) for name, value in spec.kwargs.items()}
+        self._spec = spec
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, PurePath | torch.device):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,194 @@
+"""Other libraries in dreams: their examples run, and the envs have what each of them reads."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from comparison import assert_same
+from echo import Echo
+from gymnasium.vector import AutoresetMode
+
+import glam_env  # noqa: F401  (registers the ids)
+from agents.examples import cleanrl_ppo
+
+DREAM = "GLAMDream-Pong-v0"
+E = 3
+MODES = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)  # those that TorchRL takes
+SHORT = {"total_steps": 8_192, "num_envs": 32, "num_steps": 32, "horizon": 6, "device": "cpu"}
+BANDIT = {"gamma": 0.0, "learning_rate": 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def _pong_is_tiny(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dreams pay for naming what is seen."""
+    make_vec = gym.make_vec
+
+    def make(env_id: str, **options: Any) -> Any:
+        envs = make_vec(env_id, **options)
+        return Echo(envs) if env_id == DREAM else envs
+
+    monkeypatch.setattr(gym, "make_vec", make)
+
+
+def make_dreams(**options: Any) -> Any:
+    options = {"num_envs": E, "device": "cpu", "max_episode_steps": 5} | options
+    return gym.make_vec(DREAM, **options)
+
+
+# --- CleanRL -------------------------------------------------------------------------------------
+
+
+@pytest.mark.emulator
+def test_cleanrl_learns_in_dreams_and_plays_the_real_game(echo, capsys):
+    told = cleanrl_ppo.main(cleanrl_ppo.Args(**SHORT, **BANDIT, real_games=1))
+    assert told["before"].shape == told["after"].shape == (32,)
+    assert told["after"].mean() > 2.5 * told["before"].mean()
+    assert -21 <= float(told["real"]) <= 21
+    out = capsys.readouterr().out
+    assert "32 dreams of at most 6 steps: " in out
+    assert "1 whole real games: " in out
+
+
+# --- TorchRL -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torchrl(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """TorchRL's envs; it warns that its compiled part was made for another PyTorch."""
+    monkeypatch.setenv("RL_WARNINGS", "0")
+    return pytest.importorskip("torchrl.envs", reason="TorchRL is not installed")
+
+
+def test_torchrl_learns_in_dreams(torchrl, echo):
+    from agents.examples import torchrl_ppo
+
+    means = torchrl_ppo.main(torchrl_ppo.Args(**SHORT, **BANDIT))
+    assert len(means) == 8
+    assert means[-1] > 2.5 * means[0]
+
+
+@pytest.mark.parametrize("obs_type", ["rgb", "latent"])
+@pytest.mark.parametrize("array_type", ["numpy", "torch"])
+@pytest.mark.parametrize("mode", MODES)
+def test_torchrl_finds_the_specs_it_expects(torchrl, mode, array_type, obs_type):
+    from torchrl.envs.utils import check_env_specs
+
+    envs = make_dreams(autoreset_mode=mode, array_type=array_type, obs_type=obs_type)
+    env = torchrl.GymWrapper(envs, categorical_action_encoding=True)
+    check_env_specs(env, seed=0)
+    assert env.batch_size == (E,)
+    assert env.action_spec.space.n == 6
+    env.close()
+
+
+@pytest.mark.parametrize("array_type", ["numpy", "torch"])
+@pytest.mark.parametrize("mode", MODES)
+def test_torchrl_sees_each_dream_to_its_end(torchrl, mode, array_type):
+    """What it records is what the bare env showed, at the ends and the beginnings as well."""
+    envs = make_dreams(autoreset_mode=mode, array_type=array_type, obs_type="latent")
+    env = torchrl.GymWrapper(envs, categorical_action_encoding=True)
+    rollout = env.rollout(
+        20,
+        policy=lambda td: td.set("action", td["observation"][:, :4].argmax(-1)),
+        break_when_any_done=False,
+        auto_reset=False,
+        tensordict=env.reset(seed=3),
+    )
+    bare = make_dreams(obs_type="latent")
+    seen, _ = bare.reset(seed=3)
+    for step in range(20):
+        now = rollout[:, step]
+        assert_same(now["observation"].numpy(), seen)
+        seen, reward, terminated, truncated, info = bare.step(seen[:, :4].argmax(-1))
+        done = terminated | truncated
+        last = np.where(
+            done[:, None],
+            np.stack(
+                [
+                    final if over else row
+                    for final, over, row in zip(
+                        info.get("final_obs", seen), done, seen, strict=True
+                    )
+                ]
+            ),
+            seen,
+        )
+        for name, value in {
+            "observation": last,
+            "reward": reward[:, None],
+            "terminated": terminated[:, None],
+            "truncated": truncated[:, None],
+        }.items():
+            assert_same(now["next", name].numpy(), value)
+        if mode == AutoresetMode.SAME_STEP and done.all():
+            seen, _ = bare.reset()  # TorchRL does so of its own accord
+    assert 2 * E < int(rollout["next", "done"].sum()) < 20 * E
+    env.close()
+    bare.close()
+
+
+def test_torchrl_refuses_the_mode_it_cannot_read(torchrl):
+    envs = make_dreams(autoreset_mode="NEXT_STEP")
+    with pytest.raises(RuntimeError, match="SAME_STEP or DISABLED"):
+        torchrl.GymWrapper(envs)
+    envs.close()
+
+
+def test_torchrl_makes_a_single_dream_by_its_id(torchrl):
+    env = torchrl.GymEnv(DREAM, obs_type="latent", categorical_action_encoding=True)
+    assert env.rollout(4)["next", "observation"].shape[1:] == (32,)
+    env.close()
+
+
+# --- skrl ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wrap_env() -> Any:
+    """skrl's, which takes a vector env as its own."""
+    module = pytest.importorskip("skrl.envs.wrappers.torch", reason="skrl is not installed")
+    return lambda envs: module.wrap_env(envs, wrapper="gymnasium", verbose=False)
+
+
+def test_skrl_learns_in_dreams(wrap_env, echo, capsys):
+    from agents.examples import skrl_ppo
+
+    first, last = skrl_ppo.main(skrl_ppo.Args(**SHORT, **BANDIT))
+    assert len(first) == len(last) == 32
+    assert np.mean(last) > 2.5 * np.mean(first)
+    assert "dreams of at most 6 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode)[:2])
+@pytest.mark.parametrize("num_envs", [1, E])
+def test_skrl_steps_dreams_without_a_warning(wrap_env, mode, num_envs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        options = {"num_envs": num_envs, "obs_type": "latent", "render_mode": "rgb_array"}
+        envs, bare = (make_dreams(autoreset_mode=mode, **options) for _ in range(2))
+        env = wrap_env(envs)
+        assert env.device == torch.device("cpu")
+        assert env.num_envs == num_envs
+        env._seed = 4  # it gives the first reset the seed of its own configuration
+        seen, expected = env.reset()[0], bare.reset(seed=4)[0]
+        for step in range(7):
+            assert_same(seen.numpy(), expected)
+            actions = torch.full((num_envs, 1), step % 6)  # as its models draw them
+            seen, *flags, _ = env.step(actions)
+            expected, *others, _ = bare.step(actions.flatten().numpy())
+            for flag, other in zip(flags, others, strict=True):
+                assert_same(flag.numpy(), other[:, None])
+        assert len(env.render()) == num_envs
+        env.close()
+        bare.close()
