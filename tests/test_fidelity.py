@@ -9,8 +9,8 @@ from torch import nn
 
 from glam_env.errors import GlamError
 from glam_env.evaluation.events import match_events, score_events, sum_rewards
-from glam_env.evaluation.fidelity import find_background, measure_fidelity, window_starts
-from glam_env.evaluation.recording import Recording, add_noise, record_play
+from glam_env.evaluation.fidelity import find_background, measure_fidelity
+from glam_env.evaluation.recording import Recording, add_noise, record_play, window_starts
 from glam_env.evaluation.scores import RandomPolicy
 from glam_env.evaluation.strips import save_strips, side_by_side_gif, strip
 from glam_env.model.structures import DreamState, DreamStep

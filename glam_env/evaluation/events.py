@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TOLERANCE = 2  # steps that an event may be off
+EVENT_HORIZONS = (16, 32, 64)  # that figures are given for
 REWARD_EVENT = 0.5  # least points, in absolute value, that make an event
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from glam_env.dream.contexts import draw_frames
-from glam_env.errors import GlamError
 from glam_env.evaluation.curves import Detector, ImageCurve, ImageTally, ObjectCurve, ObjectTally
 from glam_env.evaluation.events import (
+    EVENT_HORIZONS,
     TOLERANCE,
     EventScore,
     RewardSum,
@@ -28,7 +28,7 @@ from glam_env.evaluation.events import (
     sum_rewards,
 )
 from glam_env.evaluation.pong import find_pong_objects
-from glam_env.evaluation.recording import Recording
+from glam_env.evaluation.recording import Recording, window_starts
 from glam_env.model.distributions import categorical_kl, sample_codes
 from glam_env.model.structures import DreamStep
 from glam_env.model.world_model import WorldModel
@@ -36,7 +36,6 @@ from glam_env.model.world_model import WorldModel
 DETECTORS: dict[str, Detector] = {"Pong": find_pong_objects}
 
 TABLE_HORIZONS = (1, 2, 4, 8, 16, 32, 64)
-EVENT_HORIZONS = (16, 32, 64)
 BATCH = 64  # windows at a time
 BACKGROUND_FRAMES = 1000
 
@@ -131,7 +130,7 @@ def measure_fidelity(
     recording: Recording,
     *,
     context: int = 16,
-    horizon: int = 32,
+    horizon: int = 64,
     stride: int = 8,
     seed: int = 0,
     temperature: float = 1.0,
@@ -156,7 +155,7 @@ def measure_fidelity(
     """
     device = world_model.prior.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    env, start = window_starts(recording, context, horizon, stride).T
+    env, start = window_starts(recording, context, horizon, stride, TOLERANCE).T
     log_probs = _encode(world_model, recording.frames)
     codes = sample_codes(log_probs, generator=generator)  # (E, T, K)
     actions = torch.from_numpy(recording.actions).to(device)
@@ -242,34 +241,6 @@ def follow(
         step = world_model.step(state, action, temperature=temperature, generator=generator)
         state = step.state
         yield step
-
-
-def window_starts(recording: Recording, context: int, horizon: int, stride: int) -> np.ndarray:
-    """Where windows begin: (W, 2) int64, env and step.
-
-    An episode's end within the `context` steps rules a window out. One among the steps dreamt
-    cuts it short: nothing beyond is compared.
-
-    Raises:
-        GlamError: If there is none.
-    """
-    if min(context, horizon, stride) < 1:
-        raise GlamError(
-            f"context, horizon and stride are at least 1 step, not {context}, {horizon}, {stride}"
-        )
-    length = context + horizon + TOLERANCE
-    envs, steps = recording.ended.shape
-    starts = [
-        (env, start)
-        for env in range(envs)
-        for start in range(0, steps - length + 1, stride)
-        if not recording.ended[env, start : start + context].any()
-    ]
-    if not starts:
-        raise GlamError(
-            f"a recording of {steps} steps has no room for windows of {length}: record more"
-        )
-    return np.array(starts, np.int64)
 
 
 def find_background(frames: np.ndarray) -> np.ndarray:

@@ -127,3 +127,35 @@ def record_play(
             if on_step is not None:
                 on_step(t + 1)
     return recording
+
+
+def window_starts(
+    recording: Recording, context: int, horizon: int, stride: int, beyond: int = 1
+) -> np.ndarray:
+    """Where windows begin: (W, 2) int64, env and step.
+
+    A window is `context` steps, `horizon` steps and `beyond` more that are to be seen.
+
+    An episode's end within the `context` steps rules a window out. One among the steps dreamt
+    cuts it short: nothing beyond is compared.
+
+    Raises:
+        GlamError: If there is none.
+    """
+    if min(context, horizon, stride) < 1:
+        raise GlamError(
+            f"context, horizon and stride are at least 1 step, not {context}, {horizon}, {stride}"
+        )
+    length = context + horizon + beyond
+    envs, steps = recording.ended.shape
+    starts = [
+        (env, start)
+        for env in range(envs)
+        for start in range(0, steps - length + 1, stride)
+        if not recording.ended[env, start : start + context].any()
+    ]
+    if not starts:
+        raise GlamError(
+            f"a recording of {steps} steps has no room for windows of {length}: record more"
+        )
+    return np.array(starts, np.int64)

@@ -12,8 +12,8 @@ import torch
 from glam_env.dream.contexts import draw_frames
 from glam_env.errors import GlamError
 from glam_env.evaluation.events import reward_events
-from glam_env.evaluation.fidelity import follow, window_starts
-from glam_env.evaluation.recording import Recording
+from glam_env.evaluation.fidelity import follow
+from glam_env.evaluation.recording import Recording, window_starts
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 
