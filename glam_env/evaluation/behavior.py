@@ -115,50 +115,6 @@ class BehaviorReport:
     game: Behavior
     dream: Behavior
 
-    def table(self) -> str:
-        """The figures for people, as plain text."""
-        lines = [
-            f"one policy from {self.moments} real moments on, {self.horizon} steps in the game and "
-            f"{self.dreams_per_moment} times in dreams",
-            f"{'points in 1000 steps':22}{'game':>8}{'95 %':>16}{'dream':>8}{'95 %':>16}",
-        ]
-        for name in ("won", "lost", "net"):
-            rate = getattr(self, name)
-            low_high = [
-                "{:.2f} … {:.2f}".format(*i) for i in (rate.game_interval, rate.dream_interval)
-            ]
-            lines.append(
-                f"{name:22}{rate.game:8.2f}{low_high[0]:>16}{rate.dream:8.2f}{low_high[1]:>16}"
-            )
-        lines += [
-            f"{f'{name}, to step {part.horizon}':22}{game:8.2f}{'':16}{dream:8.2f}"
-            for part in self.early
-            for name, game, dream in (
-                ("won", part.game_won, part.dream_won),
-                ("lost", part.game_lost, part.dream_lost),
-            )
-        ]
-        for name, error, interval in (
-            ("net reward rate", self.reward_rate_error, self.reward_rate_error_interval),
-            ("won and lost", self.points_error, self.points_error_interval),
-        ):
-            told = "-" if error is None else f"{100 * error:.0f} %"
-            told += (
-                ""
-                if interval is None
-                else " (95 %: {:.0f} to {:.0f})".format(*(100 * end for end in interval))
-            )
-            lines.append(f"relative error, {name}: {told}")
-        for name, at in (("game", self.game), ("dream", self.dream)):
-            rally = "-" if at.rally is None else f"{at.rally:.1f}"
-            lines.append(
-                f"{name}: {at.steps} steps, first point after {at.first_point:.1f}, "
-                f"none in {100 * at.pointless:.0f} % of the plays, {rally} steps from point to "
-                f"point; actions {' '.join(f'{share:.2f}' for share in at.actions)}"
-            )
-        lines.append(f"distance between the shares of actions: {self.action_distance:.3f}")
-        return "\n".join(lines)
-
     def as_json(self) -> dict[str, Any]:
         """Everything above, ready for `json.dumps`."""
         return asdict(self)

@@ -13,7 +13,7 @@ from torch import Tensor
 from glam_env.atari.emulator import FRAME_SIZE, Emulator
 from glam_env.atari.latent_filter import Act
 from glam_env.errors import GlamError
-from glam_env.evaluation.scores import Policy
+from glam_env.evaluation.scores import Policy, seed_apart
 
 HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the same episodes
 
@@ -96,12 +96,10 @@ def record_play(
     """
     if steps < 1:
         raise GlamError(f"a recording takes at least 1 step, not {steps}")
-    if seed < 0:
-        raise GlamError(f"seed must be a whole number of at least 0, not {seed}")
     emulator = Emulator(
         game,
         num_envs,
-        seed=int(np.random.SeedSequence((HELD_OUT, seed)).generate_state(1)[0]),
+        seed=seed_apart(HELD_OUT, seed),
         repeat_action_probability=repeat_action_probability,
         num_threads=num_threads,
     )
