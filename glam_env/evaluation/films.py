@@ -9,7 +9,17 @@ import numpy as np
 
 from glam_env.errors import GlamError
 from glam_env.evaluation.events import reward_events
-from glam_env.evaluation.strips import INK, LOST, PAPER, SCALE, WON, difference, enlarged, write_on
+from glam_env.evaluation.strips import (
+    DIFFERENCE,
+    INK,
+    LOST,
+    PAPER,
+    SCALE,
+    WON,
+    difference,
+    enlarged,
+    write_on,
+)
 from glam_env.evaluation.windows import Window
 
 FRAMES_PER_SECOND = 10  # two thirds of the game's own speed at four frames a step
@@ -43,7 +53,7 @@ def film(window: Window) -> Iterator[np.ndarray]:
                 _draw_line(picture[-(FOOT + LINE) // 2 :, left : left + side], events[i], now, seen)
         ahead = now + 1 - seen
         step = f"step +{ahead}" if ahead > 0 else "sees the game"
-        captions = f"real game, step {window.step + ahead}", f"dream, {step}", "difference"
+        captions = f"real game, step {window.step + ahead}", f"dream, {step}", DIFFERENCE
         yield write_on(picture, [(c, 3, 4 + i * (side + GAP)) for i, c in enumerate(captions)])
 
 

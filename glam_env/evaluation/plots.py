@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from glam_env.errors import GlamError
+from glam_env.games import find_game
 
 COLORS = {"dream": "tab:blue", "repeat": "tab:orange", "average": "tab:gray"}
 PAINTERS = {"dream": "dream", "repeat": "last real frame", "average": "average real frame"}
@@ -130,12 +131,13 @@ def _save_rewards(path: Path, report: Mapping[str, Any]) -> Path:
     for sums in report["reward_sums"]:
         dreamt, real = ([b[side] for b in sums["bins"]] for side in ("dreamt", "real"))
         sizes = [10 + 150 * b["windows"] / report["windows"] for b in sums["bins"]]
-        (line,) = right.plot(dreamt, real, label=f"to step {sums['horizon']}")
-        right.scatter(dreamt, real, sizes, color=line.get_color())
-    ends = [end for limits in (right.get_xlim(), right.get_ylim()) for end in limits]
-    ends = [min(ends), max(ends)]
-    right.plot(ends, ends, color="black", linewidth=0.8, linestyle=":")
-    right.set(title="points of a window", xlabel="dreamt (expected)", ylabel="real (mean)")
+        right.scatter(dreamt, real, sizes, alpha=0.7, label=f"to step {sums['horizon']}")
+    right.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
+    right.set(
+        title="points of a window; as large as there are windows",
+        xlabel="dreamt (expected)",
+        ylabel="real (mean)",
+    )
     right.legend()
     figure.suptitle(f"{report['game']}: rewards of dreams along the real actions")
     return _save(figure, path)
@@ -171,7 +173,9 @@ def _save_behavior(path: Path, behavior: Mapping[str, Any], game: str) -> Path:
     left.set(title="points in 1000 steps")
     middle.set(title="points in 1000 steps, over the first steps alone", xlabel="to step")
     middle.set_ylim(bottom=0)
-    right.set(title="share of each action", xlabel="action")
+    meanings = find_game(game).action_meanings
+    right.set_xticks(range(len(meanings)), meanings, rotation=90 if len(meanings) > 6 else 20)
+    right.set(title="share of each action")
     for axis in (left, middle, right):
         axis.legend()
     figure.suptitle(f"{game}: one policy from {behavior['moments']} real moments, in both worlds")
@@ -180,7 +184,8 @@ def _save_behavior(path: Path, behavior: Mapping[str, Any], game: str) -> Path:
 
 def _curve(axis: Any, figures: list[float | None], **style: Any) -> None:
     known = [(k + 1, figure) for k, figure in enumerate(figures) if figure is not None]
-    axis.plot(*zip(*known, strict=True), **style) if known else None
+    if known:
+        axis.plot(*zip(*known, strict=True), **style)
 
 
 def _save(figure: Any, path: Path) -> Path:

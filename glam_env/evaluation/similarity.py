@@ -31,13 +31,16 @@ class Statistics:
         frames: (N, H, W, 3) uint8, H and W at least 11.
 
     Attributes:
-        gray: (N, H, W) float32 luminance less 128: with smaller numbers less is lost where
+        level: (N, 1, 1) float32, mean luminance of each frame.
+        gray: (N, H, W) float32, the luminance less that: with smaller numbers less is lost where
             squares of means are taken off means of squares.
-        mean, variance: (N, H − 10, W − 10) float32, in the window around each place.
+        mean, variance: (N, H − 10, W − 10) float32, of `gray` in the window around each place.
     """
 
     def __init__(self, frames: np.ndarray) -> None:
-        self.gray = frames.astype(np.float32) @ LUMINANCE - 128.0
+        luminance = frames.astype(np.float32) @ LUMINANCE
+        self.level = luminance.mean((1, 2), keepdims=True)
+        self.gray = luminance - self.level
         self.mean = _smooth(self.gray)
         self.variance = _smooth(np.square(self.gray)) - np.square(self.mean)
 
@@ -45,7 +48,7 @@ class Statistics:
 def ssim(one: Statistics, other: Statistics) -> np.ndarray:
     """Mean SSIM of pairs of frames: (N,) float32, 1 where they are the same."""
     covariance = _smooth(one.gray * other.gray) - one.mean * other.mean
-    means = one.mean + 128.0, other.mean + 128.0
+    means = one.mean + one.level, other.mean + other.level
     luminance = (2 * means[0] * means[1] + C1) / (np.square(means[0]) + np.square(means[1]) + C1)
     structure = (2 * covariance + C2) / (one.variance + other.variance + C2)
     return (luminance * structure).mean((1, 2))

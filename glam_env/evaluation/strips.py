@@ -18,7 +18,8 @@ GAP = 4  # pixels between rows and columns
 MARK = 8  # height of a row's reward marks
 PAPER, INK = (24, 24, 24), (235, 235, 235)
 WON, LOST = (60, 220, 60), (235, 60, 60)
-MARGIN = 88  # of a strip, for the names of its rows
+MARGIN, HEAD, LETTERS = 170, 34, 26  # of a strip: for the names of rows, of columns; their size
+DIFFERENCE = "difference × 2"
 CAPTION = 16  # height of a caption
 GIF_COLORS = 160
 
@@ -41,15 +42,15 @@ def strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.ndarra
     rows = (
         ("real game", window.real, window.real_reward),
         ("dream", window.dream, window.dream_reward),
-        ("difference", difference(window.real, window.dream), none),
+        (DIFFERENCE, difference(window.real, window.dream), none),
     )
     side, step = SCALE * window.real.shape[1], SCALE * window.real.shape[1] + GAP
     height = side + MARK + GAP
-    shape = (CAPTION + GAP + len(rows) * height, MARGIN + len(columns) * step, 3)
+    shape = (HEAD + len(rows) * height, MARGIN + len(columns) * step, 3)
     image = np.full(shape, PAPER, np.uint8)
     texts = [(f"+{ahead}", 0, MARGIN + j * step) for j, ahead in enumerate(columns)]
     for i, (name, frames, reward) in enumerate(rows):
-        top = CAPTION + GAP + i * height
+        top = HEAD + i * height
         texts.append((name, top, GAP))
         events, before = reward_events(reward), 0
         for j, ahead in enumerate(columns):
@@ -59,7 +60,7 @@ def strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.ndarra
             for kind, color in ((1, WON), (-1, LOST)):
                 if (since == kind).any():
                     image[top + side + 2 : top + side + MARK, left : left + side] = color
-    return write_on(image, texts)
+    return write_on(image, texts, LETTERS)
 
 
 def save_strips(folder: Path, windows: Sequence[Window]) -> list[Path]:
@@ -72,18 +73,20 @@ def save_strips(folder: Path, windows: Sequence[Window]) -> list[Path]:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How far uint8 pixels are apart, as uint8."""
-    return np.abs(one.astype(np.int16) - other).astype(np.uint8)
+    """Twice how far uint8 pixels are apart, as uint8: by itself it is hard to see."""
+    return np.minimum(2 * np.abs(one.astype(np.int16) - other), 255).astype(np.uint8)
 
 
-def write_on(image: np.ndarray, texts: Sequence[tuple[str, int, int]]) -> np.ndarray:
-    """An image with some texts on it, each given with its top and its left."""
+def write_on(
+    image: np.ndarray, texts: Sequence[tuple[str, int, int]], size: int = 12
+) -> np.ndarray:
+    """An image with some texts of a size on it, each given with its top and its left."""
     from PIL import ImageDraw
 
     canvas = pillow().fromarray(image)
     draw = ImageDraw.Draw(canvas)
     for text, top, left in texts:
-        draw.text((left, top + 2), text, fill=INK, font_size=12)
+        draw.text((left, top + 2), text, fill=INK, font_size=size)
     return np.array(canvas)
 
 

@@ -121,7 +121,8 @@ def _rows(
     return [
         f"{title:{width}}" + "".join(f"{horizon:8}" for horizon in horizons),
         *(
-            f"{name:{width}}" + "".join(f"{number(curve[h - 1]):>8}" for h in horizons)
+            f"{name:{width}}"
+            + "".join(f"{number(curve[h - 1], 2 + name.startswith('SSIM')):>8}" for h in horizons)
             for name, curve in figures.items()
         ),
     ]
