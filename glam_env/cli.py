@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
@@ -34,17 +34,21 @@ from glam_env.checkpoints import (
 from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.games import find_game
-from glam_env.options import Demo, Eval, Export, Fidelity, Info, Sb3, read_options
+from glam_env.options import Curves, Demo, Eval, Export, Fidelity, Info, Sb3, read_options
 from glam_env.training.presets import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
+    import torch
+
+    from glam_env.atari import EmulatorStep, Episode
     from glam_env.atari.latent_filter import Act, FilteredPolicy
-    from glam_env.evaluation.fidelity import FidelityReport
+    from glam_env.evaluation import Policy, ScoreReport
+    from glam_env.evaluation.examination import Examination
+    from glam_env.evaluation.recording import Recording
     from glam_env.model.world_model import WorldModel
+    from glam_env.training.export import TrainedRun
 
 RUNS = Path("runs")
-NOISE = (0.0, 0.25, 0.5, 1.0)
-"""Random actions' share in the held-out play of each env: from the agent's own to random."""
 
 
 @dataclass
@@ -78,35 +82,91 @@ class Train:
 # --- parts that commands share -----------------------------------------------------------------
 
 
-def _load(name: str, device: str) -> tuple[CheckpointConfig, WorldModel, ActorCritic]:
-    folder, where = find_checkpoint(name), find_device(device)
+class Trained(NamedTuple):
+    """A game's world model and the agent that learned in it."""
+
+    game: str
+    world_model: WorldModel
+    agent: ActorCritic
+    protocol: Protocol
+    max_episode_steps: int
+
+
+def _load(name: str, device: str) -> Trained:
+    """From a game's shipped checkpoint, a checkpoint folder, or a run as it stands."""
+    where = find_device(device)
+    if _is_run(Path(name)):
+        return _load_run(Path(name), where)[0]
+    folder = find_checkpoint(name)
     config, world_model = load_config(folder), load_world_model(folder, where)
     c = config.world_model
     agent = ActorCritic.from_export(
         config.agent, load_agent_state(folder), c.feature_dim, c.num_actions
-    )
-    return config, world_model, agent.to(where)
+    ).to(where)
+    return Trained(config.game, world_model, agent, config.protocol, config.max_episode_steps)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "checkpoints").is_dir() and (path / "config.json").is_file()
+
+
+def _load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
+    """A run's last checkpoint, the weights as they were trained."""
+    from glam_env.training.export import load_run
+    from glam_env.training.run_folder import RunFolder
+
+    run = RunFolder(path)
+    trained = load_run(run, device)
+    world_model = trained.world_model.requires_grad_(False)
+    settings = from_json(AgentConfig, run.settings.get("agent"), str(path / "config.json"))
+    c = world_model.config
+    agent = ActorCritic(settings, c.feature_dim, c.num_actions).to(device)
+    agent.load_learner_state(trained.learner)
+    agent.eval().requires_grad_(False)
+    protocol = Protocol(trained.config.repeat_action_probability)
+    return Trained(trained.game, world_model, agent, protocol, Export.max_episode_steps), trained
 
 
 def _act(agent: ActorCritic, greedy: bool = False) -> Act:
     return lambda features, generator: agent.act(features, greedy=greedy, generator=generator)
 
 
-def _policy(world_model: WorldModel, agent: ActorCritic, greedy: bool = False) -> FilteredPolicy:
+def _policy(trained: Trained, greedy: bool = False) -> FilteredPolicy:
     from glam_env.atari.latent_filter import FilteredPolicy
 
-    return FilteredPolicy(world_model, _act(agent, greedy))
+    return FilteredPolicy(trained.world_model, _act(trained.agent, greedy))
 
 
-def _show_score(report: dict[str, Any]) -> None:
-    error = report["standard_error"]
-    spread = "" if error is None else f" ± {error:.2f}"
-    print(
-        f"{report['game']}: {report['mean']:.2f}{spread} over {report['episodes']} whole games "
-        f"(random {report['random']}, human {report['human']}; "
-        f"human-normalised {100 * report['human_normalized']:.1f} %), "
-        f"{report['steps_per_second']:.0f} agent steps/s"
-    )
+def _evaluate(
+    policy: Policy,
+    game: str,
+    protocol: Protocol,
+    *,
+    episodes: int,
+    seed: int,
+    num_envs: int = Eval.num_envs,
+) -> ScoreReport:
+    """Plays whole real games, with progress."""
+    from glam_env.evaluation import evaluate_policy
+    from glam_env.progress import ProgressLines
+
+    steps = 0
+    with ProgressLines() as progress:
+
+        def tell(step: EmulatorStep, counted: list[Episode]) -> None:
+            nonlocal steps
+            steps += len(step.reward)
+            progress(f"whole real games ({steps:,} agent steps)", len(counted), episodes)
+
+        return evaluate_policy(
+            policy,
+            game,
+            episodes=episodes,
+            num_envs=num_envs,
+            seed=seed,
+            repeat_action_probability=protocol.repeat_action_probability,
+            on_step=tell,
+        )
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -179,78 +239,63 @@ def train(args: Train) -> int:
 
 def evaluate(args: Eval) -> int:
     """Runs ``glam eval``."""
-    from glam_env.evaluation import RandomPolicy, evaluate_policy
+    from glam_env.evaluation import RandomPolicy
 
     if args.random:
         game = find_game(args.game)
-        policy, name, sticky = RandomPolicy(game.num_actions), game.name, 0.0
+        name, policy, protocol = game.name, RandomPolicy(game.num_actions), Protocol()
     else:
-        config, world_model, agent = _load(args.game, args.device)
-        policy, name = _policy(world_model, agent, args.greedy), config.game
-        sticky = config.protocol.repeat_action_probability
-    report = evaluate_policy(
-        policy,
-        name,
-        episodes=args.episodes,
-        num_envs=args.num_envs,
-        seed=args.seed,
-        repeat_action_probability=sticky,
-    ).as_json()
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _show_score(report)
+        trained = _load(args.game, args.device)
+        name, policy, protocol = trained.game, _policy(trained, args.greedy), trained.protocol
+    report = _evaluate(
+        policy, name, protocol, episodes=args.episodes, seed=args.seed, num_envs=args.num_envs
+    )
+    print(json.dumps(report.as_json(), indent=2) if args.json else report.table())
     return 0
 
 
-def _measure_fidelity(
-    world_model: WorldModel,
-    agent: ActorCritic,
-    game: str,
-    protocol: Protocol,
-    *,
-    steps: int,
-    horizon: int,
-    seed: int,
-    pictures: Path | None = None,
-) -> FidelityReport:
-    """Records held-out play, from the agent's own to random, and dreams along it."""
-    from glam_env.atari.latent_filter import FilteredPolicy
-    from glam_env.evaluation.fidelity import DETECTORS, measure_fidelity
-    from glam_env.evaluation.recording import add_noise, record_play
-    from glam_env.evaluation.strips import save_strips
+def _examine(
+    trained: Trained, *, steps: int, behavior_steps: int, horizon: int, seed: int
+) -> tuple[Examination, Recording]:
+    """Holds dreams to the real game, with progress."""
+    from glam_env.evaluation.examination import examine
+    from glam_env.progress import ProgressLines
 
-    act = add_noise(_act(agent), find_game(game).num_actions, NOISE)
-    recording = record_play(
-        FilteredPolicy(world_model, act),
-        game,
-        steps=steps,
-        num_envs=len(NOISE),
-        seed=seed,
-        repeat_action_probability=protocol.repeat_action_probability,
-    )
-    if pictures is not None:
-        save_strips(pictures, world_model, recording, horizon=horizon, seed=seed)
-    return measure_fidelity(
-        world_model, recording, horizon=horizon, seed=seed, objects=DETECTORS.get(game)
-    )
+    with ProgressLines() as progress:
+        return examine(
+            trained.world_model,
+            _act(trained.agent),
+            trained.game,
+            steps=steps,
+            behavior_steps=behavior_steps,
+            horizon=horizon,
+            dream_horizon=trained.max_episode_steps,
+            seed=seed,
+            repeat_action_probability=trained.protocol.repeat_action_probability,
+            on_progress=progress,
+        )
 
 
 def fidelity(args: Fidelity) -> int:
     """Runs ``glam fidelity``."""
-    config, world_model, agent = _load(args.game, args.device)
-    report = _measure_fidelity(
-        world_model,
-        agent,
-        config.game,
-        config.protocol,
+    from glam_env.evaluation.examination import save_examination
+    from glam_env.evaluation.thresholds import Thresholds
+
+    if args.check and args.horizon < (least := Thresholds().horizon):
+        raise GlamError(f"--check needs a horizon of at least {least}, not {args.horizon}")
+    trained = _load(args.game, args.device)
+    report, recording = _examine(
+        trained,
         steps=args.steps,
+        behavior_steps=args.behavior_steps,
         horizon=args.horizon,
         seed=args.seed,
-        pictures=args.pictures,
     )
     print(json.dumps(report.as_json(), indent=2) if args.json else report.table())
-    return 0
+    if args.out is not None:
+        save_examination(args.out, report, trained.world_model, recording)
+        print(f"written to {args.out}", file=sys.stderr)
+    return int(args.check and not report.passed)
 
 
 def demo(args: Demo) -> int:
@@ -260,11 +305,10 @@ def demo(args: Demo) -> int:
     from glam_env.evaluation.demo import branch_moment, play_dreams
     from glam_env.evaluation.strips import side_by_side_gif
 
-    config, world_model, agent = _load(args.game, args.device)
-
-    act = _act(agent)
+    trained = _load(args.game, args.device)
+    act = _act(trained.agent)
     env = DreamVectorEnv(
-        config.game,
+        trained.game,
         args.num_envs,
         device=args.device,
         array_type="torch",
@@ -275,15 +319,15 @@ def demo(args: Demo) -> int:
     env.close()
     print(
         f"dream: {dreamt.mean:+.2f} ± {dreamt.standard_error:.2f} points a dream of "
-        f"{config.max_episode_steps} steps over {dreamt.dreams} dreams "
+        f"{trained.max_episode_steps} steps over {dreamt.dreams} dreams "
         f"({1000 * dreamt.reward_rate:+.1f} points in 1000 steps); "
         f"{dreamt.env_steps_per_second:,.0f} dream steps/s, "
         f"{dreamt.steps_per_second:,.0f} with the agent"
     )
-    sticky = config.protocol.repeat_action_probability
+    sticky = trained.protocol.repeat_action_probability
     report = evaluate_policy(
-        _policy(world_model, agent),
-        config.game,
+        _policy(trained),
+        trained.game,
         episodes=args.episodes,
         seed=args.seed,
         repeat_action_probability=sticky,
@@ -295,9 +339,9 @@ def demo(args: Demo) -> int:
         f"{report.human}); {report.steps_per_second:,.0f} agent steps/s with the agent"
     )
     left, right = branch_moment(
-        world_model,
+        trained.world_model,
         act,
-        config.game,
+        trained.game,
         lead=200,
         steps=150,
         seed=args.seed,
@@ -312,59 +356,49 @@ def export(args: Export) -> int:
     """Runs ``glam export``."""
     from dataclasses import replace
 
-    from glam_env.evaluation import evaluate_policy
     from glam_env.evaluation.card import write_card
-    from glam_env.training.export import as_stored, draw_contexts, load_run
-    from glam_env.training.run_folder import RunFolder
+    from glam_env.evaluation.history import METRICS
+    from glam_env.training.export import as_stored, draw_contexts
 
     game = find_game(args.game).name
     path = args.run or RUNS / game
     if args.dtype not in EXPORT_DTYPES:
         raise GlamError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}; got {args.dtype!r}")
-    run, device = RunFolder(path), find_device(args.device)
-    trained = load_run(run, device)
+    trained, run = _load_run(path, find_device(args.device))
     if trained.game != game:
         raise GlamError(f"{path} holds a run of {trained.game}, not {game}; choose its --run")
     # From here on the weights are as they will be stored: what is measured is what is shipped.
-    dtype, world_model = EXPORT_DTYPES[args.dtype], trained.world_model
+    dtype, world_model, agent = EXPORT_DTYPES[args.dtype], trained.world_model, trained.agent
     world_model.load_exported(as_stored(world_model.export_state(), dtype))
-    c = world_model.config
-    settings = from_json(AgentConfig, run.settings.get("agent"), str(path / "config.json"))
-    agent = ActorCritic(settings, c.feature_dim, c.num_actions).to(device)
-    agent.load_learner_state(trained.learner)
     agent.load_state_dict(as_stored(agent.state_dict(), dtype))
-    length = trained.config.context
-    contexts = draw_contexts(world_model, trained.replay, args.contexts, length, seed=0)
+    trained = trained._replace(max_episode_steps=args.max_episode_steps)
+    length = run.config.context
+    contexts = draw_contexts(world_model, run.replay, args.contexts, length, seed=0)
     config = CheckpointConfig(
         game=game,
-        world_model=c,
-        agent={"class": "storm", **asdict(settings)},
+        world_model=world_model.config,
+        agent={"class": "storm", **asdict(agent.config)},
         contexts=ContextsConfig(args.contexts, length),
         max_episode_steps=args.max_episode_steps,
-        protocol=Protocol(trained.config.repeat_action_probability),
-        provenance=trained.provenance,
+        protocol=trained.protocol,
+        provenance=run.provenance,
     )
     print(f"playing {args.episodes} whole games …")
-    score = evaluate_policy(
-        _policy(world_model, agent),
-        game,
-        episodes=args.episodes,
-        seed=Eval.seed,
-        repeat_action_probability=config.protocol.repeat_action_probability,
-    ).as_json()
-    _show_score(score)
-    print("dreaming along held-out play …")
-    report = _measure_fidelity(
-        world_model,
-        agent,
-        game,
-        config.protocol,
+    score = _evaluate(
+        _policy(trained), game, trained.protocol, episodes=args.episodes, seed=Eval.seed
+    )
+    print(score.table())
+    print("holding dreams to held-out play …")
+    report, _ = _examine(
+        trained,
         steps=args.fidelity_steps,
+        behavior_steps=args.behavior_steps,
         horizon=Fidelity.horizon,
         seed=Fidelity.seed,
     )
     print(report.table())
-    config = replace(config, results={"score": score, "fidelity": report.as_json()})
+    results = {"score": score.as_json(), "fidelity": report.as_json()}
+    config = replace(config, results=results)
     folder = save_checkpoint(
         args.to or Path("checkpoints") / game,
         config=config,
@@ -374,7 +408,7 @@ def export(args: Export) -> int:
         card=write_card(config),
         dtype=args.dtype,
     )
-    shutil.copyfile(run.metrics, folder / run.metrics.name)  # the learning curves
+    shutil.copyfile(path / METRICS, folder / METRICS)  # the learning curves
     print(f"exported to {folder}")
     return 0
 
@@ -385,11 +419,13 @@ def info(args: Info) -> int:
 
     import torch
 
+    from glam_env.evaluation.history import METRICS, read_history, save_curves
     from glam_env.model.mamba import convolution_missing, scan_missing
     from glam_env.training.run_folder import RunFolder
 
-    path = Path(args.what)
     if not args.what:
+        if args.plot is not None:
+            raise GlamError("--plot needs a run, or a checkpoint: glam info RUN --plot FILE")
         facts: dict[str, Any] = {
             "glam-env": importlib.metadata.version("glam-env"),
             "torch": torch.__version__,
@@ -401,19 +437,46 @@ def info(args: Info) -> int:
             ),
             "checkpoints": {game: str(p) for game, p in shipped_checkpoints().items()},
         }
-    elif (path / "checkpoints").is_dir() and (path / "config.json").is_file():
+        print(json.dumps(facts, indent=2) if args.json else _outline(facts))
+        return 0
+
+    path = Path(args.what)
+    if _is_run(path):
         run = RunFolder(path)
-        lines = run.metrics.read_text().splitlines() if run.metrics.exists() else []
-        figures = [line for line in map(json.loads, lines) if "phase" in line]
-        facts = {
-            "settings": run.settings,
-            "checkpoints": [str(p) for p in run.checkpoints()],
-            "last figures": figures[-1] if figures else None,
-        }
+        game = find_game(run.settings.get("game", ""))
+        facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
     else:
-        folder = find_checkpoint(args.what)
-        facts = {"folder": str(folder), **to_json(load_config(folder))}
-    print(json.dumps(facts, indent=2) if args.json else _outline(facts))
+        path = find_checkpoint(args.what)
+        config = load_config(path)
+        game, facts = find_game(config.game), {"folder": str(path), **to_json(config)}
+    history = read_history(path) if (path / METRICS).exists() else None
+    if args.json:
+        facts["history"] = None if history is None else history.as_json()
+        print(json.dumps(facts, indent=2))
+    else:
+        print(_outline(facts))
+        print(f"\n{history.table()}" if history is not None else "\nno metrics yet")
+    if args.plot is not None:
+        if history is None:
+            raise GlamError(f"{path} has no {METRICS} to plot")
+        save_curves(args.plot, {path.name: history}, game)
+        print(f"learning curves: {args.plot}", file=sys.stderr)
+    return 0
+
+
+def curves(args: Curves) -> int:
+    """Runs ``glam curves``."""
+    from glam_env.evaluation.history import METRICS, read_history, save_curves
+
+    if not args.runs:
+        raise GlamError("give at least one run: glam curves FILES… --to PNG")
+    game = None if args.game is None else find_game(args.game)
+    histories = {}
+    for path in args.runs:
+        name = path.resolve().parent.name if path.name == METRICS else path.stem
+        histories[str(path) if name in histories else name] = read_history(path)
+    save_curves(args.to, histories, game)
+    print(f"learning curves of {', '.join(histories)}: {args.to}")
     return 0
 
 
@@ -440,6 +503,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "sb3": (Sb3, sb3),
     "export": (Export, export),
     "info": (Info, info),
+    "curves": (Curves, curves),
 }
 
 

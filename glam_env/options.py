@@ -43,23 +43,27 @@ class Eval:
 
 @dataclass
 class Fidelity:
-    """Measure how well dreams match the game, open loop, on play that training never saw.
+    """Measure how well dreams match the game, on play that training never saw.
 
     Attributes:
-        game: a game's name, or the path of a checkpoint.
-        steps: real steps recorded, over all envs.
-        horizon: steps of a dream.
-        seed: of the recording and the dreams.
-        pictures: a folder for strips real | dream | difference.
+        game: a game's name, or the path of a checkpoint or of a run.
+        steps: real steps to dream along, played by the agent, ever noisier, and at random.
+        behavior_steps: real steps that the agent plays by itself, to be compared with its dreams.
+        horizon: steps of an open-loop dream.
+        seed: of the games and the dreams.
+        out: a folder for the report as JSON, plots, strips and a film.
+        check: exit with code 1 if the figures miss one of the thresholds.
         device: auto, cpu, cuda, …
         json: print the report as JSON.
     """
 
     game: tyro.conf.Positional[str]
-    steps: int = 4000
-    horizon: int = 32
+    steps: int = 8000
+    behavior_steps: int = 8192
+    horizon: int = 64
     seed: int = 2000
-    pictures: Path | None = None
+    out: Path | None = None
+    check: bool = False
     device: str = "auto"
     json: bool = False
 
@@ -133,7 +137,7 @@ class Export:
         run: the run's folder (default: runs/GAME).
         to: the checkpoint folder (default: checkpoints/GAME).
         episodes: real games played for the score.
-        fidelity_steps: real steps recorded to hold dreams against.
+        fidelity_steps, behavior_steps: as ``steps`` and ``behavior_steps`` of ``glam fidelity``.
         contexts: start contexts shipped.
         max_episode_steps: the dream's horizon.
         dtype: of the stored weights, bfloat16 or float32.
@@ -144,7 +148,8 @@ class Export:
     run: Path | None = None
     to: Path | None = None
     episodes: int = 20
-    fidelity_steps: int = 4000
+    fidelity_steps: int = Fidelity.steps
+    behavior_steps: int = Fidelity.behavior_steps
     contexts: int = 2048
     max_episode_steps: int = 64
     dtype: str = "bfloat16"
@@ -157,11 +162,28 @@ class Info:
 
     Attributes:
         what: a game's name, or the path of a checkpoint or of a run.
+        plot: a PNG file for its learning curves.
         json: print as JSON.
     """
 
     what: tyro.conf.Positional[str] = ""
+    plot: Path | None = None
     json: bool = False
+
+
+@dataclass
+class Curves:
+    """Draw the learning curves of some runs into one picture.
+
+    Attributes:
+        runs: metrics.jsonl files, by whatever name, or folders of runs or of checkpoints.
+        to: the PNG file.
+        game: whose random, human and published scores are drawn beside the returns.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    to: Path = Path("curves.png")
+    game: str | None = None
 
 
 def read_options(kind: type[T], command: str, words: list[str], **settings: Any) -> T:

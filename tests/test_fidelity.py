@@ -5,133 +5,27 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from toy_game import (
+    GROUND,
+    DeafToActions,
+    EmptyScreen,
+    ExtraSquare,
+    NoReward,
+    ShuffledDecoder,
+    ShuffledReward,
+    ToyModel,
+    WrongSign,
+    play,
+)
 
 from glam_env.errors import GlamError
 from glam_env.evaluation.events import match_events, score_events, sum_rewards
-from glam_env.evaluation.fidelity import find_background, measure_fidelity, window_starts
-from glam_env.evaluation.recording import Recording, add_noise, record_play
+from glam_env.evaluation.fidelity import find_background, measure_fidelity
+from glam_env.evaluation.recording import Recording, add_noise, record_play, window_starts
 from glam_env.evaluation.scores import RandomPolicy
-from glam_env.evaluation.strips import save_strips, side_by_side_gif, strip
-from glam_env.model.structures import DreamState, DreamStep
+from glam_env.evaluation.tables import fidelity_table
 
-POSITIONS, GROUND = 20, 50
-WINDOWS = {"context": 4, "horizon": 8, "stride": 3}
-
-
-def picture(position):
-    """A bright square on a dark ground that tells where the game stands."""
-    frame = np.full((64, 64, 3), GROUND, np.uint8)
-    frame[30:33, 3 * position : 3 * position + 3] = 200
-    return frame
-
-
-PICTURES = np.stack([picture(position) for position in range(POSITIONS)])
-
-
-def rules(position, action):
-    """The toy game: a square walks one or two places round; the next one, reward and end."""
-    ahead = position + 1 + action
-    wraps = ahead >= POSITIONS
-    reward = wraps * (2.0 * action - 1.0)
-    ended = (position == 13) & (action == 1)
-    return ahead % POSITIONS, reward, ended
-
-
-def play(steps=300, envs=2, seed=0):
-    """Random play of the toy game; an episode begins anywhere, which no dream can know."""
-    generator = np.random.default_rng(seed)
-    position = generator.integers(POSITIONS, size=envs)
-    columns = []
-    for _ in range(steps):
-        action = generator.integers(2, size=envs)
-        ahead, reward, ended = rules(position, action)
-        columns.append((PICTURES[position], action, reward, ended, ended))
-        position = np.where(ended, generator.integers(POSITIONS, size=envs), ahead)
-    frames, actions, rewards, life_lost, ended = (
-        np.stack(column, 1) for column in zip(*columns, strict=True)
-    )
-    return Recording("Toy", frames, actions, rewards.astype(np.float32), life_lost, ended)
-
-
-def certain(codes):
-    return (100.0 * nn.functional.one_hot(codes, POSITIONS)).float().log_softmax(-1)
-
-
-class ToyModel(nn.Module):
-    """A world model that knows the toy game by heart, in one categorical of 20 classes."""
-
-    def __init__(self):
-        super().__init__()
-        self.prior = nn.Linear(1, 1)
-
-    @property
-    def core(self):
-        return self
-
-    def initial_state(self, batch, device):
-        return None
-
-    def encode(self, images):
-        return certain((images[..., 31, 1::3, 0] > GROUND).long().argmax(-1).unsqueeze(-1))
-
-    def decode(self, code):
-        return torch.from_numpy(PICTURES)[code[..., 0]].float() / 255.0
-
-    def warm_up(self, codes, actions):
-        return DreamState(codes[:, -1], torch.zeros(len(codes), 1), None)
-
-    def step(self, state, action, *, temperature, generator):
-        code, reward, ended = rules(state.code, action[:, None])
-        logit = ended[:, 0].float() - 0.5
-        state = DreamState(code, state.h, None)
-        return DreamStep(state, self.pay(reward[:, 0]), None, logit, None)
-
-    def pay(self, reward):
-        return reward
-
-    def observe(self, code, action, core, first):
-        return rules(code, action[:, None])[0], None
-
-    def prior_log_probs(self, h):
-        return certain(h)
-
-
-class EmptyScreen(ToyModel):
-    def decode(self, code):
-        return torch.full((*code.shape[:-1], 64, 64, 3), GROUND / 255.0)
-
-
-class ExtraSquare(ToyModel):
-    def decode(self, code):
-        images = super().decode(code)
-        images[..., :3, :3, :] = 0.9
-        return images
-
-
-class ShuffledDecoder(ToyModel):
-    def decode(self, code):
-        return super().decode((7 * code + 5) % POSITIONS)
-
-
-class NoReward(ToyModel):
-    def pay(self, reward):
-        return 0.0 * reward
-
-
-class ShuffledReward(ToyModel):
-    def pay(self, reward):
-        return reward.flip(0)  # each dream gets another one's
-
-
-class WrongSign(ToyModel):
-    def pay(self, reward):
-        return -reward
-
-
-class DeafToActions(ToyModel):
-    def step(self, state, action, **options):
-        return super().step(state, torch.zeros_like(action), **options)
+WINDOWS = {"context": 4, "horizon": 8, "stride": 5}
 
 
 def test_a_perfect_dream_has_no_error():
@@ -139,6 +33,7 @@ def test_a_perfect_dream_has_no_error():
     dream = report.images["dream"]
     assert dream.foreground_error == dream.union_error == (0.0,) * 8
     assert dream.psnr == (100.0,) * 8
+    assert dream.ssim == pytest.approx((1.0,) * 8)
     (rewards,), (endings,), (points,) = report.rewards, report.endings, report.reward_sums
     assert rewards.real > 20
     assert (rewards.precision, rewards.recall, rewards.f1) == (1.0, 1.0, 1.0)
@@ -146,7 +41,15 @@ def test_a_perfect_dream_has_no_error():
     assert (endings.recall, endings.false_alarms) == (1.0, 0)
     assert points.dreamt == pytest.approx(points.real)
     assert points.correlation == pytest.approx(1.0)
-    assert report.latent_kl == pytest.approx(0.0, abs=1e-3)
+    assert points.slope == pytest.approx(1.0)
+    assert points.error == pytest.approx(0.0)
+    assert points.never_error > points.average_error > 0.2
+    assert sum(part.windows for part in points.bins) == report.windows
+    assert all(part.dreamt == pytest.approx(part.real) for part in points.bins)
+    assert rewards.f1_interval == (1.0, 1.0)
+    assert rewards.chance_f1 < 0.6
+    assert report.latent_kl.dream == pytest.approx(0.0, abs=1e-3)
+    assert report.latent_kl.repeat > report.latent_kl.average > 1.0
     # The painters that know nothing are told apart from it.
     assert min(report.images["repeat"].foreground_error) > 0.5
     assert min(report.images["average"].foreground_error) > 0.5
@@ -212,7 +115,7 @@ def test_the_report_is_json_and_text():
     told = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert told["images"]["dream"]["foreground_error"] == [0.0] * 8
     assert told["rewards"][0]["f1"] == 1.0
-    assert "corner, dream, missed" in report.table()
+    assert "missed, dream" in fidelity_table(report)
 
 
 def test_windows_keep_to_one_episode():
@@ -328,31 +231,3 @@ def test_noise_replaces_actions_by_its_chance_in_each_env():
     kept = (actions == 7).float().mean(0)
     torch.testing.assert_close(kept, torch.tensor([1.0, 0.5, 0.0] * 2), atol=0.06, rtol=0)
     assert sorted(set(actions.flatten().tolist())) == [0, 1, 2, 3, 4, 5, 7]
-
-
-def test_a_strip_shows_real_dream_and_difference():
-    real = np.zeros((8, 64, 64, 3), np.uint8)
-    dream = np.full_like(real, 9)
-    reward = np.zeros(8, np.float32)
-    reward[2] = -1.0
-    image = strip(real, dream, real_reward=reward, steps_ahead=(1, 4, 8, 16))
-    assert image.shape == (3 * (256 + 8 + 4), 3 * (256 + 4), 3)
-    middles = image[128::268, 128::260]
-    np.testing.assert_array_equal(middles[:, :, 0], [[0] * 3, [9] * 3, [9] * 3])
-    marks = image[256 + 5 :: 268, 128::260, 0] > 200
-    assert marks.tolist() == [[False, True, False], [False] * 3, [False] * 3]
-
-
-def test_pictures_are_written(tmp_path):
-    recording = play()
-    paths = save_strips(tmp_path / "new", ToyModel(), recording, count=3, context=4, horizon=8)
-    assert len(paths) == 3
-    assert all(path.stat().st_size > 1000 for path in paths)
-    from PIL import Image
-
-    film = tmp_path / "films" / "walk.gif"
-    side_by_side_gif(film, recording.frames[0, :10], recording.frames[1, :10])
-    with Image.open(film) as gif:
-        assert (gif.n_frames, gif.size) == (10, (2 * 256 + 4, 256 + 16))
-        shown = np.array(gif.convert("RGB"))[16::4, :256:4].astype(int)
-    assert np.abs(shown - recording.frames[0, 0]).max() < 30

@@ -100,3 +100,81 @@ def test_the_real_game_moves_as_it_should():
     assert agent[45] < 15
     assert agent[90] > 50
     assert np.isfinite(found["opponent"][lost[0] // 2 : lost[0], 0]).any()
+
+
+# Where the game keeps its things: bytes of the console's memory, in its own units.
+BALL_X, BALL_Y, OPPONENT_Y, AGENT_Y = 49, 54, 50, 51
+ROW, COLUMN = 64 / 210, 64 / 160  # pixels of ours to one of the console's
+
+
+def play_with_memory(steps):
+    """Frames, and the four bytes at both of the game's frames that each frame is made of.
+
+    Two emulators play the same game by the same actions: ours, and one that shows its memory.
+    """
+    from ale_py import ALEInterface, LoggerMode, roms
+
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    memory = ALEInterface()
+    memory.setFloat("repeat_action_probability", 0.0)
+    memory.loadROM(roms.get_rom_path("pong"))
+    memory.reset_game()
+    actions = memory.getMinimalActionSet()
+
+    def look():
+        return memory.getRAM()[[BALL_X, BALL_Y, OPPONENT_Y, AGENT_Y]].astype(float)
+
+    emulator = Emulator("Pong", 1, seed=0, num_threads=1, noop_max=0)
+    generator = np.random.default_rng(0)
+    emulator.reset()
+    frames, bytes_ = [], []
+    for _ in range(steps):
+        up = memory.getRAM()[BALL_Y] < memory.getRAM()[AGENT_Y] + 8  # follows the ball, mostly
+        action = (2 if up else 3) if generator.random() < 0.8 else generator.integers(6)
+        step = emulator.step(np.array([action]))
+        reward, looks = 0.0, []
+        for _ in range(4):
+            reward += memory.act(actions[action])
+            looks.append(look())
+        assert reward == step.reward[0]
+        assert not step.terminated[0]
+        frames.append(step.frames)
+        bytes_.append(looks[2:])
+    emulator.close()
+    return np.concatenate(frames), np.array(bytes_)
+
+
+@pytest.mark.emulator
+def test_objects_are_where_the_games_memory_has_them():
+    frames, memory = play_with_memory(900)
+    found = find_pong_objects(frames)
+    there = found["ball"][:, 0]
+
+    ball_y = memory[:, :, 1]
+    none, clear = (ball_y == 0).all(1), ((ball_y >= 50) & (ball_y <= 205)).all(1)
+    assert none.sum() > 50
+    assert clear.sum() > 500
+    assert np.isnan(there[none]).all()  # no false ball
+    assert np.isfinite(there[clear]).all()  # and none missed
+    column, row = COLUMN * memory[clear, :, 0].mean(1), ROW * ball_y[clear].mean(1)
+    for ours, theirs in ((found["ball"][clear, 1], column), (found["ball"][clear, 0], row)):
+        off = ours - theirs
+        off -= np.median(off)  # where the console's zero lies in our picture
+        assert np.percentile(np.abs(off), 99) < 0.5
+        assert np.abs(off).max() < 1.0
+
+    for name, byte in (("opponent", 2), ("agent", 3)):
+        position = memory[:, :, byte].mean(1)
+        whole = (np.abs(position - 120) < 60) & (np.ptp(memory[:, :, byte], axis=1) < 20)
+        off = found[name][whole, 0] - ROW * position[whole]
+        assert np.isfinite(off).all()
+        off -= np.median(off)
+        assert np.percentile(np.abs(off), 95) < 0.8
+
+
+@pytest.mark.emulator
+def test_the_first_frame_with_its_other_colors_shows_nothing():
+    emulator = Emulator("Pong", 1, seed=0, num_threads=1, noop_max=0)
+    found = find_pong_objects(emulator.reset())
+    emulator.close()
+    assert all(np.isnan(position).all() for position in found.values())

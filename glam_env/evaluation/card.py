@@ -8,11 +8,15 @@ from typing import Any
 from glam_env.checkpoint_config import CheckpointConfig
 from glam_env.games import find_game
 
-HORIZONS = (1, 4, 8, 16, 32)
+HORIZONS = (1, 4, 8, 16, 32, 64)
 
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _range(interval: list[float] | None, digits: int = 2) -> str:
+    return "–" if interval is None else " to ".join(f"{end:.{digits}f}" for end in interval)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -21,63 +25,161 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _fidelity(report: Mapping[str, Any]) -> list[str]:
-    """The part on fidelity, from a FidelityReport as JSON."""
+    """The part on fidelity, from an Examination as JSON."""
     images, horizons = report["images"], [h for h in HORIZONS if h <= report["horizon"]]
-    lines = [
+    players = "; ".join(report["player_rewards"])
+    painters = ("dream", "repeat", "average")
+    return [
         "## The dream against the game",
         "",
-        f"{report['windows']} windows of held-out real play (the agent's own, ever noisier, and "
-        f"random), open loop: {report['context']} real steps, then the real actions alone.",
+        *_checks(report["checks"]),
+        f"{report['windows']} windows of held-out real play ({players}), open loop: "
+        f"{report['context']} real steps, then the real actions alone.",
         "",
         "Squared error on the foreground, the pixels that differ from the game's background "
-        "(a background alone: 1), and PSNR over the whole image:",
+        "(a background alone: 1), and PSNR and SSIM over the whole image, in which an empty table "
+        "looks well already; dream / last real frame / average real frame:",
         "",
         *_table(
-            ["steps ahead", "dream", "last real frame", "average real frame", "dream's PSNR (dB)"],
+            ["steps ahead", "foreground error", "PSNR (dB)", "SSIM"],
             [
                 [
                     str(h),
                     *(
-                        _number(images[painter]["foreground_error"][h - 1])
-                        for painter in ("dream", "repeat", "average")
+                        " / ".join(_number(images[painter][key][h - 1], n) for painter in painters)
+                        for key, n in (("foreground_error", 2), ("psnr", 1), ("ssim", 3))
                     ),
-                    _number(images["dream"]["psnr"][h - 1], 1),
                 ]
                 for h in horizons
             ],
         ),
-        "Rewards of the dream, matched with the real ones within ± 2 steps:",
+        *_objects(report["objects"], horizons),
+        "Rewards of the dream, matched with the real ones within ± 2 steps (F1 with its 95 % "
+        "interval, and that of the base rate):",
         "",
         *_table(
-            ["steps", "real", "found", "false", "precision", "recall", "F1"],
+            ["steps", "real", "found", "false", "precision", "recall", "F1", "95 %", "by chance"],
+            [
+                [name, *_events(score)]
+                for name, score in (
+                    *((f"1–{score['horizon']}", score) for score in report["rewards"]),
+                    *(
+                        (f"1–{score['horizon']}, {player}", score)
+                        for player, score in report["player_rewards"].items()
+                    ),
+                )
+            ],
+        ),
+        "Points of a window; a slope of 1 can be taken at face value, a squared error is good if "
+        "it is less than that of never a point and of always the average:",
+        "",
+        *_table(
+            ["steps", "real", "dreamt", "correlation", "slope", "squared error", "never / average"],
             [
                 [
-                    f"1–{score['horizon']}",
-                    *(str(score[key]) for key in ("real", "found", "false_alarms")),
-                    *(_number(score[key]) for key in ("precision", "recall", "f1")),
+                    f"1–{sums['horizon']}",
+                    *(_number(sums[key], 3) for key in ("real", "dreamt")),
+                    *(_number(sums[key]) for key in ("correlation", "slope")),
+                    _number(sums["error"], 3),
+                    " / ".join(_number(sums[f"{key}_error"], 3) for key in ("never", "average")),
                 ]
-                for score in report["rewards"]
+                for sums in report["reward_sums"]
+            ],
+        ),
+        "Latent KL one step ahead: "
+        f"{_number(report['latent_kl']['dream'])} nats (last frame "
+        f"{_number(report['latent_kl']['repeat'])}, average "
+        f"{_number(report['latent_kl']['average'])}).",
+        "",
+        *_behavior(report["behavior"]),
+    ]
+
+
+def _checks(checks: list[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        [
+            check["name"],
+            _number(check["figure"]),
+            f"{check['relation']} {check['bound']:g}",
+            "pass" if check["passed"] else "**fail**",
+        ]
+        for check in checks
+    ]
+    return _table(["threshold", "measured", "bound", ""], rows) if rows else []
+
+
+def _objects(objects: Mapping[str, Any], horizons: list[int]) -> list[str]:
+    if not objects:
+        return []
+    return [
+        "Objects, found by one detector in both pictures (distance in pixels of 64, median; in "
+        "parentheses those of the last real frame):",
+        "",
+        *_table(
+            ["object", "steps ahead", "distance", "real ones missed", "dreamt ones not there"],
+            [
+                [
+                    name.replace("_", " "),
+                    str(h),
+                    *(
+                        f"{_number(curve[key][h - 1])} "
+                        f"({_number(objects['repeat'][name][key][h - 1])})"
+                        for key in ("distance", "missed", "spurious")
+                    ),
+                ]
+                for name, curve in objects["dream"].items()
+                for h in horizons
             ],
         ),
     ]
-    if objects := report["objects"].get("dream"):
-        lines += [
-            "Objects, found by one detector in both pictures (distance in pixels of 64, median):",
-            "",
-            *_table(
-                ["object", "steps ahead", "distance", "real ones missed", "dreamt ones not there"],
-                [
-                    [
-                        name.replace("_", " "),
-                        str(h),
-                        *(_number(curve[key][h - 1]) for key in ("distance", "missed", "spurious")),
-                    ]
-                    for name, curve in objects.items()
-                    for h in horizons
-                ],
+
+
+def _events(score: Mapping[str, Any]) -> list[str]:
+    return [
+        *(str(score[key]) for key in ("real", "found", "false_alarms")),
+        *(_number(score[key]) for key in ("precision", "recall", "f1")),
+        _range(score["f1_interval"]),
+        _number(score["chance_f1"]),
+    ]
+
+
+def _behavior(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            name,
+            *(
+                text
+                for world in ("game", "dream")
+                for text in (_number(rate[world]), _range(rate[f"{world}_interval"]))
             ),
         ]
-    return lines
+        for name, rate in ((name, report[name]) for name in ("won", "lost", "net"))
+    ]
+    rows += [
+        [
+            f"{name}, first {part['horizon']} steps",
+            *(
+                text
+                for world in ("game", "dream")
+                for text in (_number(part[f"{world}_{name}"]), "")
+            ),
+        ]
+        for part in report["early"]
+        for name in ("won", "lost")
+    ]
+    game, dream = report["game"], report["dream"]
+    return [
+        f"The agent from {report['moments']} moments of its own held-out play, {report['horizon']} "
+        f"steps in the game and {report['dreams_per_moment']} times in dreams; points in 1000 "
+        "steps, with 95 % intervals:",
+        "",
+        *_table(["points", "game", "95 %", "dream", "95 %"], rows),
+        f"Steps to the first point: {_number(game['first_point'], 1)} in the game, "
+        f"{_number(dream['first_point'], 1)} in dreams; plays without any: "
+        f"{_number(game['pointless'])} and {_number(dream['pointless'])}; distance between the "
+        f"shares of actions: {_number(report['action_distance'], 3)} (total variation).",
+        "",
+    ]
 
 
 def write_card(config: CheckpointConfig) -> str:
@@ -85,7 +187,7 @@ def write_card(config: CheckpointConfig) -> str:
 
     Args:
         config: with ``results``: ``score`` (a ScoreReport as JSON) and ``fidelity`` (a
-            FidelityReport as JSON), each if it was measured.
+            Examination as JSON), each if it was measured.
     """
     game, origin, protocol = find_game(config.game), config.provenance, config.protocol
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
@@ -129,5 +231,5 @@ def write_card(config: CheckpointConfig) -> str:
     fidelity = config.results.get("fidelity")
     if fidelity is not None:
         lines += _fidelity(fidelity)
-        lines += [f"Again by `glam fidelity {game.name}`.", ""]
+        lines += [f"Again by `glam fidelity {game.name}`, with pictures by `--out FOLDER`.", ""]
     return "\n".join(lines)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from glam_env.evaluation.similarity import Statistics, ssim
 
 FOREGROUND = 0.05  # least difference from the background, in [0, 1], over the largest channel
 
@@ -25,11 +27,13 @@ class ImageCurve:
         union_error: The same with the pixels added in which the drawn frame differs from the
             background: what is drawn where nothing is counts too. Never less than the former.
         psnr: In dB, of the mean squared error over all pixels of all frames; 100 at most.
+        ssim: Structural similarity, mean over the frames; 1 for equal ones.
     """
 
     foreground_error: tuple[float | None, ...]
     union_error: tuple[float | None, ...]
     psnr: tuple[float | None, ...]
+    ssim: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -38,51 +42,67 @@ class ObjectCurve:
 
     Attributes:
         real: Real frames that show it.
+        drawn: Drawn frames that show it.
         distance: Median distance in pixels where both frames show it.
         missed: Share of the real frames with it whose drawn frames lack it.
         spurious: Share of the drawn frames with it whose real frames lack it.
     """
 
     real: tuple[int, ...]
+    drawn: tuple[int, ...]
     distance: tuple[float | None, ...]
     missed: tuple[float | None, ...]
     spurious: tuple[float | None, ...]
 
 
 class ImageTally:
-    """Gathers squared errors by horizon.
+    """Gathers by horizon how far what some painters drew is from the real frames.
 
     Args:
+        painters: Their names.
         horizon: Number of horizons `H`.
         background: (64, 64, 3) uint8, the game's background.
     """
 
-    def __init__(self, horizon: int, background: np.ndarray) -> None:
+    def __init__(self, painters: Sequence[str], horizon: int, background: np.ndarray) -> None:
         self._background = background.astype(np.int16)
         # Sums of integers, so that drawing the background only is 1.0 to the last bit.
-        self._foreground, self._union, self._empty, self._all, self._values = np.zeros(
-            (5, horizon), np.int64
-        )
+        self._empty, self._values, self._frames = np.zeros((3, horizon), np.int64)
+        self._sums = {name: np.zeros((3, horizon), np.int64) for name in painters}
+        self._ssim = {name: np.zeros(horizon) for name in painters}
 
-    def add(self, k: int, real: np.ndarray, drawn: np.ndarray) -> None:
-        """Compares frames (N, 64, 64, 3) uint8 that lie `k + 1` steps ahead."""
-        real, drawn = real.astype(np.int16), drawn.astype(np.int16)
-        error = np.square(real - drawn, dtype=np.int32).sum(-1)
-        empty = np.square(real - self._background, dtype=np.int32).sum(-1)
+    def add(self, k: int, real: np.ndarray, drawn: dict[str, np.ndarray]) -> None:
+        """Compares frames that lie `k + 1` steps ahead.
+
+        Args:
+            k: As said.
+            real: (N, 64, 64, 3) uint8.
+            drawn: The same by each painter.
+        """
+        real, statistics = real.astype(np.int16), Statistics(real)
         foreground = self._differs(real)
-        self._foreground[k] += error[foreground].sum()
-        self._union[k] += error[foreground | self._differs(drawn)].sum()
-        self._empty[k] += empty[foreground].sum()
-        self._all[k] += error.sum()
+        self._empty[k] += _squares(real, self._background)[foreground].sum()
         self._values[k] += real.size
+        self._frames[k] += len(real)
+        for name, frames in drawn.items():
+            self._ssim[name][k] += ssim(statistics, Statistics(frames)).sum(dtype=np.float64)
+            frames = frames.astype(np.int16)
+            error = _squares(real, frames)
+            union = foreground | self._differs(frames)
+            self._sums[name][:, k] += error[foreground].sum(), error[union].sum(), error.sum()
 
-    def curve(self) -> ImageCurve:
-        """What was gathered."""
-        mean = _shares(self._all, self._values)
+    def curves(self) -> dict[str, ImageCurve]:
+        """What was gathered, by painter."""
+        return {name: self._curve(name) for name in self._sums}
+
+    def _curve(self, name: str) -> ImageCurve:
+        foreground, union, everywhere = self._sums[name]
+        mean = _shares(everywhere, self._values)
         return ImageCurve(
-            foreground_error=_shares(self._foreground, self._empty),
-            union_error=_shares(self._union, self._empty),
+            foreground_error=_shares(foreground, self._empty),
+            union_error=_shares(union, self._empty),
             psnr=tuple(m if m is None else _psnr(m / 255**2) for m in mean),
+            ssim=_shares(self._ssim[name], self._frames),
         )
 
     def _differs(self, frames: np.ndarray) -> np.ndarray:
@@ -125,10 +145,19 @@ class ObjectTally:
         both = np.array([len(distance) for distance in distances])
         return ObjectCurve(
             real=tuple(real.tolist()),
+            drawn=tuple(drawn.tolist()),
             distance=tuple(float(np.median(d)) if len(d) else None for d in distances),
             missed=_shares(real - both, real),
             spurious=_shares(drawn - both, drawn),
         )
+
+
+def _squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(..., 3) int16 pixels to (...) int32 squared differences, summed over the channels."""
+    squares = np.square(one - other, dtype=np.int32)
+    return (
+        squares[..., 0] + squares[..., 1] + squares[..., 2]
+    )  # a sum over so short an axis is slow
 
 
 def _shares(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:

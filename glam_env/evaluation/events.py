@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 TOLERANCE = 2  # steps that an event may be off
+EVENT_HORIZONS = (16, 32, 64)  # that figures are given for
+BINS = 9  # of a window's points
+RESAMPLES = 1000  # of the bootstrap
 REWARD_EVENT = 0.5  # least points, in absolute value, that make an event
 
 
@@ -22,6 +25,10 @@ class EventScore:
         false_alarms: Dreamt events that did not happen.
         precision, recall: None where there is no dreamt, no real event.
         f1: None where there is no real event.
+        f1_interval: 95 % bootstrap interval over the windows; None where one of the resamples has
+            no real event.
+        chance_f1: F1 of the base rate: of the real events of other windows, drawn at random. (To
+            never foretell any, as a frame that is repeated does, has an F1 of 0.)
     """
 
     horizon: int
@@ -33,6 +40,17 @@ class EventScore:
     precision: float | None
     recall: float | None
     f1: float | None
+    f1_interval: tuple[float, float] | None
+    chance_f1: float | None
+
+
+@dataclass(frozen=True)
+class RewardBin:
+    """Windows whose dreamt points lie close to each other: their number and mean points."""
+
+    windows: int
+    dreamt: float
+    real: float
 
 
 @dataclass(frozen=True)
@@ -43,12 +61,24 @@ class RewardSum:
         horizon: In steps.
         real, dreamt: Means over the windows; the dream's points are its expected rewards.
         correlation: Over the windows; None where either side never varies.
+        slope, intercept: Of the line real = slope × dreamt + intercept with the least squares: 1
+            and 0 where the dream's points can be taken at face value. None as above.
+        error: Mean squared error of the dreamt points.
+        never_error, average_error: The same for no points at all, and for the mean real ones.
+        bins: From few points to many, in `BINS` steps of one width; those without windows are
+            left out.
     """
 
     horizon: int
     real: float
     dreamt: float
     correlation: float | None
+    slope: float | None
+    intercept: float | None
+    error: float
+    never_error: float
+    average_error: float
+    bins: tuple[RewardBin, ...]
 
 
 def reward_events(rewards: np.ndarray) -> np.ndarray:
@@ -91,29 +121,57 @@ def score_events(
         alive: (W, L) bool, the real episode was going on when the step began.
         horizon: In steps.
     """
-    found, true = match_events(real, dreamt)
-    alive = alive[:, :horizon]
-    counts = [
-        int((events[:, :horizon].astype(bool) & alive).sum())
-        for events in (real, dreamt, found, true)
-    ]
-    real_count, dreamt_count, found_count, true_count = counts
-    precision = true_count / dreamt_count if dreamt_count else None
-    recall = found_count / real_count if real_count else None
-    f1 = None
-    if recall is not None:
-        f1 = 2 * precision * recall / (precision + recall) if precision and recall else 0.0
+    counts = _count_events(real, dreamt, alive, horizon)
+    generator = np.random.default_rng(0)  # the same windows give the same figures
+    others = generator.permutation(len(real))
+    chance = _count_events(real, real[others], alive, horizon)
+    draws = generator.multinomial(len(real), np.full(len(real), 1 / len(real)), RESAMPLES)
+    resampled = _f1(draws @ counts)
+    real_count, dreamt_count, found_count, true_count = counts.sum(0).tolist()
     return EventScore(
         horizon=horizon,
-        steps=int(alive.sum()),
+        steps=int(alive[:, :horizon].sum()),
         real=real_count,
         dreamt=dreamt_count,
         found=found_count,
         false_alarms=dreamt_count - true_count,
-        precision=precision,
-        recall=recall,
-        f1=f1,
+        precision=true_count / dreamt_count if dreamt_count else None,
+        recall=found_count / real_count if real_count else None,
+        f1=_known(_f1(counts.sum(0))),
+        f1_interval=(
+            tuple(np.percentile(resampled, [2.5, 97.5]).tolist())
+            if np.isfinite(resampled).all()
+            else None
+        ),
+        chance_f1=_known(_f1(chance.sum(0))),
     )
+
+
+def _count_events(
+    real: np.ndarray, dreamt: np.ndarray, alive: np.ndarray, horizon: int
+) -> np.ndarray:
+    """Real, dreamt, found and true events of each window to the horizon: (W, 4) int64."""
+    alive = alive[:, :horizon]
+    return np.stack(
+        [
+            (events[:, :horizon].astype(bool) & alive).sum(1)
+            for events in (real, dreamt, *match_events(real, dreamt))
+        ],
+        axis=1,
+    )
+
+
+def _f1(counts: np.ndarray) -> np.ndarray:
+    """(..., 4) counts as above to (...) F1, NaN without real events."""
+    real, dreamt, found, true = np.moveaxis(counts.astype(np.float64), -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall = true / dreamt, found / real
+        f1 = 2 * precision * recall / (precision + recall)
+    return np.where(real > 0, np.where((found > 0) & (true > 0), f1, 0.0), np.nan)
+
+
+def _known(figure: np.ndarray) -> float | None:
+    return float(figure) if np.isfinite(figure) else None
 
 
 def sum_rewards(real: np.ndarray, dreamt: np.ndarray, alive: np.ndarray, horizon: int) -> RewardSum:
@@ -127,10 +185,31 @@ def sum_rewards(real: np.ndarray, dreamt: np.ndarray, alive: np.ndarray, horizon
     real, dreamt = (
         (points * alive)[:, :horizon].sum(1, dtype=np.float64) for points in (real, dreamt)
     )
-    varies = np.ptp(real) > 0 and np.ptp(dreamt) > 0
+    correlation = slope = intercept = None
+    if np.ptp(real) > 0 and np.ptp(dreamt) > 0:
+        correlation = float(np.corrcoef(real, dreamt)[0, 1])
+        slope = correlation * float(real.std() / dreamt.std())
+        intercept = float(real.mean() - slope * dreamt.mean())
     return RewardSum(
         horizon=horizon,
         real=float(real.mean()),
         dreamt=float(dreamt.mean()),
-        correlation=float(np.corrcoef(real, dreamt)[0, 1]) if varies else None,
+        correlation=correlation,
+        slope=slope,
+        intercept=intercept,
+        error=float(np.square(dreamt - real).mean()),
+        never_error=float(np.square(real).mean()),
+        average_error=float(real.var()),
+        bins=_bin_rewards(real, dreamt),
+    )
+
+
+def _bin_rewards(real: np.ndarray, dreamt: np.ndarray) -> tuple[RewardBin, ...]:
+    edges = np.linspace(dreamt.min(), dreamt.max(), BINS + 1)
+    place = np.digitize(dreamt, edges[1:-1])
+    groups = [(dreamt[place == i], real[place == i]) for i in range(BINS)]
+    return tuple(
+        RewardBin(len(ours), float(ours.mean()), float(theirs.mean()))
+        for ours, theirs in groups
+        if len(ours)
     )

@@ -8,7 +8,7 @@ last real frame, the other always shows the recording's mean frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from glam_env.dream.contexts import draw_frames
-from glam_env.errors import GlamError
 from glam_env.evaluation.curves import Detector, ImageCurve, ImageTally, ObjectCurve, ObjectTally
 from glam_env.evaluation.events import (
+    EVENT_HORIZONS,
     TOLERANCE,
     EventScore,
     RewardSum,
@@ -28,17 +28,31 @@ from glam_env.evaluation.events import (
     sum_rewards,
 )
 from glam_env.evaluation.pong import find_pong_objects
-from glam_env.evaluation.recording import Recording
+from glam_env.evaluation.recording import Recording, window_starts
 from glam_env.model.distributions import categorical_kl, sample_codes
 from glam_env.model.structures import DreamStep
 from glam_env.model.world_model import WorldModel
 
 DETECTORS: dict[str, Detector] = {"Pong": find_pong_objects}
+PAINTERS = ("dream", "repeat", "average")
 
-TABLE_HORIZONS = (1, 2, 4, 8, 16, 32, 64)
-EVENT_HORIZONS = (16, 32, 64)
 BATCH = 64  # windows at a time
 BACKGROUND_FRAMES = 1000
+
+
+@dataclass(frozen=True)
+class LatentKL:
+    """KL(posterior of the next real frame ‖ a guess at it), in nats, mean over a recording.
+
+    Attributes:
+        dream: The guess is the prior, on the filtered path.
+        repeat: It is the posterior of the frame before.
+        average: It is the recording's mean posterior.
+    """
+
+    dream: float
+    repeat: float
+    average: float
 
 
 @dataclass(frozen=True)
@@ -50,11 +64,11 @@ class FidelityReport:
         windows: Windows compared.
         context, horizon, stride, seed, temperature: As measured with.
         images: By painter: `dream`, `repeat` (the last real frame) and `average` (the mean frame).
-        objects: By painter (`dream` and `repeat`), then by object; empty without a detector.
+        objects: By painter, then by object; empty without a detector.
         rewards, endings: The dream's events, by growing horizon.
+        player_rewards: The rewards by who played, at the first of the horizons.
         reward_sums: By growing horizon.
-        latent_kl: KL(posterior of the next real frame ‖ its prior) on the filtered path, in nats,
-            mean over the recording.
+        latent_kl: One step ahead.
     """
 
     game: str
@@ -68,61 +82,13 @@ class FidelityReport:
     objects: dict[str, dict[str, ObjectCurve]]
     rewards: tuple[EventScore, ...]
     endings: tuple[EventScore, ...]
+    player_rewards: dict[str, EventScore]
     reward_sums: tuple[RewardSum, ...]
-    latent_kl: float
+    latent_kl: LatentKL
 
     def as_json(self) -> dict[str, Any]:
         """Everything above, ready for `json.dumps`."""
         return asdict(self)
-
-    def table(self) -> str:
-        """The figures for people, as plain text."""
-        lines = [
-            f"{self.game}, {self.windows} windows, {self.context} real steps, then open loop; "
-            "a background only has an error of 1",
-            *self._rows(
-                {
-                    f"{painter}, {name.replace('_', ' ')}": getattr(curve, name)
-                    for name in ("foreground_error", "union_error", "psnr")
-                    for painter, curve in self.images.items()
-                }
-            ),
-        ]
-        for name in self.objects.get("dream", {}):
-            curves = {painter: found[name] for painter, found in self.objects.items()}
-            rows: dict[str, tuple] = {f"{name}, real frames": curves["dream"].real}
-            for figure in ("distance", "missed", "spurious"):
-                for painter, curve in curves.items():
-                    rows[f"{name}, {painter}, {figure}"] = getattr(curve, figure)
-            lines += self._rows(rows)
-        for title, scores in (("rewards", self.rewards), ("endings", self.endings)):
-            lines += [
-                f"{title} to step {score.horizon}: {score.found} of {score.real} found, "
-                f"{score.false_alarms} false in {score.steps} steps, "
-                f"precision {_text(score.precision)}, recall {_text(score.recall)}, "
-                f"F1 {_text(score.f1)}"
-                for score in scores
-            ]
-        lines += [
-            f"points to step {sums.horizon}: {sums.real:+.3f} a window, dreamt {sums.dreamt:+.3f}, "
-            f"correlation {_text(sums.correlation)}"
-            for sums in self.reward_sums
-        ]
-        lines.append(f"latent KL one step ahead: {self.latent_kl:.2f} nats")
-        return "\n".join(lines)
-
-    def _rows(self, figures: dict[str, tuple]) -> list[str]:
-        horizons = [horizon for horizon in TABLE_HORIZONS if horizon <= self.horizon]
-        width = max(map(len, figures))
-        head = f"{'steps ahead':{width}}" + "".join(f"{horizon:8}" for horizon in horizons)
-        return [
-            head,
-            *(
-                f"{name:{width}}" + "".join(f"{_text(curve[h - 1]):>8}" for h in horizons)
-                for name, curve in figures.items()
-            ),
-            "",
-        ]
 
 
 @torch.no_grad()
@@ -131,11 +97,12 @@ def measure_fidelity(
     recording: Recording,
     *,
     context: int = 16,
-    horizon: int = 32,
-    stride: int = 8,
+    horizon: int = 64,
+    stride: int = 16,
     seed: int = 0,
     temperature: float = 1.0,
     objects: Detector | None = None,
+    players: Sequence[str] = (),
     on_window: Callable[[int, int], None] | None = None,
 ) -> FidelityReport:
     """Compares dreams with the real play that they set out from.
@@ -149,6 +116,7 @@ def measure_fidelity(
         seed: Of the posterior's and the prior's draws.
         temperature: Of the prior's draws.
         objects: Finds the game's objects: `DETECTORS.get(game)`.
+        players: Who played each env, if the rewards are to be told apart by that.
         on_window: Told, after each batch, how many windows are done and how many there are.
 
     Raises:
@@ -156,7 +124,7 @@ def measure_fidelity(
     """
     device = world_model.prior.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    env, start = window_starts(recording, context, horizon, stride).T
+    env, start = window_starts(recording, context, horizon, stride, TOLERANCE).T
     log_probs = _encode(world_model, recording.frames)
     codes = sample_codes(log_probs, generator=generator)  # (E, T, K)
     actions = torch.from_numpy(recording.actions).to(device)
@@ -172,8 +140,9 @@ def measure_fidelity(
 
     background = find_background(recording.frames)
     average = recording.frames.mean((0, 1)).round().astype(np.uint8)
-    images = {name: ImageTally(horizon, background) for name in ("dream", "repeat", "average")}
-    sights = {name: ObjectTally(horizon) for name in ("dream", "repeat")} if objects else {}
+    images = ImageTally(PAINTERS, horizon, background)
+    sights = {name: ObjectTally(horizon) for name in PAINTERS} if objects else {}
+    seen_average = objects(average[None]) if objects else {}
 
     for begin in range(0, len(env), BATCH):
         batch = slice(begin, begin + BATCH)
@@ -190,19 +159,22 @@ def measure_fidelity(
                 continue
             real = recording.frames[env[batch][shown], steps[batch, k][shown] + 1]
             dream = draw_frames(world_model, step.state.code).cpu().numpy()[shown]
-            images["dream"].add(k, real, dream)
-            images["repeat"].add(k, real, repeat[shown])
-            images["average"].add(k, real, np.broadcast_to(average, real.shape))
+            mean = np.broadcast_to(average, real.shape)
+            images.add(k, real, {"dream": dream, "repeat": repeat[shown], "average": mean})
             if objects:
                 seen = objects(real)
                 sights["dream"].add(k, seen, objects(dream))
                 sights["repeat"].add(k, seen, {n: at[shown] for n, at in seen_last.items()})
+                sights["average"].add(
+                    k, seen, {n: at.repeat(len(real), 0) for n, at in seen_average.items()}
+                )
         if on_window is not None:
             on_window(min(begin + BATCH, len(env)), len(env))
 
     horizons = [h for h in EVENT_HORIZONS if h <= horizon] or [horizon]
     events = reward_events(reward), reward_events(dreamt_reward), alive
     endings = life_lost.astype(np.int8), dreamt_ending.astype(np.int8), alive
+    played_by = np.array(players)[env] if players else np.empty(len(env))
     return FidelityReport(
         game=recording.game,
         windows=len(env),
@@ -211,10 +183,15 @@ def measure_fidelity(
         stride=stride,
         seed=seed,
         temperature=temperature,
-        images={name: tally.curve() for name, tally in images.items()},
+        images=images.curves(),
         objects={name: tally.curves() for name, tally in sights.items()},
         rewards=tuple(score_events(*events, h) for h in horizons),
         endings=tuple(score_events(*endings, h) for h in horizons),
+        player_rewards={
+            name: score_events(*(part[played_by == name] for part in events), horizons[0])
+            for name in dict.fromkeys(players)
+            if (played_by == name).any()
+        },
         reward_sums=tuple(sum_rewards(reward, dreamt_reward, alive, h) for h in horizons),
         latent_kl=_filtered_kl(world_model, log_probs, codes, actions, recording.ended),
     )
@@ -244,34 +221,6 @@ def follow(
         yield step
 
 
-def window_starts(recording: Recording, context: int, horizon: int, stride: int) -> np.ndarray:
-    """Where windows begin: (W, 2) int64, env and step.
-
-    An episode's end within the `context` steps rules a window out. One among the steps dreamt
-    cuts it short: nothing beyond is compared.
-
-    Raises:
-        GlamError: If there is none.
-    """
-    if min(context, horizon, stride) < 1:
-        raise GlamError(
-            f"context, horizon and stride are at least 1 step, not {context}, {horizon}, {stride}"
-        )
-    length = context + horizon + TOLERANCE
-    envs, steps = recording.ended.shape
-    starts = [
-        (env, start)
-        for env in range(envs)
-        for start in range(0, steps - length + 1, stride)
-        if not recording.ended[env, start : start + context].any()
-    ]
-    if not starts:
-        raise GlamError(
-            f"a recording of {steps} steps has no room for windows of {length}: record more"
-        )
-    return np.array(starts, np.int64)
-
-
 def find_background(frames: np.ndarray) -> np.ndarray:
     """The per-pixel median of some of (E, T, 64, 64, 3) uint8 frames: (64, 64, 3) uint8."""
     frames = frames.reshape(-1, *frames.shape[2:])
@@ -292,22 +241,22 @@ def _encode(world_model: WorldModel, frames: np.ndarray) -> Tensor:
 
 def _filtered_kl(
     world_model: WorldModel, log_probs: Tensor, codes: Tensor, actions: Tensor, ended: np.ndarray
-) -> float:
-    """Follows the E streams and compares each next frame's posterior with its prior."""
+) -> LatentKL:
+    """Follows the E streams and compares each next frame's posterior with guesses at it."""
     over = torch.from_numpy(ended).to(actions.device)
     first = torch.ones_like(over[:, 0])
     core = world_model.core.initial_state(len(actions), actions.device)
-    total, count = 0.0, 0
+    average = log_probs.exp().mean((0, 1)).log()
+    totals, count = [0.0, 0.0, 0.0], 0
     for t in range(actions.shape[1] - 1):
         h, core = world_model.observe(codes[:, t], actions[:, t], core, first)
         first = over[:, t]
-        kl = categorical_kl(log_probs[:, t + 1], world_model.prior_log_probs(h))
-        total += float(kl[~first].sum())
+        guesses = (
+            world_model.prior_log_probs(h),
+            log_probs[:, t],
+            average.expand_as(log_probs[:, t]),
+        )
+        for i, guess in enumerate(guesses):
+            totals[i] += float(categorical_kl(log_probs[:, t + 1], guess)[~first].sum())
         count += int((~first).sum())
-    return total / count
-
-
-def _text(figure: float | None) -> str:
-    if figure is None:
-        return "-"
-    return str(figure) if isinstance(figure, int) else f"{figure:.2f}"
+    return LatentKL(*(total / count for total in totals))

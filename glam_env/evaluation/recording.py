@@ -13,7 +13,7 @@ from torch import Tensor
 from glam_env.atari.emulator import FRAME_SIZE, Emulator
 from glam_env.atari.latent_filter import Act
 from glam_env.errors import GlamError
-from glam_env.evaluation.scores import Policy
+from glam_env.evaluation.scores import Policy, seed_apart
 
 HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the same episodes
 
@@ -96,12 +96,10 @@ def record_play(
     """
     if steps < 1:
         raise GlamError(f"a recording takes at least 1 step, not {steps}")
-    if seed < 0:
-        raise GlamError(f"seed must be a whole number of at least 0, not {seed}")
     emulator = Emulator(
         game,
         num_envs,
-        seed=int(np.random.SeedSequence((HELD_OUT, seed)).generate_state(1)[0]),
+        seed=seed_apart(HELD_OUT, seed),
         repeat_action_probability=repeat_action_probability,
         num_threads=num_threads,
     )
@@ -127,3 +125,35 @@ def record_play(
             if on_step is not None:
                 on_step(t + 1)
     return recording
+
+
+def window_starts(
+    recording: Recording, context: int, horizon: int, stride: int, beyond: int = 1
+) -> np.ndarray:
+    """Where windows begin: (W, 2) int64, env and step.
+
+    A window is `context` steps, `horizon` steps and `beyond` more that are to be seen.
+
+    An episode's end within the `context` steps rules a window out. One among the steps dreamt
+    cuts it short: nothing beyond is compared.
+
+    Raises:
+        GlamError: If there is none.
+    """
+    if min(context, horizon, stride) < 1:
+        raise GlamError(
+            f"context, horizon and stride are at least 1 step, not {context}, {horizon}, {stride}"
+        )
+    length = context + horizon + beyond
+    envs, steps = recording.ended.shape
+    starts = [
+        (env, start)
+        for env in range(envs)
+        for start in range(0, steps - length + 1, stride)
+        if not recording.ended[env, start : start + context].any()
+    ]
+    if not starts:
+        raise GlamError(
+            f"a recording of {steps} steps has no room for windows of {length}: record more"
+        )
+    return np.array(starts, np.int64)

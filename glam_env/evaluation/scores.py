@@ -22,6 +22,8 @@ from glam_env.games import find_game, human_normalized_score
 
 BOOTSTRAP_RESAMPLES = 10_000
 
+EVALUATION = 0x4556414C  # mixed into seeds, so that no training sees the same episodes
+
 OnStep = Callable[[EmulatorStep, list[Episode]], None]
 
 
@@ -123,6 +125,11 @@ class ScoreReport:
         return find_game(self.game).human
 
     @property
+    def published(self) -> dict[str, float]:
+        """Published scores of methods at 100k agent steps, by name."""
+        return dict(find_game(self.game).published)
+
+    @property
     def human_normalized(self) -> float:
         """The mean, where random play is 0 and the human tester 1."""
         return human_normalized_score(find_game(self.game), self.mean)
@@ -135,6 +142,31 @@ class ScoreReport:
     @property
     def steps_per_second(self) -> float:
         return self.agent_steps / self.seconds
+
+    def table(self) -> str:
+        """The figures for people, as plain text, the published ones beside them."""
+        spread = ""
+        if self.episodes > 1:
+            low, high = self.interval
+            spread = f" ± {self.standard_error:.2f} (95 %: {low:.2f} to {high:.2f})"
+        rows = {"random play": self.random, "human": self.human, **self.published}
+        game = find_game(self.game)
+        return "\n".join(
+            [
+                f"{self.game}: {self.mean:.2f}{spread}, mean of {self.episodes} whole games; "
+                f"human-normalised {100 * self.human_normalized:.1f} %",
+                f"games: {' '.join(f'{score:g}' for score in self.scores)}",
+                f"{self.agent_steps:,} agent steps, {self.steps_per_second:.0f}/s; seed "
+                f"{self.seed}, sticky actions {self.repeat_action_probability}",
+                "",
+                f"{'published':12}{'score':>10}{'human-normalised':>18}",
+                *(
+                    f"{name:12}{score:10.1f}{100 * human_normalized_score(game, score):16.1f} %"
+                    for name, score in rows.items()
+                ),
+                f"{'here':12}{self.mean:10.1f}{100 * self.human_normalized:16.1f} %",
+            ]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Everything above, ready for `json.dumps`; what a single episode cannot tell is None."""
@@ -150,6 +182,7 @@ class ScoreReport:
             "human_normalized": self.human_normalized,
             "random": self.random,
             "human": self.human,
+            "published": self.published,
             "repeat_action_probability": self.repeat_action_probability,
             "seed": self.seed,
             "num_envs": self.num_envs,
@@ -162,6 +195,17 @@ class ScoreReport:
             for key, value in report.items()
         }
         return {**known, "scores": list(self.scores), "lengths": list(self.lengths)}
+
+
+def seed_apart(purpose: int, seed: int) -> int:
+    """A seed for some purpose, other than the same seed's for another or for none.
+
+    Raises:
+        GlamError: If `seed` is no whole number of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise GlamError(f"seed must be a whole number of at least 0, not {seed!r}")
+    return int(np.random.SeedSequence((purpose, int(seed))).generate_state(1)[0])
 
 
 def evaluate_policy(
@@ -193,7 +237,7 @@ def evaluate_policy(
     emulator = Emulator(
         game,
         min(num_envs, max(episodes, 1)),
-        seed=seed,
+        seed=seed_apart(EVALUATION, seed),
         repeat_action_probability=repeat_action_probability,
         num_threads=num_threads,
     )

@@ -1,4 +1,4 @@
-"""Pictures of a dream beside the game: strips of frames, and the two side by side in motion."""
+"""Pictures of a dream beside the game: strips of frames, and the two side by side as a GIF."""
 
 from __future__ import annotations
 
@@ -7,121 +7,87 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import torch
 
-from glam_env.dream.contexts import draw_frames
 from glam_env.errors import GlamError
 from glam_env.evaluation.events import reward_events
-from glam_env.evaluation.fidelity import follow, window_starts
-from glam_env.evaluation.recording import Recording
-from glam_env.model.distributions import sample_codes
-from glam_env.model.world_model import WorldModel
+from glam_env.evaluation.windows import Window
 
-STEPS_AHEAD = (1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32)
+STEPS_AHEAD = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)
 SCALE = 4  # pixels to a pixel
 GAP = 4  # pixels between rows and columns
 MARK = 8  # height of a row's reward marks
-PAPER, WON, LOST = (24, 24, 24), (60, 220, 60), (235, 60, 60)
+PAPER, INK = (24, 24, 24), (235, 235, 235)
+WON, LOST = (60, 220, 60), (235, 60, 60)
+MARGIN, HEAD, LETTERS = 170, 34, 26  # of a strip: for the names of rows, of columns; their size
+DIFFERENCE = "difference × 2"
 CAPTION = 16  # height of a caption
 GIF_COLORS = 160
 
 
-def strip(
-    real: np.ndarray,
-    dream: np.ndarray,
-    *,
-    real_reward: np.ndarray | None = None,
-    dream_reward: np.ndarray | None = None,
-    steps_ahead: Sequence[int] = STEPS_AHEAD,
-) -> np.ndarray:
+def strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.ndarray:
     """Three rows, real | dream | difference, with a column for each of some steps ahead.
 
     Beneath a real or a dreamt frame a green bar marks points won since the column before, a red
     one points lost.
 
     Args:
-        real, dream: (L, 64, 64, 3) uint8, the first one step ahead.
-        real_reward, dream_reward: (L,) float32, what came with the step to each frame.
-        steps_ahead: Growing; those beyond `L` are left out.
+        window: The frames.
+        steps_ahead: Growing; those that the window is too short for are left out.
 
     Returns:
         (H, W, 3) uint8.
     """
-    columns = [ahead for ahead in steps_ahead if ahead <= len(real)]
-    none = np.zeros(len(real), np.float32)
-    difference = np.abs(real.astype(np.int16) - dream).astype(np.uint8)
+    columns = [ahead for ahead in steps_ahead if ahead <= len(window.real)]
+    none = np.zeros_like(window.real_reward)
     rows = (
-        (real, none if real_reward is None else real_reward),
-        (dream, none if dream_reward is None else dream_reward),
-        (difference, none),
+        ("real game", window.real, window.real_reward),
+        ("dream", window.dream, window.dream_reward),
+        (DIFFERENCE, difference(window.real, window.dream), none),
     )
-    side, step = SCALE * real.shape[1], SCALE * real.shape[1] + GAP
+    side, step = SCALE * window.real.shape[1], SCALE * window.real.shape[1] + GAP
     height = side + MARK + GAP
-    image = np.full((len(rows) * height, len(columns) * step, 3), PAPER, np.uint8)
-    for i, (frames, reward) in enumerate(rows):
+    shape = (HEAD + len(rows) * height, MARGIN + len(columns) * step, 3)
+    image = np.full(shape, PAPER, np.uint8)
+    texts = [(f"+{ahead}", 0, MARGIN + j * step) for j, ahead in enumerate(columns)]
+    for i, (name, frames, reward) in enumerate(rows):
+        top = HEAD + i * height
+        texts.append((name, top, GAP))
         events, before = reward_events(reward), 0
         for j, ahead in enumerate(columns):
-            top, left = i * height, j * step
-            image[top : top + side, left : left + side] = _enlarged(frames[ahead - 1])
+            left = MARGIN + j * step
+            image[top : top + side, left : left + side] = enlarged(frames[ahead - 1])
             since, before = events[before:ahead], ahead
             for kind, color in ((1, WON), (-1, LOST)):
                 if (since == kind).any():
                     image[top + side + 2 : top + side + MARK, left : left + side] = color
-    return image
+    return write_on(image, texts, LETTERS)
 
 
-def save_strips(
-    folder: Path,
-    world_model: WorldModel,
-    recording: Recording,
-    *,
-    count: int = 8,
-    context: int = 16,
-    horizon: int = 32,
-    seed: int = 0,
-    temperature: float = 1.0,
-) -> list[Path]:
-    """Writes strips of dreams along windows spread over a recording, as PNG files.
-
-    Args:
-        folder: Made if missing.
-        world_model: In evaluation mode.
-        recording: Held-out play.
-        count: Number of strips; fewer if the recording has fewer windows.
-        context: Real steps that warm a dream up.
-        horizon: Steps dreamt.
-        seed: Of the posterior's and the prior's draws.
-        temperature: Of the prior's draws.
-
-    Returns:
-        The files, each named by its env and the step at which the dream parts from the game.
-
-    Raises:
-        GlamError: If no window fits into the recording.
-    """
-    starts = window_starts(recording, context, horizon, stride=1)
-    first = starts[:, 1:] + context
-    whole = ~recording.ended[starts[:, :1], first + np.arange(horizon)].any(1)
-    if not whole.any():
-        raise GlamError(f"no {context + horizon} steps of the recording are of one episode")
-    starts = starts[whole]
+def save_strips(folder: Path, windows: Sequence[Window]) -> list[Path]:
+    """Writes a strip of each window as a PNG file; the folder is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for chosen in np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int):
-        env, start = starts[chosen].tolist()
-        real = slice(start + context, start + context + horizon)
-        frames, reward = _dream(
-            world_model, recording, env, start, context, horizon, seed, temperature
-        )
-        image = strip(
-            recording.frames[env, real.start + 1 : real.stop + 1],
-            frames,
-            real_reward=recording.rewards[env, real],
-            dream_reward=reward,
-        )
-        paths.append(folder / f"env{env}_step{real.start:05}.png")
-        _pillow().fromarray(image).save(paths[-1])
+    paths = [folder / f"{window.name}.png" for window in windows]
+    for path, window in zip(paths, windows, strict=True):
+        pillow().fromarray(strip(window)).save(path)
     return paths
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Twice how far uint8 pixels are apart, as uint8: by itself it is hard to see."""
+    return np.minimum(2 * np.abs(one.astype(np.int16) - other), 255).astype(np.uint8)
+
+
+def write_on(
+    image: np.ndarray, texts: Sequence[tuple[str, int, int]], size: int = 12
+) -> np.ndarray:
+    """An image with some texts of a size on it, each given with its top and its left."""
+    from PIL import ImageDraw
+
+    canvas = pillow().fromarray(image)
+    draw = ImageDraw.Draw(canvas)
+    for text, top, left in texts:
+        draw.text((left, top + 2), text, fill=INK, font_size=size)
+    return np.array(canvas)
 
 
 def side_by_side_gif(
@@ -140,23 +106,20 @@ def side_by_side_gif(
         captions: Above either.
         frames_per_second: 15 is the game's own speed at four frames a step.
     """
-    pillow = _pillow()
-    from PIL import ImageDraw
-
-    head = pillow.new("RGB", (2 * SCALE * frames_left.shape[2] + GAP, CAPTION), PAPER)
-    for i, caption in enumerate(captions):
-        left = i * (SCALE * frames_left.shape[2] + GAP)
-        ImageDraw.Draw(head).text((left + GAP, 2), caption, fill=(255, 255, 255))
+    image = pillow()
+    side = SCALE * frames_left.shape[2] + GAP
+    head = np.full((CAPTION, 2 * side - GAP, 3), PAPER, np.uint8)
+    head = write_on(head, [(caption, 0, GAP + i * side) for i, caption in enumerate(captions)])
     images = []
     for pair in zip(frames_left, frames_right, strict=True):
-        left, right = map(_enlarged, pair)
+        left, right = map(enlarged, pair)
         bar = np.full((len(left), GAP, 3), PAPER, np.uint8)
-        image = np.concatenate([head, np.concatenate([left, bar, right], axis=1)])
-        images.append(pillow.fromarray(image))
+        both = np.concatenate([head, np.concatenate([left, bar, right], axis=1)])
+        images.append(image.fromarray(both))
     # One palette for all, of frames from all over: colours that flicker cost more than they show.
     some = np.concatenate(images[:: -(-len(images) // 8)])
-    palette = pillow.fromarray(some).quantize(GIF_COLORS, method=pillow.Quantize.MAXCOVERAGE)
-    images = [image.quantize(palette=palette, dither=pillow.Dither.NONE) for image in images]
+    palette = image.fromarray(some).quantize(GIF_COLORS, method=image.Quantize.MAXCOVERAGE)
+    images = [one.quantize(palette=palette, dither=image.Dither.NONE) for one in images]
     path.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(
         path,
@@ -167,33 +130,17 @@ def side_by_side_gif(
     )
 
 
-@torch.no_grad()
-def _dream(
-    world_model: WorldModel,
-    recording: Recording,
-    env: int,
-    start: int,
-    context: int,
-    horizon: int,
-    seed: int,
-    temperature: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Dreams along one window: (horizon, 64, 64, 3) uint8 frames and (horizon,) rewards."""
-    device = world_model.prior.weight.device
-    generator = torch.Generator(device).manual_seed(seed)
-    seen = torch.from_numpy(recording.frames[env, start : start + context + 1]).to(device)
-    taken = torch.from_numpy(recording.actions[env, start : start + context + horizon]).to(device)
-    codes = sample_codes(world_model.encode(seen), generator=generator)
-    steps = list(follow(world_model, codes[None], taken[None], temperature, generator))
-    frames = draw_frames(world_model, torch.cat([step.state.code for step in steps]))
-    return frames.cpu().numpy(), torch.cat([step.reward for step in steps]).cpu().numpy()
-
-
-def _enlarged(frame: np.ndarray) -> np.ndarray:
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """A frame with `SCALE` pixels to a pixel."""
     return frame.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
 
-def _pillow() -> ModuleType:
+def pillow() -> ModuleType:
+    """Pillow's Image module.
+
+    Raises:
+        GlamError: If Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ModuleNotFoundError as error:

@@ -1,0 +1,144 @@
+"""One policy in the game and in dreams: rates, their errors, and that both set out alike."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from glam_env.errors import GlamError
+from glam_env.evaluation.behavior import (
+    Plays,
+    compare_behavior,
+    cut_plays,
+    play_dreams_from,
+    report_behavior,
+    take_contexts,
+)
+from glam_env.evaluation.recording import Recording, window_starts
+
+
+def plays(rewards, actions=None, ends=None):
+    """Plays of given (N, H) rewards; `ends` tells each one's last step."""
+    rewards = np.array(rewards, np.float32)
+    steps = np.arange(rewards.shape[1])
+    ends = np.full(len(rewards), rewards.shape[1]) if ends is None else np.array(ends)
+    actions = np.zeros(rewards.shape, np.int64) if actions is None else np.array(actions)
+    return Plays(rewards, actions, steps < ends[:, None])
+
+
+def compare(real, dreamt):
+    return report_behavior(real, dreamt, num_actions=2, context=4, seed=0)
+
+
+def test_rates_count_every_reward_by_its_sign():
+    real = plays([[1, 0, 0, 0, -1], [0, 0, 0, 0, -1]])
+    dreamt = plays([[0.5, 0, 0, 0, -1], [0.5, 0, 0, 0, -1], [0, 0, 0, 0, -1], [0, 0, 0, 0, -0.5]])
+    report = compare(real, dreamt)
+    assert (report.moments, report.horizon, report.dreams_per_moment) == (2, 5, 2)
+    assert (report.won.game, report.lost.game, report.net.game) == (100.0, 200.0, -100.0)
+    assert (report.won.dream, report.lost.dream, report.net.dream) == (50.0, 175.0, -125.0)
+    assert report.reward_rate_error == pytest.approx(0.25)
+    assert report.points_error == pytest.approx(75 / 300)
+    assert (report.game.points, report.dream.points) == (3, 6)
+    assert (report.game.first_point, report.dream.first_point) == (3.0, (1 + 1 + 5 + 5) / 4)
+    assert (report.game.rally, report.dream.rally) == (4.0, 4.0)
+
+
+def test_errors_of_both_sides_cannot_cancel():
+    report = compare(plays([[1, -1, -1, 0]]), plays([[3, -3, -1, 0]]))
+    assert report.reward_rate_error == pytest.approx(0.0)
+    assert report.points_error == pytest.approx(4 / 3)
+
+
+def test_what_follows_an_end_does_not_count():
+    real = plays([[0, -1, 0, 0]])
+    dreamt = plays([[0, -1, -9, -9]], actions=[[0, 1, 1, 1]], ends=[2])
+    report = compare(real, dreamt)
+    assert report.dream.steps == 2
+    assert report.lost.dream == 500.0
+    assert report.dream.actions == (0.5, 0.5)
+    assert report.action_distance == pytest.approx(0.5)
+
+
+def test_a_game_without_points_has_no_relative_error():
+    report = compare(plays([[0, 0]]), plays([[0, 0.1]]))
+    assert (report.reward_rate_error, report.points_error) == (None, None)
+    assert report.game.rally is None
+    assert json.loads(json.dumps(report.as_json(), allow_nan=False))["game"]["pointless"] == 1.0
+    assert "won" in report.table()
+
+
+def test_intervals_hold_the_rate_and_shrink_with_more_moments():
+    generator = np.random.default_rng(0)
+
+    def widths(moments):
+        rewards = -(generator.random((moments, 20)) < 0.1).astype(np.float32)
+        report = compare(plays(rewards), plays(np.repeat(rewards, 2, 0)))
+        low, high = report.lost.game_interval
+        assert low < report.lost.game < high
+        assert report.points_error_interval == (0.0, 0.0)  # the same moments on both sides
+        return high - low
+
+    assert widths(400) == pytest.approx(widths(100) / 2, rel=0.25)
+
+
+def test_dreams_set_out_from_the_moments_and_repeat(make_world_model):
+    """With the real actions the first dreamt step is the world model's own on the real context."""
+    model, context, horizon = make_world_model(-99.0), 5, 6
+    generator = np.random.default_rng(1)
+    recording = Recording(
+        game="Pong",
+        frames=generator.integers(256, size=(2, 30, 64, 64, 3), dtype=np.uint8),
+        actions=generator.integers(6, size=(2, 30)),
+        rewards=generator.normal(size=(2, 30)).astype(np.float32),
+        life_lost=np.zeros((2, 30), bool),
+        ended=np.zeros((2, 30), bool),
+    )
+    recording.ended[1, 12] = True  # within the context of a window
+    starts = window_starts(recording, context, horizon, stride=horizon)
+    assert starts.tolist() == [[0, 0], [0, 6], [0, 12], [0, 18], [1, 0], [1, 6], [1, 18]]
+    real = cut_plays(recording, starts[:, 0], starts[:, 1] + context, horizon)
+    np.testing.assert_array_equal(real.rewards[1], recording.rewards[0, 11:17])
+    contexts = take_contexts(model, recording, starts, context, seed=3)
+
+    def act(features, generator):
+        return torch.randint(6, (len(features),), generator=generator)
+
+    dreamt = play_dreams_from(model, act, contexts, 3, horizon, seed=4)
+    assert dreamt.rewards.shape == (3 * len(starts), horizon)
+    again = play_dreams_from(model, act, contexts, 3, horizon, seed=4)
+    np.testing.assert_array_equal(dreamt.rewards, again.rewards)
+    for moment in range(len(starts)):
+        state = model.warm_up(contexts.codes[[moment]].long(), contexts.actions[[moment]].long())
+        for dream in range(3 * moment, 3 * moment + 3):
+            action = torch.tensor([dreamt.actions[dream, 0]])
+            expected = model.step(state, action).reward.item()
+            assert dreamt.rewards[dream, 0] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(GlamError, match="dreams_per_moment"):
+        play_dreams_from(model, act, contexts, 0, horizon, seed=4)
+
+
+@pytest.mark.emulator
+def test_a_policy_is_compared_in_both_worlds(make_world_model):
+    def act(features, generator):
+        return torch.full((len(features),), 3)
+
+    seen = []
+    report = compare_behavior(
+        make_world_model(-99.0),
+        act,
+        "Pong",
+        steps=600,
+        num_envs=2,
+        horizon=16,
+        dreams_per_moment=2,
+        seed=1,
+        on_step=seen.append,
+    )
+    assert seen[-1] == 300
+    assert report.moments == 2 * 17
+    assert report.game.actions == report.dream.actions == (0, 0, 0, 1, 0, 0)
+    assert report.action_distance == 0.0
+    assert report.lost.game > 5.0
+    assert report.dream.steps == 2 * 34 * 16
