@@ -149,11 +149,11 @@ def test_a_pass_can_be_taken_up_at_any_position(depths, sizes):
 @pytest.mark.parametrize("depth", [1, 3])
 def test_lmamba_sees_its_window_and_nothing_older(depth):
     lmamba, e = make_core(1, depth).lmamba, draw(1, 12, 24)
-    before = lmamba(e)
+    before = lmamba(e)[0]
     for age in range(6):
         changed = e.clone()
         changed[:, 8 - age] += draw(24, seed=1)  # LayerNorm would take out a constant
-        at_8 = lmamba(changed)[:, 8 - 3]
+        at_8 = lmamba(changed)[0][:, 8 - 3]
         assert torch.allclose(at_8, before[:, 8 - 3], atol=1e-6) == (age >= 4), age
 
 
@@ -204,8 +204,16 @@ def test_a_stacked_block_works_on_the_output_of_the_one_before():
 def test_shared_projections_give_what_whole_windows_give():
     lmamba: LMamba = make_core().lmamba
     e = draw(3, 15, 24)
-    for t, local in enumerate(lmamba(e).unbind(1), start=3):
-        torch.testing.assert_close(local, lmamba.step(e[:, t - 3 : t + 1]), atol=1e-6, rtol=1e-5)
+    close = {"atol": 1e-6, "rtol": 1e-5}
+    outputs, inputs = lmamba(e)
+    for t, u_l in enumerate(outputs.unbind(1), start=3):
+        window = e[:, t - 3 : t + 1]
+        own, kept = lmamba.step(window, lmamba.inputs(window[:, :-1]))
+        torch.testing.assert_close(u_l, own, **close)
+        torch.testing.assert_close(kept, inputs[:, t - 3 : t + 1], **close)
+        block = lmamba.blocks[0]
+        whole = window + block.mamba(block.norm(window))
+        torch.testing.assert_close(u_l, lmamba.project(whole[:, -1]), **close)
 
 
 # --- bad input ---------------------------------------------------------------------------

@@ -93,7 +93,10 @@ class LatentFilter:
 
     def load_memory(self, memory: dict[str, Any]) -> None:
         """Goes back to a :meth:`memory`."""
-        self.state = DreamState(memory["code"], memory["h"], CoreState(*memory["core"]))
+        window, conv, ssm, *local = memory["core"]
+        if not local:  # kept before there was such a part
+            local = [self.world_model.core.lmamba.inputs(window)]
+        self.state = DreamState(memory["code"], memory["h"], CoreState(window, conv, ssm, *local))
 
 
 class FilteredPolicy:

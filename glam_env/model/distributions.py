@@ -44,9 +44,25 @@ def sample_codes(
     """
     if temperature == 0.0:
         return log_probs.argmax(-1)
+    draw = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device)
+    return sample_at(log_probs, draw, temperature)
+
+
+def sample_at(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tensor:
+    """The classes that numbers fall on: :func:`sample_codes` with numbers already drawn.
+
+    Args:
+        log_probs: (..., C) log-probabilities or logits.
+        draw: (...) in [0, 1).
+        temperature: see :func:`sample_codes`.
+
+    Returns:
+        (...) int64 class indices.
+    """
+    if temperature == 0.0:
+        return log_probs.argmax(-1)
     # Inverse of the cumulative distribution: one number a categorical, not one a class.
     cumulative = (log_probs.float() / temperature).softmax(-1).cumsum(-1)
-    draw = torch.rand(log_probs.shape[:-1], generator=generator, device=log_probs.device)
     # Scaled by the last sum, which rounding may leave a little off 1.
     threshold = (draw * cumulative[..., -1]).unsqueeze(-1)
     return (cumulative[..., :-1] <= threshold).sum(-1)

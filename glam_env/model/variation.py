@@ -42,12 +42,15 @@ class CoreState(NamedTuple):
     """What the core remembers between steps, float32, one row a sequence.
 
     ``window`` (B, s−1, D): the last features, oldest first; ``conv``
-    (B, depth, d_inner, d_conv−1) and ``ssm`` (B, depth, d_inner, N): GMamba's Mamba states.
+    (B, depth, d_inner, d_conv−1) and ``ssm`` (B, depth, d_inner, N): GMamba's Mamba states;
+    ``local`` (B, s−1, d_inner): what LMamba's convolution takes of those features, projected once
+    when they came (a stack of blocks needs more than that and keeps (B, s−1, 0)).
     """
 
     window: Tensor
     conv: Tensor
     ssm: Tensor
+    local: Tensor
 
     def rows(self, index: Tensor) -> CoreState:
         """The states of some sequences (copies)."""
@@ -57,13 +60,14 @@ class CoreState(NamedTuple):
 class CoreOutput(NamedTuple):
     """A parallel pass: ``h`` and ``global_variation`` (u^g), (B, L−s+1, D) each, from t = s−1.
 
-    ``features`` (B, L, D) and ``traces`` (one a block) let :meth:`VariationCore.state_at` go on
-    from any position.
+    ``features`` (B, L, D), ``local`` (B, L, ·) of LMamba and ``traces`` (one a block of GMamba)
+    let :meth:`VariationCore.state_at` go on from any position.
     """
 
     h: Tensor
     global_variation: Tensor
     features: Tensor
+    local: Tensor
     traces: list[MambaTrace]
 
 
@@ -110,10 +114,10 @@ class GMamba(nn.Module):
             g = g + out
             convs.append(new_conv)
             ssms.append(new_ssm)
-        return self._head(g), _stacked(convs), _stacked(ssms)
+        return self._head(g), stacked(convs), stacked(ssms)
 
 
-def _stacked(states: list[Tensor]) -> Tensor:
+def stacked(states: list[Tensor]) -> Tensor:
     """Blocks' states along dim 1; the usual one block needs no copy."""
     return states[0].unsqueeze(1) if len(states) == 1 else torch.stack(states, 1)
 
@@ -126,18 +130,28 @@ class LMamba(nn.Module):
         self.window = config.local_window
         self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.local_depth))
         self.project = nn.Linear(config.width, config.width)
+        self.cache_width = config.expand * config.width if config.local_depth == 1 else 0
 
-    def forward(self, e: Tensor) -> Tensor:
-        """(B, L, D) features to u^l of every full window, (B, L−s+1, D)."""
+    def forward(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, D) features to u^l of every full window, (B, L−s+1, D), and :meth:`inputs`."""
         *lower, top = self.blocks
         assert isinstance(top, MambaBlock)
         if lower:
             windows = e.unfold(1, self.window, 1).transpose(2, 3)  # (B, W, s, D)
-            return self._over_windows(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
+            out = self._over_windows(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
+            return out, self.inputs(e)
         # One block alone projects each feature once, not once for every window that holds it.
         inputs, z = top.mamba.project(top.norm(e))
         out = top.mamba.last(inputs, z[:, self.window - 1 :], self.window)
-        return self.project(e[:, self.window - 1 :] + out)
+        return self.project(e[:, self.window - 1 :] + out), inputs
+
+    def inputs(self, e: Tensor) -> Tensor:
+        """What is kept of (..., D) features for the windows to come, (..., ``cache_width``)."""
+        if not self.cache_width:
+            return e[..., :0]
+        block = self.blocks[0]
+        assert isinstance(block, MambaBlock)
+        return block.mamba.project(block.norm(e))[0]
 
     def _over_windows(self, x: Tensor) -> Tensor:
         """(N, s, D) windows to u^l at their last position, (N, D)."""
@@ -148,9 +162,30 @@ class LMamba(nn.Module):
         inputs, z = top.mamba.project(top.norm(x))
         return self.project(x[:, -1] + top.mamba.last(inputs, z[:, -1:], self.window).squeeze(1))
 
-    def step(self, window: Tensor) -> Tensor:
-        """(B, s, D), the window that ends now, to u^l (B, D)."""
-        return self._over_windows(window)
+    def step(
+        self, window: Tensor, local: Tensor, first: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One position.
+
+        Args:
+            window: (B, s, D), the features of the window that ends now.
+            local: (B, s−1, cache_width), the :meth:`inputs` of all but the last.
+            first: (B) bool, rows whose window holds the last feature s times.
+
+        Returns:
+            u^l (B, D), and ``local`` with the last feature's inputs added, (B, s, cache_width).
+        """
+        if not self.cache_width:
+            return self._over_windows(window), local.new_empty(len(window), self.window, 0)
+        block = self.blocks[0]
+        assert isinstance(block, MambaBlock)
+        inputs, z = block.mamba.project(block.norm(window[:, -1:]))
+        local = local.to(inputs.dtype)
+        if first is not None:
+            local = torch.where(first[:, None, None], inputs, local)
+        inputs = torch.cat([local, inputs], 1)
+        out = block.mamba.last(inputs, z, self.window).squeeze(1)
+        return self.project(window[:, -1] + out), inputs
 
 
 class VariationCore(nn.Module):
@@ -180,7 +215,8 @@ class VariationCore(nn.Module):
             raise ValueError(f"a sequence needs at least {first + 1} steps, got {e.shape[1]}")
         variation, traces = self.gmamba(e[:, 1:] - e[:, :-1])
         variation = variation[:, first - 1 :]
-        return CoreOutput(variation + self.lmamba(e), variation, e, traces)
+        local, inputs = self.lmamba(e)
+        return CoreOutput(variation + local, variation, e, inputs, traces)
 
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> CoreState:
         """The state before any step (zeros); give ``first`` to the step that follows."""
@@ -190,6 +226,7 @@ class VariationCore(nn.Module):
             torch.zeros(batch, c.local_window - 1, c.width, device=device),
             torch.zeros(batch, c.global_depth, inner, c.conv_width - 1, device=device),
             torch.zeros(batch, c.global_depth, inner, c.state_size, device=device),
+            torch.zeros(batch, c.local_window - 1, self.lmamba.cache_width, device=device),
         )
 
     def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> CoreState:
@@ -205,7 +242,8 @@ class VariationCore(nn.Module):
         c = self.config
         device = rows.device
         back = torch.arange(c.local_window - 2, -1, -1, device=device)
-        window = output.features.detach()[rows[:, None], positions[:, None] - back]
+        behind = rows[:, None], positions[:, None] - back
+        window, local = output.features.detach()[behind], output.local.detach()[behind]
         taps = torch.arange(c.conv_width - 1, device=device)
         convs, ssms = [], []
         for trace in output.traces:
@@ -214,7 +252,9 @@ class VariationCore(nn.Module):
             tail = padded[rows[:, None], positions[:, None] + taps]
             convs.append(tail.transpose(1, 2).float())
             ssms.append(trace.states.detach()[rows, positions - 1])
-        return CoreState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1))
+        return CoreState(
+            window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float()
+        )
 
     def step(
         self, e: Tensor, state: CoreState, first: Tensor | None = None
@@ -231,7 +271,7 @@ class VariationCore(nn.Module):
             h_t (B, D) and the state after it. From the s-th step of a sequence on, h_t is what
             :meth:`forward` gives; before that the window is padded with the first feature.
         """
-        window, conv, ssm = state
+        window, conv, ssm, local = state
         e = e.float()
         if first is not None:
             row = first[:, None, None]
@@ -243,5 +283,5 @@ class VariationCore(nn.Module):
             new_conv = torch.where(row[..., None], conv, new_conv)
             new_ssm = torch.where(row[..., None], ssm, new_ssm)
         window = torch.cat([window, e.unsqueeze(1)], dim=1)
-        h = variation + self.lmamba.step(window)
-        return h, CoreState(window[:, 1:], new_conv, new_ssm)
+        u_l, local = self.lmamba.step(window, local, first)
+        return variation + u_l, CoreState(window[:, 1:], new_conv, new_ssm, local[:, 1:].float())
