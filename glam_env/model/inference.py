@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glam_env.model.distributions import UNIMIX, one_hot, sample_at, symexp, unimix_log_probs
+from glam_env.model.distributions import one_hot, symexp
 from glam_env.model.mamba import Mamba
 from glam_env.model.structures import DreamState
 from glam_env.model.variation import CoreState, GMamba, LMamba, MambaBlock, stacked
@@ -166,13 +166,13 @@ class DreamStepper:
 
     Args:
         world_model: in eval mode.
-        temperature: of the latent's draw; 0 takes its mode.
+        temperature: of the latent's draw, on top of the model's own; 0 takes its mode.
     """
 
     @torch.no_grad()
     def __init__(self, world_model: WorldModel, *, temperature: float = 1.0) -> None:
         model, c = world_model, world_model.config
-        self.config, self.temperature = c, temperature
+        self.config, self.temperature = c, temperature * c.draw_temperature
         device = model.prior.weight.device
         self._offsets = torch.arange(c.categoricals, device=device) * c.classes
         first, self._embed_norm, _, self._embed_out = model.feature_encoder
@@ -180,11 +180,9 @@ class DreamStepper:
         self._table = first.weight.T.contiguous()
         self._lay_out_core(model.core.gmamba, model.core.lmamba)
         self._lay_out_heads(model, model.reward, model.termination)
-        # Rows of exp(logits) times this are the running sums of the distribution with its share
-        # of the uniform one mixed in, times a constant.
+        # Rows times this are their running sums, in one product.
         classes = torch.arange(c.classes, device=device)
-        below = (classes[:, None] <= classes).float()
-        self._cumulative = (1.0 - UNIMIX) * below + UNIMIX / c.classes * (classes + 1.0)
+        self._up_to = (classes[:, None] <= classes).float()
 
     def _lay_out_core(self, gmamba: GMamba, lmamba: LMamba) -> None:
         """The last block of GMamba and the only one of LMamba go side by side."""
@@ -233,7 +231,9 @@ class DreamStepper:
     def embed(self, code: Tensor, action: Tensor) -> Tensor:
         """(E, K) codes and (E) actions to features e (E, D)."""
         c = self.config
-        rows = torch.cat([code + self._offsets, action.unsqueeze(1) + c.categoricals * c.classes], 1)
+        rows = torch.cat(
+            [code + self._offsets, action.unsqueeze(1) + c.categoricals * c.classes], 1
+        )
         x = F.embedding_bag(rows, self._table, mode="sum")
         return self._embed_out(self._embed_norm(x).relu_())
 
@@ -242,7 +242,9 @@ class DreamStepper:
         e = self.embed(code, action)
         d, convs, ssms = e - core.window[:, -1], [], []
         for depth, block in enumerate(self._lower):
-            out, conv, ssm = block.mamba.step(block.norm(d), core.conv[:, depth], core.ssm[:, depth])
+            out, conv, ssm = block.mamba.step(
+                block.norm(d), core.conv[:, depth], core.ssm[:, depth]
+            )
             d = d + out
             convs.append(conv)
             ssms.append(ssm)
@@ -259,9 +261,7 @@ class DreamStepper:
         out = torch.baddbmm(self._out_bias, torch.cat([gated, base], -1), self._out)
         u_l = out[1] if self._lmamba is None else self._lmamba.step(window, local)[0]
         h = F.silu(self._variation_norm(out[0]), inplace=True).add_(u_l)
-        return h, CoreState(
-            window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local
-        )
+        return h, CoreState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
 
     def _foretell(self, h: Tensor, core: CoreState, draw: Tensor) -> Foretold:
         c = self.config
@@ -286,18 +286,19 @@ class DreamStepper:
 
     def _draw_latent(self, logits: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
         """(E·K, C) logits and (E, K) numbers to codes (E, K) and the entropy (E)."""
-        c = self.config
-        if self.temperature == 1.0:
-            weights = (logits - logits.amax(-1, keepdim=True)).exp_()
-            cumulative = weights @ self._cumulative
-            total = cumulative[:, -1:]
-            code = torch.searchsorted(cumulative, draw.view(-1, 1) * total, right=True)
-            probs = weights.mul_((1.0 - UNIMIX) / total).add_(UNIMIX / c.classes)
-            entropy = -(probs * probs.log()).view(len(draw), -1).sum(-1)
-            return code.view_as(draw), entropy
-        log_probs = unimix_log_probs(logits).view(*draw.shape, c.classes)
-        code = sample_at(log_probs, draw, self.temperature)
-        return code, -(log_probs.exp() * log_probs).sum((-2, -1))
+        c, temperature = self.config, self.temperature
+        probs = logits.softmax(-1).mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
+        entropy = -(probs * probs.log()).view(len(draw), -1).sum(-1)
+        if temperature == 0.0:
+            return probs.argmax(-1).view_as(draw), entropy
+        if temperature == 0.5:  # a product is far cheaper than a power
+            probs = probs.square_()
+        elif temperature != 1.0:
+            probs = probs.pow_(1.0 / temperature)
+        cumulative = probs @ self._up_to
+        threshold = draw.view(-1, 1) * cumulative[:, -1:]
+        code = torch.searchsorted(cumulative, threshold, right=True)
+        return code.clamp_(max=c.classes - 1).view_as(draw), entropy
 
     def features(self, state: DreamState) -> Tensor:
         """As :meth:`WorldModel.features`."""
