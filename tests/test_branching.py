@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 from comparison import assert_same, to_numpy
+from PIL import Image
 
+from agents.examples import branching
 from glam_env.checkpoints import save_checkpoint
 from glam_env.dream.env import DreamEnv
 from glam_env.dream.vector_env import DreamVectorEnv
 from glam_env.errors import GlamError
+from glam_env.games import GAMES
 
 E = 4
 OBSERVATIONS = ("rgb", "grayscale", "latent")
@@ -258,3 +261,55 @@ def test_there_is_no_snapshot_before_the_beginning_or_after_the_end(make_envs) -
         envs.get_state()
     with pytest.raises(GlamError, match="closed"):
         envs.set_state(state)
+
+
+# --- the example ---------------------------------------------------------------------------------
+
+
+def test_the_example_draws_all_actions_from_one_moment(tmp_path, capsys) -> None:
+    args = branching.Args(futures=2, steps=3, picture=tmp_path / "futures.png", device="cpu")
+    found = branching.main(args)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].strip() for line in told[:6]] == list(GAMES["Pong"].action_meanings)
+    context = int(told[6].split("context ")[1].split(",")[0])
+    assert found.seen.shape == (3, 12, 64, 64, 3)
+    with Image.open(args.picture) as image:
+        assert image.format == "PNG"
+        assert image.width > image.height > 300
+
+    # The same by hand: a batch that starts there.
+    envs = DreamVectorEnv("Pong", 12, device="cpu", max_episode_steps=4)
+    first, _ = envs.reset(seed=args.seed, options={"context": context})
+    assert_same(found.moment, first[0])
+    seen, *_ = envs.step(np.repeat(np.arange(6), 2))
+    assert_same(found.seen[0], seen)
+    assert not np.array_equal(seen[0], seen[1])  # two futures of one action
+    again = branching.branch(
+        *(branching.make(args, count, "latent") for count in (1, 12)), context, args
+    )
+    assert_same(again.returns, found.returns)
+    assert_same(again.doubts, found.doubts)
+    envs.close()
+
+
+def test_a_dream_that_ends_stays_at_its_last_frame_in_the_example() -> None:
+    args = branching.Args(steps=8, device="cpu")
+    for seed in range(4):
+        args.seed = seed
+        pair = [branching.make(args, count, "latent") for count in (1, 6)]
+        found = branching.branch(*pair, 3, args)
+        still = (found.seen[-1] == found.seen[-2]).all(1)
+        if still.any():
+            break
+    assert still.any()
+    assert np.isfinite(found.doubts).all()
+
+
+def test_trails_show_what_moved_over_what_stood_still() -> None:
+    frames = np.full((5, 1, 8, 8, 3), 100, np.uint8)
+    for t in range(5):
+        frames[t, 0, 4, t] = 200  # a ball that flies to the right
+    row = branching.trails(frames)[0, 4, :, 0].astype(int)
+    assert row[4] == 200
+    assert 100 < row[0] < row[1] < row[2] < row[3] < 200
+    assert (row[5:] == 100).all()

@@ -56,6 +56,11 @@ class DreamEnv(PixelEnv):
             contexts=contexts,
         )
 
+    @property
+    def num_contexts(self) -> int:
+        """Real moments that the dream can start from: those of reset's ``context``, from 0."""
+        return self._envs.num_contexts
+
     def get_state(self) -> DreamSnapshot:
         """A copy of the dream and of what it will draw: a snapshot of one."""
         return self._envs.get_state()

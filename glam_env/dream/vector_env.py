@@ -106,6 +106,11 @@ class DreamVectorEnv(PixelVectorEnv):
         self.max_episode_steps = self.engine.max_episode_steps
         self._drawn: Tensor | None = None  # what the dreams look like now, unless latent
 
+    @property
+    def num_contexts(self) -> int:
+        """Real moments that dreams can start from: those of reset's ``context``, from 0."""
+        return len(self.engine.pool)
+
     # --- copies of dreams --------------------------------------------------------------------
 
     def get_state(self) -> DreamSnapshot:
