@@ -21,7 +21,6 @@ from glam_env.checkpoint_config import (
     Protocol,
     from_json,
     load_config,
-    to_json,
 )
 from glam_env.checkpoints import (
     EXPORT_DTYPES,
@@ -29,11 +28,11 @@ from glam_env.checkpoints import (
     load_agent_state,
     load_world_model,
     save_checkpoint,
-    shipped_checkpoints,
 )
 from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.games import find_game
+from glam_env.inspection import curves, info, is_run
 from glam_env.options import Curves, Demo, Eval, Export, Fidelity, Info, Sb3, read_options
 from glam_env.training.presets import PRESETS, TrainConfig
 
@@ -95,7 +94,7 @@ class Trained(NamedTuple):
 def _load(name: str, device: str) -> Trained:
     """From a game's shipped checkpoint, a checkpoint folder, or a run as it stands."""
     where = find_device(device)
-    if _is_run(Path(name)):
+    if is_run(Path(name)):
         return _load_run(Path(name), where)[0]
     folder = find_checkpoint(name)
     config, world_model = load_config(folder), load_world_model(folder, where)
@@ -104,10 +103,6 @@ def _load(name: str, device: str) -> Trained:
         config.agent, load_agent_state(folder), c.feature_dim, c.num_actions
     ).to(where)
     return Trained(config.game, world_model, agent, config.protocol, config.max_episode_steps)
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "checkpoints").is_dir() and (path / "config.json").is_file()
 
 
 def _load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
@@ -411,88 +406,6 @@ def export(args: Export) -> int:
     shutil.copyfile(path / METRICS, folder / METRICS)  # the learning curves
     print(f"exported to {folder}")
     return 0
-
-
-def info(args: Info) -> int:
-    """Runs ``glam info``."""
-    import importlib.metadata
-
-    import torch
-
-    from glam_env.evaluation.history import METRICS, read_history, save_curves
-    from glam_env.model.mamba import convolution_missing, scan_missing
-    from glam_env.training.run_folder import RunFolder
-
-    if not args.what:
-        if args.plot is not None:
-            raise GlamError("--plot needs a run, or a checkpoint: glam info RUN --plot FILE")
-        facts: dict[str, Any] = {
-            "glam-env": importlib.metadata.version("glam-env"),
-            "torch": torch.__version__,
-            "device": str(find_device("auto")),
-            "cpu threads": torch.get_num_threads(),
-            "mamba scan": f"PyTorch ({why})" if (why := scan_missing()) else "mamba-ssm",
-            "mamba convolution": (
-                f"PyTorch ({why})" if (why := convolution_missing()) else "causal-conv1d"
-            ),
-            "checkpoints": {game: str(p) for game, p in shipped_checkpoints().items()},
-        }
-        print(json.dumps(facts, indent=2) if args.json else _outline(facts))
-        return 0
-
-    path = Path(args.what)
-    if _is_run(path):
-        run = RunFolder(path)
-        game = find_game(run.settings.get("game", ""))
-        facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
-    else:
-        path = find_checkpoint(args.what)
-        config = load_config(path)
-        game, facts = find_game(config.game), {"folder": str(path), **to_json(config)}
-    history = read_history(path) if (path / METRICS).exists() else None
-    if args.json:
-        facts["history"] = None if history is None else history.as_json()
-        print(json.dumps(facts, indent=2))
-    else:
-        print(_outline(facts))
-        print(f"\n{history.table()}" if history is not None else "\nno metrics yet")
-    if args.plot is not None:
-        if history is None:
-            raise GlamError(f"{path} has no {METRICS} to plot")
-        save_curves(args.plot, {path.name: history}, game)
-        print(f"learning curves: {args.plot}", file=sys.stderr)
-    return 0
-
-
-def curves(args: Curves) -> int:
-    """Runs ``glam curves``."""
-    from glam_env.evaluation.history import METRICS, read_history, save_curves
-
-    if not args.runs:
-        raise GlamError("give at least one run: glam curves FILES… --to PNG")
-    game = None if args.game is None else find_game(args.game)
-    histories = {}
-    for path in args.runs:
-        name = path.resolve().parent.name if path.name == METRICS else path.stem
-        histories[str(path) if name in histories else name] = read_history(path)
-    save_curves(args.to, histories, game)
-    print(f"learning curves of {', '.join(histories)}: {args.to}")
-    return 0
-
-
-def _outline(value: Any, depth: int = 0) -> str:
-    """Nested facts as indented lines; long lists are cut."""
-    if isinstance(value, list):
-        shown = [str(item) for item in value[:8]]
-        return ", ".join(shown) + (f", … ({len(value)})" if len(value) > 8 else "")
-    if not isinstance(value, dict):
-        return str(value)
-    lines = []
-    for name, item in value.items():
-        text = _outline(item, depth + 1)
-        gap = "\n" if isinstance(item, dict) and item else " "
-        lines.append(f"{'  ' * depth}{name}:{gap}{text}")
-    return "\n".join(lines)
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {

@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.behavior import (
-    Plays,
-    compare_behavior,
-    cut_plays,
-    play_dreams_from,
-    report_behavior,
-    take_contexts,
-)
+from glam_env.evaluation.behavior import compare_behavior, report_behavior
+from glam_env.evaluation.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.recording import Recording, window_starts
 
 

@@ -20,7 +20,8 @@ def life(tmp_path_factory) -> Path:
     words = ["--run", run, "--preset", "debug", "--replay-capacity", "700"]
     assert main(["train", "pong", *words]) == 0
     words = ["--run", run, "--to", to, "--contexts", "40", "--episodes", "1"]
-    assert main(["export", "Pong", *words, "--fidelity-steps", "400"]) == 0
+    words += ["--fidelity-steps", "400", "--behavior-steps", "400"]
+    assert main(["export", "Pong", *words]) == 0
     return folder
 
 
@@ -41,7 +42,17 @@ def test_the_exported_card_tells_where_it_comes_from_and_what_was_measured(life)
     assert config.provenance.updates == 23
     card = (folder / "CARD.md").read_text()
     score = config.results["score"]
-    for words in ("debug", "600", f"{score['mean']:.2f}", "-20.7", "14.6", "F1", "ball"):
+    for words in (
+        "debug",
+        "600",
+        f"{score['mean']:.2f}",
+        "-20.7",
+        "14.6",
+        "F1",
+        "ball",
+        "won",
+        "fail",
+    ):
         assert words in card, words
 
 
@@ -52,6 +63,34 @@ def test_eval_gives_the_cards_score_again(life, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["scores"] == load_config(folder).results["score"]["scores"]
     assert -21 <= report["mean"] <= 21
+    assert report["published"]["GLAM"] == 18
+    assert main(["eval", "Pong", "--random", "--episodes", "2", "--num-envs", "2"]) == 0
+    told = capsys.readouterr().out
+    for words in ("mean of 2 whole games", "SimPLe", "DreamerV3", "STORM", "GLAM", "human"):
+        assert words in told, words
+
+
+SHORT = ["--steps", "400", "--behavior-steps", "400", "--horizon", "32"]
+
+
+@pytest.mark.emulator
+def test_fidelity_tells_by_its_exit_code_whether_the_thresholds_are_met(life, capsys, tmp_path):
+    folder = str(life / "checkpoints" / "Pong")
+    words = ["--check", "--json", "--out", str(tmp_path / "out")]
+    assert main(["fidelity", folder, *SHORT, *words]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not all(check["passed"] for check in report["checks"])
+    assert report == json.loads((tmp_path / "out" / "fidelity.json").read_text())
+    assert (tmp_path / "out" / "film.mp4").exists()
+
+
+@pytest.mark.emulator
+def test_a_run_is_examined_as_it_stands(life, capsys):
+    run = str(life / "runs" / "Pong")
+    assert main(["fidelity", run, *SHORT]) == 0  # without --check, whatever it finds
+    assert "FAIL  reward F1 to step 16" in capsys.readouterr().out
+    assert main(["eval", run, "--episodes", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 1
 
 
 @pytest.mark.emulator
@@ -86,10 +125,28 @@ def test_info_of_everything_of_a_checkpoint_and_of_a_run(life, capsys):
     assert "mamba scan" in capsys.readouterr().out
     assert main(["info", str(life / "checkpoints" / "Pong"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["provenance"]["preset"] == "debug"
-    assert main(["info", str(life / "runs" / "Pong"), "--json"]) == 0
+    run = life / "runs" / "Pong"
+    assert main(["info", str(run), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["settings"]["preset"] == "debug"
-    assert facts["last figures"]["model_updates"] > 0
+    assert facts["history"]["phases"][-1]["name"] == "joint training"
+    done = sum(phase["model_updates"] for phase in facts["history"]["phases"])
+    assert 0 < done <= 23  # to the last line that was logged
+    assert main(["info", str(run), "--plot", str(life / "run.png")]) == 0
+    told = capsys.readouterr().out
+    for words in ("image warm-up", "joint training", "foreground_error", "hours"):
+        assert words in told, words
+    assert (life / "run.png").stat().st_size > 10_000
+
+
+@pytest.mark.emulator
+def test_the_curves_of_runs_are_drawn_together(life, capsys):
+    run, kept = life / "runs" / "Pong", life / "other.jsonl"
+    shutil.copyfile(run / "metrics.jsonl", kept)
+    words = [str(run), str(kept), "--to", str(life / "curves.png"), "--game", "pong"]
+    assert main(["curves", *words]) == 0
+    assert "Pong, other" in capsys.readouterr().out
+    assert (life / "curves.png").stat().st_size > 10_000
 
 
 def mistake(capsys, *words: str) -> str:
@@ -117,6 +174,10 @@ def mistake(capsys, *words: str) -> str:
         (["train", "Pong", "--resume", "--batch", "16"], "keeps its own settings"),
         (["eval", "Krull"], "glam train Krull"),
         (["eval", "nowhere/at/all"], "no checkpoint"),
+        (["fidelity", "Pong", "--check", "--horizon", "8"], "horizon of at least 32"),
+        (["info", "--plot", "curves.png"], "glam info RUN --plot FILE"),
+        (["curves"], "at least one run"),
+        (["curves", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
         (["export", "Pong"], "no run"),
         (["export", "Pong", "--dtype", "int8"], "bfloat16"),
     ],

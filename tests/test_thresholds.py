@@ -9,14 +9,9 @@ from toy_game import EmptyScreen, NoReward, ShuffledDecoder, ToyModel, WrongSign
 
 from glam_env.checkpoints import load_world_model, shipped_checkpoints
 from glam_env.errors import GlamError
-from glam_env.evaluation.behavior import (
-    Plays,
-    cut_plays,
-    play_dreams_from,
-    report_behavior,
-    take_contexts,
-)
+from glam_env.evaluation.behavior import report_behavior
 from glam_env.evaluation.fidelity import DETECTORS, measure_fidelity
+from glam_env.evaluation.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.recording import record_play, window_starts
 from glam_env.evaluation.scores import RandomPolicy
 from glam_env.evaluation.thresholds import Thresholds, check_fidelity

@@ -137,13 +137,13 @@ def score_events(
         false_alarms=dreamt_count - true_count,
         precision=true_count / dreamt_count if dreamt_count else None,
         recall=found_count / real_count if real_count else None,
-        f1=_known(_f1(counts.sum(0))),
+        f1=known(_f1(counts.sum(0))),
         f1_interval=(
             tuple(np.percentile(resampled, [2.5, 97.5]).tolist())
             if np.isfinite(resampled).all()
             else None
         ),
-        chance_f1=_known(_f1(chance.sum(0))),
+        chance_f1=known(_f1(chance.sum(0))),
     )
 
 
@@ -170,7 +170,8 @@ def _f1(counts: np.ndarray) -> np.ndarray:
     return np.where(real > 0, np.where((found > 0) & (true > 0), f1, 0.0), np.nan)
 
 
-def _known(figure: np.ndarray) -> float | None:
+def known(figure: np.ndarray) -> float | None:
+    """A figure that may be NaN or infinite for want of data, None then."""
     return float(figure) if np.isfinite(figure) else None
 
 

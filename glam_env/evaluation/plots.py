@@ -134,7 +134,7 @@ def _save_rewards(path: Path, report: Mapping[str, Any]) -> Path:
         right.scatter(dreamt, real, sizes, alpha=0.7, label=f"to step {sums['horizon']}")
     right.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
     right.set(
-        title="points of a window; as large as there are windows",
+        title="points of a window (size: windows)",
         xlabel="dreamt (expected)",
         ylabel="real (mean)",
     )

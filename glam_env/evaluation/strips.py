@@ -19,7 +19,7 @@ MARK = 8  # height of a row's reward marks
 PAPER, INK = (24, 24, 24), (235, 235, 235)
 WON, LOST = (60, 220, 60), (235, 60, 60)
 MARGIN, HEAD, LETTERS = 170, 34, 26  # of a strip: for the names of rows, of columns; their size
-DIFFERENCE = "difference × 2"
+DIFFERENCE = "difference x 2"
 CAPTION = 16  # height of a caption
 GIF_COLORS = 160
 
