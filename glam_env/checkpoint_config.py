@@ -67,6 +67,9 @@ class Provenance:
         hardware: what it ran on, in words.
         seed: of the run.
         versions: of glam-env and the libraries that matter, by name.
+        begun_from: provenance, as JSON, of the checkpoint whose weights a warm start took; empty
+            if the run began from nothing.
+        note: what else is to be known of how the run went.
     """
 
     preset: str
@@ -76,6 +79,8 @@ class Provenance:
     hardware: str
     seed: int
     versions: Mapping[str, str]
+    begun_from: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)

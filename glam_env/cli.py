@@ -21,6 +21,7 @@ from glam_env.checkpoint_config import (
     Protocol,
     from_json,
     load_config,
+    to_json,
 )
 from glam_env.checkpoints import (
     EXPORT_DTYPES,
@@ -189,6 +190,9 @@ def train(args: Train) -> int:
     else:
         args.train.validate()
         settings = {"train": asdict(args.train), "agent": asdict(args.agent)}
+        if args.train.warm_start:
+            origin = load_config(find_checkpoint(args.train.warm_start)).provenance
+            settings["begun_from"] = to_json(origin)
         RunFolder(path, {"game": game, "preset": args.preset, **settings})
     run = RunFolder(path)
     where = str(path / "config.json")
@@ -376,7 +380,7 @@ def export(args: Export) -> int:
         contexts=ContextsConfig(args.contexts, length),
         max_episode_steps=args.max_episode_steps,
         protocol=trained.protocol,
-        provenance=run.provenance,
+        provenance=replace(run.provenance, note=args.note),
     )
     print(f"playing {args.episodes} whole games …")
     score = _evaluate(

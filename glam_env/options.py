@@ -141,6 +141,7 @@ class Export:
         contexts: start contexts shipped.
         max_episode_steps: the dream's horizon.
         dtype: of the stored weights, bfloat16 or float32.
+        note: what the card shall say of how the run went, beside its figures.
         device: auto, cpu, cuda, …
     """
 
@@ -153,6 +154,7 @@ class Export:
     contexts: int = 2048
     max_episode_steps: int = 64
     dtype: str = "bfloat16"
+    note: str = ""
     device: str = "auto"
 
 

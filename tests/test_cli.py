@@ -2,14 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from glam_env.checkpoint_config import CheckpointConfig, from_json, to_json
 from glam_env.checkpoints import load_config
 from glam_env.cli import main
 from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.evaluation.card import write_card
+from glam_env.training.export import load_run
+from glam_env.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,24 @@ def test_the_exported_card_tells_where_it_comes_from_and_what_was_measured(life)
         "fail",
     ):
         assert words in card, words
+
+
+@pytest.mark.emulator
+def test_a_warm_start_is_told_on_the_card(life, tmp_path):
+    folder, run = life / "checkpoints" / "Pong", tmp_path / "run"
+    words = ["--run", str(run), "--preset", "debug", "--total-steps", "220", "--seed", "3"]
+    assert main(["train", "Pong", *words, "--warm-start", str(folder)]) == 0
+    trained = load_run(RunFolder(run), torch.device("cpu"))
+    origin, earlier = trained.provenance, load_config(folder).provenance
+    assert origin.begun_from == to_json(earlier)
+    config = replace(load_config(folder), provenance=replace(origin, note="It rained."))
+    assert from_json(CheckpointConfig, to_json(config), "test") == config
+    card = write_card(config)
+    assert "| seed | 3 |" in card
+    told = "an earlier run: preset `debug`, 600 steps, 23 updates"
+    assert told in card
+    assert "\nIt rained.\n" in card
+    assert told not in (folder / "CARD.md").read_text()
 
 
 @pytest.mark.emulator

@@ -182,6 +182,19 @@ def _behavior(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _begun_from(origin: Mapping[str, Any]) -> list[str]:
+    """A row for each run that handed its weights on, the latest first."""
+    rows = []
+    while origin:
+        rows.append(
+            f"| begun from the weights of | an earlier run: preset `{origin['preset']}`, "
+            f"{origin['environment_steps']:,} steps, {origin['updates']:,} updates, "
+            f"{origin['hours']:.2f} h on {origin['hardware']}, seed {origin['seed']} |"
+        )
+        origin = origin.get("begun_from", {})
+    return rows
+
+
 def write_card(config: CheckpointConfig) -> str:
     """The card of a checkpoint, from its config.json alone.
 
@@ -197,6 +210,7 @@ def write_card(config: CheckpointConfig) -> str:
         "| | |",
         "|---|---|",
         f"| preset | `{origin.preset}` |",
+        *_begun_from(origin.begun_from),
         f"| real environment steps | {origin.environment_steps:,} |",
         f"| world-model updates | {origin.updates:,} |",
         f"| training time | {origin.hours:.2f} h on {origin.hardware} |",
@@ -207,6 +221,7 @@ def write_card(config: CheckpointConfig) -> str:
         f"| start contexts | {config.contexts.count} of {config.contexts.length} steps |",
         f"| versions | {versions} |",
         "",
+        *((origin.note, "") if origin.note else ()),
     ]
     score = config.results.get("score")
     if score is not None:

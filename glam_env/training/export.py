@@ -129,5 +129,6 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
         hardware=describe_hardware(device),
         seed=config.seed,
         versions={name: importlib.metadata.version(name) for name in packages},
+        begun_from=run.settings.get("begun_from", {}),
     )
     return TrainedRun(game, config, world_model.eval(), checkpoint["agent"], replay, origin)
