@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from glam_env.attributes import RowAttributes
 from glam_env.checkpoint_config import CheckpointConfig, load_config
 from glam_env.checkpoints import find_checkpoint
 from glam_env.checks import (
@@ -29,7 +30,7 @@ from glam_env.checks import (
     require_choice,
     require_count,
 )
-from glam_env.errors import GlamAttributeError, GlamError
+from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.hub import SCHEME, fetch_checkpoint
 from glam_env.spec import PlainSpec
@@ -54,7 +55,7 @@ class Transition(NamedTuple):
     prior_entropy: Tensor | None
 
 
-class PixelVectorEnv(PlainSpec, VectorEnv, ABC):
+class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
     """E rows of one game, stepped together.
 
     Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64, 1) uint8, or ``latent``, the
@@ -86,6 +87,8 @@ class PixelVectorEnv(PlainSpec, VectorEnv, ABC):
     rows_are: ClassVar[str] = "rows"
     """What messages call the E rows."""
 
+    single_action_space: spaces.Discrete
+    closed = True  # until there is something to close
     _window: Window | None = None
 
     def __init__(
@@ -114,8 +117,8 @@ class PixelVectorEnv(PlainSpec, VectorEnv, ABC):
         }
         if render_mode == "human":
             self._window = Window(type(self).__name__, RENDER_FPS)
-        self._noted: set[str] = set()  # attributes that set_attr has added
         self._done: Tensor | None = None  # rows that have ended and not begun anew
+        self.closed = False
 
     def _set_spaces(self, num_actions: int, feature_dim: int) -> None:
         self.single_action_space = spaces.Discrete(num_actions)
@@ -251,66 +254,10 @@ class PixelVectorEnv(PlainSpec, VectorEnv, ABC):
         """Lets go of the world, of its tensors on the device, and of the window."""
         self._done = None
         self._release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # PyTorch keeps what has been freed; others may want it
         if self._window is not None:
             self._window.close()
-
-    # --- conveniences, as Gymnasium's SyncVectorEnv offers them --------------------------------
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """An attribute of each row, or what a method of each row gives, of which there is one:
-        ``render``.
-
-        Raises:
-            GlamError: another method, which acts on all rows at once.
-            GlamAttributeError: no such attribute.
-        """
-        if name == "render":
-            frames = self.render(*args, **kwargs)
-            return frames if isinstance(frames, tuple) else (frames,) * self.num_envs
-        single = {
-            "action_space": "single_action_space",
-            "observation_space": "single_observation_space",
-        }
-        if not hasattr(self, name := single.get(name, name)):
-            raise GlamAttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        value = getattr(self, name)
-        if callable(value) and not isinstance(value, spaces.Space):
-            raise GlamError(f"{name} acts on all {self.rows_are} at once: use envs.{name}(…)")
-        return (value,) * self.num_envs
-
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute, once a row.
-
-        Raises:
-            GlamAttributeError: there is none.
-        """
-        return self.call(name)
-
-    def has_attr(self, name: str) -> bool:
-        """Whether :meth:`get_attr` and :meth:`call` know it."""
-        return hasattr(self, name)
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Notes an attribute of all rows, which share it.
-
-        Args:
-            name: any that the env has not got of its own.
-            values: one value, or a list or tuple of E equal ones.
-
-        Raises:
-            GlamError: a fixed attribute, or values that differ.
-        """
-        if hasattr(self, name) and name not in self._noted:
-            raise GlamError(f"{name} is fixed when the env is made: make another one")
-        if isinstance(values, list | tuple):
-            if len(values) != self.num_envs or any(value != values[0] for value in values):
-                raise GlamError(
-                    f"{name} is one for all {self.num_envs} {self.rows_are}: "
-                    "give one value, or as many equal ones"
-                )
-            values = values[0]
-        self._noted.add(name)
-        setattr(self, name, values)
 
     # --- parts -------------------------------------------------------------------------------
 
