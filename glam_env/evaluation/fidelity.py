@@ -125,8 +125,9 @@ def measure_fidelity(
     device = world_model.prior.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     env, start = window_starts(recording, context, horizon, stride, TOLERANCE).T
-    log_probs = _encode(world_model, recording.frames)
-    codes = sample_codes(log_probs, generator=generator)  # (E, T, K)
+    log_probs = _posterior(world_model, recording.frames)
+    drawn_at = world_model.config.draw_temperature
+    codes = sample_codes(log_probs, temperature=drawn_at, generator=generator)  # (E, T, K)
     actions = torch.from_numpy(recording.actions).to(device)
 
     length = context + horizon + TOLERANCE
@@ -228,12 +229,12 @@ def find_background(frames: np.ndarray) -> np.ndarray:
     return np.percentile(some, 50, axis=0, method="lower").astype(np.uint8)
 
 
-def _encode(world_model: WorldModel, frames: np.ndarray) -> Tensor:
+def _posterior(world_model: WorldModel, frames: np.ndarray) -> Tensor:
     """(E, T, 64, 64, 3) uint8 frames to (E, T, K, C) log-probabilities, an env's at a time."""
     device = world_model.prior.weight.device
     return torch.stack(
         [
-            torch.cat([world_model.encode(part.to(device)) for part in stream.split(256)])
+            torch.cat([world_model.posterior(part.to(device)) for part in stream.split(256)])
             for stream in torch.from_numpy(frames)
         ]
     )

@@ -105,16 +105,16 @@ class WorldModel(nn.Module):
 
     # --- parts ---------------------------------------------------------------------------
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(..., 64, 64, 3) uint8 images to (..., K, C) float32 log-probabilities of z.
-
-        They are those to draw from: at ``draw_temperature``.
-        """
+    def posterior(self, images: Tensor) -> Tensor:
+        """(..., 64, 64, 3) uint8 images to (..., K, C) float32 log-probabilities of z (eq. 4)."""
         _, logits = self.encoder(images.reshape(-1, *images.shape[-3:]))
         log_probs = unimix_log_probs(logits, self.config.unimix)
-        if self.config.draw_temperature != 1.0:
-            log_probs = (log_probs / self.config.draw_temperature).log_softmax(-1)
         return log_probs.reshape(*images.shape[:-3], *logits.shape[1:])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """As :meth:`posterior`, at ``draw_temperature``: what to draw z from for use."""
+        log_probs, temperature = self.posterior(images), self.config.draw_temperature
+        return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
 
     def decode(self, code: Tensor) -> Tensor:
         """(..., K) int64 codes to (..., 64, 64, 3) float32 images in [0, 1]."""
@@ -189,8 +189,7 @@ class WorldModel(nn.Module):
         self, images: Tensor, config: LossConfig
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L_rec alone on (N, 64, 64, 3) uint8 frames: the image model's warm-up."""
-        _, logits = self.encoder(images)
-        log_probs = unimix_log_probs(logits, self.config.unimix)
+        log_probs = self.posterior(images)
         z = straight_through(log_probs, sample_codes(log_probs.detach()))
         loss, metrics = self.image_loss(images, z.flatten(-2), config)
         return loss, {"reconstruction": loss.detach()} | metrics
