@@ -1,5 +1,7 @@
 """A toy game that a world model knows by heart, and models of it with something broken."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from torch import nn
@@ -63,8 +65,14 @@ class ToyModel(nn.Module):
     def initial_state(self, batch, device):
         return None
 
-    def encode(self, images):
+    @property
+    def config(self):
+        return SimpleNamespace(draw_temperature=1.0)
+
+    def posterior(self, images):
         return certain((images[..., 31, 1::3, 0] > GROUND).long().argmax(-1).unsqueeze(-1))
+
+    encode = posterior
 
     def decode(self, code):
         return torch.from_numpy(PICTURES)[code[..., 0]].float() / 255.0
