@@ -160,7 +160,7 @@ class DreamVectorEnv(VectorEnv):
             raise GlamError(f"dreams {dreams} have ended: reset() them before the next step()")
         step = self.engine.step(chosen)
         if self.obs_type != "latent":
-            self._frames = draw_frames(self.engine.world_model, step.state.code)
+            self._frames = self.engine.observe()
         reward, terminated, truncated = step.reward, step.terminated, step.truncated
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(waiting.any()):
             # Those that had ended begin in this step; what they have just dreamt is dropped.
@@ -216,7 +216,7 @@ class DreamVectorEnv(VectorEnv):
     def _observe(self) -> Tensor:
         """Observations of all dreams as they stand, a fresh tensor."""
         if self._frames is None:
-            return self.engine.world_model.features(self.engine.state)
+            return self.engine.observe()
         if self.obs_type == "grayscale":
             weights = torch.tensor(_LUMINANCE, device=self.device)
             return (self._frames * weights).sum(-1, keepdim=True).round_().to(torch.uint8)
