@@ -176,7 +176,10 @@ def test_the_first_reset_begins_every_dream(make_engine) -> None:
 def test_frame_reward_and_end_come_from_one_transition(
     make_engine, make_world_model, make_contexts, sampled
 ) -> None:
-    """The engine against the world model stepped by hand, with a generator of the same seed."""
+    """The engine against the world model stepped by hand, with a generator of the same seed.
+
+    They part by rounding: the engine's weights are laid out otherwise.
+    """
     kind = "sample" if sampled else None
     engine = make_engine(
         bias=0.0, reward=kind or "mean", termination=kind or "threshold", temperature=0.7
@@ -197,7 +200,9 @@ def test_frame_reward_and_end_come_from_one_transition(
     for t in range(12):
         step = engine.step(actions_at(t))
         expected = model.step(state, actions_at(t), temperature=0.7, generator=generator)
-        assert same([parts(step.state)], [parts(expected.state)])
+        assert torch.equal(step.state.code, expected.state.code)
+        for part, other in zip(parts(step.state), parts(expected.state), strict=True):
+            torch.testing.assert_close(part, other, atol=1e-5, rtol=1e-5)
         probability = expected.termination_logit.sigmoid()
         if sampled:
             reward = model.reward_code.sample(expected.reward_logits, generator)
@@ -205,7 +210,7 @@ def test_frame_reward_and_end_come_from_one_transition(
             assert bool(torch.isin(reward, symexp(model.reward_code.centers)).all())
         else:
             reward, ended = expected.reward, probability > 0.5
-        assert torch.equal(step.reward, reward)
+        torch.testing.assert_close(step.reward, reward, atol=1e-5, rtol=1e-5)
         assert torch.equal(step.terminated, ended)
         prior = expected.prior_logits
         torch.testing.assert_close(step.prior_entropy, -(prior.exp() * prior).sum((1, 2)))

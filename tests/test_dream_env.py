@@ -348,13 +348,14 @@ def test_tensors_can_be_trained_on(make_envs) -> None:
 
 @pytest.mark.parametrize("obs_type", OBSERVATIONS)
 def test_observations_are_of_the_dream(make_envs, saved_checkpoint, obs_type) -> None:
-    """Drawn from the latents by the checkpoint's own decoder; a batch's size may round a pixel."""
+    """Drawn from the latents by the checkpoint's own decoder, up to a level of 255: the drawing may
+    run in 8-bit integers, and a batch's size may round a pixel."""
     envs = make_envs(obs_type=obs_type, render_mode="rgb_array")
     model = load_world_model(saved_checkpoint)
     observations, _ = envs.reset(seed=0)
     for t in range(15):
         frames = model.decode(envs.engine.state.code).numpy() * 255
-        assert all(np.abs(f - r).max() < 0.51 for f, r in zip(frames, envs.render(), strict=True))
+        assert all(np.abs(f - r).max() < 1.51 for f, r in zip(frames, envs.render(), strict=True))
         if obs_type == "rgb":
             assert_same(tuple(observations), envs.render())
         elif obs_type == "grayscale":

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from glam_env.errors import GlamError
+from glam_env.model.rendering import Renderer
 from glam_env.model.structures import DreamState, WorldModelConfig
 from glam_env.model.variation import CoreState
 from glam_env.model.world_model import WorldModel
@@ -111,6 +113,7 @@ class ContextPool:
         contexts: where dreams may start.
         device: where the states live.
         frames: whether first frames will be asked for.
+        draw: draws them; :func:`draw_frames` if None.
     """
 
     def __init__(
@@ -120,8 +123,10 @@ class ContextPool:
         device: torch.device,
         *,
         frames: bool = False,
+        draw: Renderer | None = None,
     ) -> None:
         self._world_model = world_model
+        self._draw = partial(draw_frames, world_model) if draw is None else draw
         self._contexts = contexts.to(device)
         self._batch = 1 if device.type == "cpu" else min(_WARM_UP_BATCH, contexts.count)
         self._batches_missing = set(range(-(-contexts.count // self._batch)))
@@ -159,7 +164,11 @@ class ContextPool:
         """First frames (E, 64, 64, 3) uint8, copies; arguments as in :meth:`states`."""
         assert self._frames is not None, "this pool was made without frames"
         self._require(indices, mask)
-        return self._frames[indices]
+        if indices.is_cuda:
+            return self._frames[indices]
+        frames = self._frames.new_empty(len(indices), *self._frames.shape[1:])
+        rows = mask.nonzero().flatten()
+        return frames.index_copy_(0, rows, self._frames[indices[rows]])
 
     def _require(self, indices: Tensor, mask: Tensor) -> None:
         if self._batches_missing:
@@ -179,5 +188,5 @@ class ContextPool:
         for own, part in zip(self._core, state.core, strict=True):
             own[rows] = part
         if self._frames is not None:
-            self._frames[rows] = draw_frames(self._world_model, state.code)
+            self._frames[rows] = self._draw(state.code)
         self._batches_missing.discard(batch)

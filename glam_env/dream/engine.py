@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ from torch import Tensor
 from glam_env.checks import require_choice, require_count
 from glam_env.dream.contexts import ContextPool, Contexts
 from glam_env.errors import GlamError
-from glam_env.model.distributions import categorical_entropy
+from glam_env.model.distributions import sample_at
+from glam_env.model.graphs import Captured
+from glam_env.model.inference import DreamStepper
+from glam_env.model.rendering import PRECISIONS, make_renderer
 from glam_env.model.structures import DreamState
 from glam_env.model.variation import CoreState
 from glam_env.model.world_model import WorldModel
@@ -91,7 +95,9 @@ class DreamEngine:
         termination: ``"threshold"`` ends a dream when that is likelier than not, ``"sample"``
             draws it.
         reward: ``"mean"`` of the head's distribution or a ``"sample"`` of its bins.
-        frames: whether :attr:`pool` shall hold first frames.
+        frames: whether :attr:`pool` shall hold first frames, and steps shall draw.
+        precision: of the drawing, see :data:`~glam_env.model.rendering.PRECISIONS`; all that is
+            remembered, drawn by lot or handed out otherwise is float32.
 
     Raises:
         GlamError: an option out of range.
@@ -109,16 +115,26 @@ class DreamEngine:
         termination: str = "threshold",
         reward: str = "mean",
         frames: bool = False,
+        precision: str = "auto",
     ) -> None:
         self.num_envs = num_envs = require_count("num_envs", num_envs)
         self.max_episode_steps = require_count("max_episode_steps", max_episode_steps)
         require_drawing(temperature, termination, reward)
+        require_choice("precision", precision, PRECISIONS)
         self.world_model = world_model
         self.device = torch.device(device)
         self._temperature = float(temperature)
         self._sample_termination = termination == "sample"
         self._sample_reward = reward == "sample"
-        self.pool = ContextPool(world_model, contexts, self.device, frames=frames)
+        codes = contexts.codes[:, -1].to(self.device)
+        self._render = make_renderer(world_model.decoder, codes, precision) if frames else None
+        self.pool = ContextPool(
+            world_model, contexts, self.device, frames=frames, draw=self._render
+        )
+        self._stepper = DreamStepper(world_model, temperature=self._temperature)
+        cuda = self.device.type == "cuda"
+        self._transition = Captured(self._advance) if cuda else self._advance
+        self._shown: Tensor | None = None  # what the last step showed, until it is handed out
         self._generator = torch.Generator(self.device)
         self._rows = torch.arange(num_envs, device=self.device)
         self._everyone = torch.ones(num_envs, dtype=torch.bool, device=self.device)
@@ -164,8 +180,15 @@ class DreamEngine:
         if indices is None:
             indices = self._draw_starts()
             self._starts_drawn = self._starts_drawn + mask
-        start = self.pool.states(indices, mask)
-        self._state = start if self._state is None else _choose(mask, start, self._state)
+        self._shown = None
+        if self._state is None:
+            self._state = self.pool.states(indices, mask)
+        elif self.device.type == "cpu":  # there, to know which costs less than to move them all
+            rows = mask.nonzero().flatten()
+            start = self.pool.states(indices[rows], mask[rows])
+            self._state = _put(rows, start, self._state)
+        else:
+            self._state = _choose(mask, self.pool.states(indices, mask), self._state)
         self._steps = torch.where(mask, 0, self._steps)
         return indices
 
@@ -179,21 +202,50 @@ class DreamEngine:
         Returns:
             The transition, in fresh tensors.
         """
-        step = self.world_model.step(
-            self.state, actions, temperature=self._temperature, generator=self._generator
+        draws = [self._rand(self.num_envs, self.world_model.config.categoricals)]
+        draws += [self._rand(self.num_envs)] * self._sample_reward
+        if self._sample_termination:
+            draws.append(self._rand(self.num_envs))
+        step, self._steps, self._shown = self._transition(
+            self.state, self._steps, actions, tuple(draws)
         )
+        self._state = step.state
+        return step
+
+    def _rand(self, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.device, generator=self._generator)
+
+    def _advance(
+        self, state: DreamState, steps: Tensor, actions: Tensor, draws: tuple[Tensor, ...]
+    ) -> tuple[EngineStep, Tensor, Tensor]:
+        """The step without its lots, which are given: static, and never waiting for the device."""
+        next_code, *others = draws
+        step = self._stepper.step(state, actions, next_code)
         reward = step.reward
         if self._sample_reward:
-            reward = self.world_model.reward_code.sample(step.reward_logits, self._generator)
+            code = self.world_model.reward_code
+            reward = code.at(sample_at(step.reward_logits, others.pop(0)))
         terminated = step.termination_logit > 0.0
         if self._sample_termination:
-            draw = torch.rand(self.num_envs, device=self.device, generator=self._generator)
-            terminated = draw < step.termination_logit.sigmoid()
-        self._state = step.state
-        self._steps = self._steps + 1
-        truncated = (self._steps >= self.max_episode_steps) & ~terminated
-        entropy = categorical_entropy(step.prior_logits).sum(-1)
-        return EngineStep(step.state, reward, terminated, truncated, entropy)
+            terminated = others.pop() < step.termination_logit.sigmoid()
+        steps = steps + 1
+        truncated = (steps >= self.max_episode_steps) & ~terminated
+        shown = self._show(step.state)
+        return (
+            EngineStep(step.state, reward, terminated, truncated, step.prior_entropy),
+            steps,
+            shown,
+        )
+
+    def _show(self, state: DreamState) -> Tensor:
+        return self._stepper.features(state) if self._render is None else self._render(state.code)
+
+    @torch.no_grad()
+    def observe(self) -> Tensor:
+        """What the dreams show as they stand, a fresh tensor: (E, 64, 64, 3) uint8 frames of an
+        engine with ``frames``, else the agent's features (E, K·C + D) float32."""
+        shown, self._shown = self._shown, None
+        return self._show(self.state) if shown is None else shown
 
     def get_state(self) -> EngineState:
         """A copy of where all dreams stand; what will be drawn is no part of it."""
@@ -201,7 +253,7 @@ class DreamEngine:
 
     def set_state(self, state: EngineState) -> None:
         """Puts all dreams where :meth:`get_state` found them; the argument is copied."""
-        self._state = _copy(state.dream)
+        self._state, self._shown = _copy(state.dream), None
         self._steps = state.steps.clone()
 
     def get_draws(self) -> EngineDraws:
@@ -255,8 +307,19 @@ def _choose(mask: Tensor, new: DreamState, old: DreamState) -> DreamState:
     def choose(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *(1,) * (a.ndim - 1)), a, b)
 
-    core = CoreState(*map(choose, new.core, old.core))
-    return DreamState(choose(new.code, old.code), choose(new.h, old.h), core)
+    return _merge(choose, new, old)
+
+
+def _put(rows: Tensor, new: DreamState, old: DreamState) -> DreamState:
+    """``old`` with the rows of ``new`` at the (N) int64 places ``rows``; fresh tensors."""
+    return _merge(lambda a, b: b.index_copy(0, rows, a), new, old)
+
+
+def _merge(
+    function: Callable[[Tensor, Tensor], Tensor], new: DreamState, old: DreamState
+) -> DreamState:
+    core = CoreState(*map(function, new.core, old.core))
+    return DreamState(function(new.code, old.code), function(new.h, old.h), core)
 
 
 def _copy(state: DreamState) -> DreamState:

@@ -155,7 +155,7 @@ class DreamVectorEnv(PixelVectorEnv):
             self._seed_world(int(self.np_random.integers(2**63)))
         self._done = state.done.clone()
         if self.obs_type != "latent":
-            self._drawn = self._draw() if state.frames is None else state.frames.clone()
+            self._drawn = self.engine.observe() if state.frames is None else state.frames.clone()
         self._show()
         return self._export(self._observe())
 
@@ -175,20 +175,19 @@ class DreamVectorEnv(PixelVectorEnv):
     def _advance(self, actions: Tensor, waiting: Tensor) -> Transition:
         step = self.engine.step(actions)
         if self.obs_type != "latent":
-            self._drawn = self._draw()
+            self._drawn = self.engine.observe()
         truncated = step.truncated
         if self.max_doubt is not None:
             truncated = truncated | ((step.prior_entropy > self.max_doubt) & ~step.terminated)
         return Transition(step.reward, step.terminated, truncated, step.prior_entropy)
 
-    def _draw(self) -> Tensor:
-        return draw_frames(self.engine.world_model, self.engine.state.code)
-
     def _frames(self) -> Tensor:
-        return self._draw() if self._drawn is None else self._drawn
+        if self._drawn is None:  # a latent env, asked for a picture now and then
+            return draw_frames(self.engine.world_model, self.engine.state.code)
+        return self._drawn
 
     def _features(self) -> Tensor:
-        return self.engine.world_model.features(self.engine.state)
+        return self.engine.observe()
 
     def _release(self) -> None:
         self._drawn = None

@@ -68,10 +68,10 @@ def sample_at(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tens
     return (cumulative[..., :-1] <= threshold).sum(-1)
 
 
-def one_hot(codes: Tensor, classes: int) -> Tensor:
-    """(...) int64 class indices to (..., C) float32 one-hot vectors."""
-    shape = (*codes.shape, classes)
-    return torch.zeros(shape, device=codes.device).scatter_(-1, codes.unsqueeze(-1), 1.0)
+def one_hot(codes: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(...) int64 class indices to (..., C) one-hot vectors."""
+    zeros = torch.zeros((*codes.shape, classes), dtype=dtype, device=codes.device)
+    return zeros.scatter_(-1, codes.unsqueeze(-1), 1)
 
 
 def one_hot_linear(weight: Tensor, codes: Tensor, rest: Tensor) -> Tensor:
@@ -178,4 +178,8 @@ class SymlogTwoHot(nn.Module):
 
     def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws a bin of (..., bins) logits and returns its (...) float32 value."""
-        return symexp(self.centers[sample_codes(logits, generator=generator)])
+        return self.at(sample_codes(logits, generator=generator))
+
+    def at(self, bins: Tensor) -> Tensor:
+        """(...) int64 bins to the (...) float32 values of their centres."""
+        return symexp(self.centers[bins])

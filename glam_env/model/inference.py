@@ -11,7 +11,6 @@ the whole step can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -107,11 +106,11 @@ class _Scan(NamedTuple):
         return y
 
 
-def _parts(rows: int, floats_a_row: int, x: Tensor) -> Iterator[slice]:
+def _parts(rows: int, floats_a_row: int, x: Tensor) -> list[slice]:
     """Runs of rows that a CPU's cores hold in their caches; everything at once elsewhere."""
     cores = torch.get_num_threads() if x.device.type == "cpu" else rows
     size = max(1, CACHE_FLOATS // floats_a_row * cores)
-    return (slice(start, start + size) for start in range(0, rows, size))
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def recur(
@@ -127,9 +126,12 @@ def recur(
     """
     rows, inner, size = ssm.shape
     y, new = dt.new_empty(rows, inner, 1), torch.empty(ssm.shape, device=ssm.device)
-    drive = dt * x
-    for part in _parts(rows, inner * size, ssm):
-        h = torch.mul(dt[part].unsqueeze(-1), a, out=new[part]).exp_().mul_(ssm[part])
+    drive, parts = dt * x, _parts(rows, inner * size, ssm)
+    buffer = torch.empty(ssm[parts[0]].shape, device=ssm.device)
+    for part in parts:
+        spans = dt[part].unsqueeze(-1)
+        decay = torch.mul(spans, a, out=buffer[: len(spans)]).exp_()
+        h = torch.mul(decay, ssm[part], out=new[part])
         h.addcmul_(drive[part].unsqueeze(-1), b[part].unsqueeze(1))
         torch.bmm(h, c[part].unsqueeze(-1), out=y[part])
     return y.squeeze(-1), new
@@ -138,9 +140,11 @@ def recur(
 def read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
     """:func:`~glam_env.model.mamba.decayed_read` without gradient."""
     rows, transposed = len(after), a.T.contiguous()
-    out = after.new_empty(rows, 1, after.shape[1])
-    for part in _parts(rows, a.numel(), after):
-        decay = (after[part].unsqueeze(1) * transposed).exp_()
+    out, parts = after.new_empty(rows, 1, after.shape[1]), _parts(rows, a.numel(), after)
+    buffer = after.new_empty(len(after[parts[0]]), *transposed.shape)
+    for part in parts:
+        spans = after[part].unsqueeze(1)
+        decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
         torch.bmm(weight[part].unsqueeze(1), decay, out=out[part])
     return out.squeeze(1)
 

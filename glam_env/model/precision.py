@@ -22,3 +22,23 @@ def autocast(device: torch.device, wanted: bool) -> torch.autocast:
     return torch.autocast(
         device.type, torch.bfloat16, enabled=wanted and bfloat16_pays(device.type)
     )
+
+
+@cache
+def int8_pays(device_type: str) -> bool:
+    """Whether 8-bit integer convolutions are exact and faster than float32 on a kind of device.
+
+    They are on CPUs with VNNI, through oneDNN. PyTorch's way to them is not among its documented
+    functions, so it is taken only in the form known here.
+    """
+    if device_type != "cpu" or not torch.cpu._is_vnni_supported():
+        return False
+    packet = getattr(torch.ops.onednn, "qconv2d_pointwise", None)
+    if packet is None or "binary" not in packet.overloads():
+        return False
+    names = " ".join(argument.name for argument in packet.binary._schema.arguments)
+    return names == (
+        "qx x_scale x_zero_point qw w_scale w_zero_point qaccum bias stride padding dilation "
+        "groups output_scale output_zero_point output_dtype accum_scale accum_zero_point "
+        "binary_attr alpha unary_attr unary_scalars unary_algorithm"
+    )

@@ -1,0 +1,322 @@
+"""Drawing dreams: the decoder laid out once for inference, codes in and uint8 frames out.
+
+BatchNorm is folded into the convolutions before it and the first layer, which reads one-hot codes,
+into a table. The last convolution writes whole rows of pixels. Frames are rounded to 8 bits
+anyway, so the arithmetic before may be coarser where the hardware is faster with it: bfloat16 on
+CUDA devices, 8-bit integers on CPUs with VNNI (four times the products of float32; there the
+shipped frames are off by 0.4 of 255 in the mean and by more than 2 in one place of 10 000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glam_env.model.distributions import one_hot
+from glam_env.model.precision import int8_pays
+from glam_env.model.vision import IMAGE_SIZE, MAP_SIZE, ImageDecoder
+
+Renderer = Callable[[Tensor], Tensor]
+"""(E, K) int64 codes to (E, 64, 64, 3) uint8 frames, fresh ones."""
+
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+CALIBRATION_FRAMES = 256
+PART = 64  # frames whose maps stay in a CPU core's cache
+
+_CONV = torch.ops.onednn
+_ROW = 17 * 12  # bytes of a row as the last layer writes it: 3 pixels more on the left, 1 right
+
+
+class Folded(NamedTuple):
+    """A decoder without its BatchNorms.
+
+    ``table`` (K, C, 16·channels) and ``bias`` (16·channels): codes to the first map, position by
+    position, channels last, before the ReLU; ``layers``: weight (in, out, 4, 4) and bias (out) of
+    each transposed convolution; ``background`` (64, 64, 3), what the last one draws upon.
+    """
+
+    table: Tensor
+    bias: Tensor
+    layers: list[tuple[Tensor, Tensor]]
+    background: Tensor
+
+
+@torch.no_grad()
+def fold(decoder: ImageDecoder, categoricals: int) -> Folded:
+    """Folds each BatchNorm (with its running statistics) into the layer before it.
+
+    Args:
+        decoder: in eval mode.
+        categoricals: K.
+    """
+
+    def scale(norm: nn.Module) -> tuple[Tensor, Tensor]:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        return factor, norm.bias - norm.running_mean * factor
+
+    first, *rest = (m for m in decoder.convolutions if not isinstance(m, nn.ReLU))
+    factor, shift = scale(first)
+    maps = decoder.project.weight.view(decoder.first, MAP_SIZE**2, -1) * factor[:, None, None]
+    layers = []
+    for at in range(0, len(rest), 2):
+        weight, bias = rest[at].weight, rest[at].bias
+        assert isinstance(weight, Tensor)
+        if at + 1 < len(rest):
+            factor, bias = scale(rest[at + 1])
+            weight = weight * factor[:, None, None]
+        assert isinstance(bias, Tensor)
+        layers.append((weight.detach(), bias.detach()))
+    return Folded(
+        maps.permute(2, 1, 0).reshape(categoricals, -1, maps[..., 0].numel()),
+        shift.repeat(MAP_SIZE**2),
+        layers,
+        decoder.background if decoder.residual else torch.zeros_like(decoder.background),
+    )
+
+
+# A transposed convolution of kernel 4 and stride 2 gives the output rows 2m − 1 and 2m from the
+# input rows m − 1 and m, and columns likewise: in a dimension, output parity p takes from them the
+# kernel's entries _TAPS[p].
+_TAPS = ((2, 0), (3, 1))
+
+
+def as_blocks(weight: Tensor) -> Tensor:
+    """A transposed convolution as a plain one whose outputs are 2 × 2 blocks of pixels.
+
+    Args:
+        weight: (in, out, 4, 4), of kernel 4, stride 2, padding 1.
+
+    Returns:
+        (2·2·out, in, 2, 2); over an input padded with one zero on each side its output at (i, j)
+        holds the pixels (2i − 1 … 2i, 2j − 1 … 2j), row by row, channels last.
+    """
+    taps = torch.tensor(_TAPS, device=weight.device)
+    blocks = weight[:, :, taps][:, :, :, :, taps]  # (in, out, dy, iy, dx, ix)
+    return blocks.permute(2, 4, 1, 0, 3, 5).flatten(0, 2)
+
+
+def as_rows(weight: Tensor, parity: int) -> Tensor:
+    """A transposed convolution as a plain one whose outputs are pieces of pixel rows.
+
+    Args:
+        weight: (in, out, 4, 4).
+        parity: 0 for the rows 2i − 1, 1 for the rows 2i.
+
+    Returns:
+        (4·out, in, 2, 3), for a stride of (1, 2): over an input padded with one zero on each side,
+        and two more left and right, its output at (i, k) holds the pixels 4k − 3 … 4k of a row,
+        channels last.
+    """
+    taps = torch.tensor(_TAPS, device=weight.device)
+    pairs = weight[:, :, taps[parity]][:, :, :, taps].permute(3, 1, 0, 2, 4)  # dx, out, in, iy, ix
+    rows = weight.new_zeros(2, *pairs.shape[:-1], 3)
+    for half in range(2):
+        rows[half, ..., half : half + 2] = pairs
+    return rows.flatten(0, 2)
+
+
+def _background_rows(background: Tensor, parity: int) -> Tensor:
+    """(64, 64, 3) in the shape of what :func:`as_rows` gives, (33, 17, 12), in levels of 255."""
+    padded = F.pad(255.0 * background, (0, 0, 3, 1, 1, 1))
+    return padded[parity::2].reshape(IMAGE_SIZE // 2 + 1, -1, 12).contiguous()
+
+
+def _join_rows(rows: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Both parities' (B, 33, 17, 12) to (B, 64, 64, 3)."""
+    odd, even = (part.reshape(len(part), -1, _ROW)[:, :, 9 : 9 + 3 * IMAGE_SIZE] for part in rows)
+    shape = len(odd), IMAGE_SIZE // 2, 2, 3 * IMAGE_SIZE
+    frames = torch.empty(shape, dtype=dtype, device=odd.device)
+    frames[:, :, 0], frames[:, :, 1] = even[:, :-1], odd[:, 1:]
+    return frames.view(-1, IMAGE_SIZE, IMAGE_SIZE, 3)
+
+
+class FloatRenderer:
+    """Draws with floating-point numbers.
+
+    Args:
+        folded: the decoder.
+        dtype: of the products; sums over codes and the last addition are float32.
+    """
+
+    def __init__(self, folded: Folded, dtype: torch.dtype = torch.float32) -> None:
+        def lay_out(weight: Tensor) -> Tensor:
+            return weight.to(dtype).contiguous(memory_format=torch.channels_last)
+
+        *hidden, (weight, bias) = folded.layers
+        count, classes, _ = folded.table.shape
+        self._table, self._first_bias = folded.table.flatten(0, 1), folded.bias
+        self._offsets = torch.arange(count, device=folded.table.device) * classes
+        self._dtype = dtype
+        self._hidden = [(lay_out(w), b.to(dtype)) for w, b in hidden]
+        self._rows = [lay_out(255.0 * as_rows(weight, parity)) for parity in range(2)]
+        self._base = [  # what the last convolution's output is added to
+            _background_rows(folded.background, parity) + 255.0 * bias.repeat(4)
+            for parity in range(2)
+        ]
+
+    @torch.no_grad()
+    def __call__(self, codes: Tensor) -> Tensor:
+        if codes.is_cuda:
+            return self._draw(codes)
+        return torch.cat([self._draw(part) for part in codes.split(PART * torch.get_num_threads())])
+
+    def _draw(self, codes: Tensor) -> Tensor:
+        x = self.maps(codes)[-1]
+        x = F.pad(x, (1, 1, 1, 1))
+        rows = [
+            F.conv2d(x, weight, stride=(1, 2), padding=(0, 1)).permute(0, 2, 3, 1) + base
+            for weight, base in zip(self._rows, self._base, strict=True)
+        ]
+        return _join_rows(rows, torch.float32).round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+    def maps(self, codes: Tensor) -> list[Tensor]:
+        """The four maps (E, channels, side, side) after their ReLUs, channels last in memory."""
+        x = F.embedding_bag(codes + self._offsets, self._table, mode="sum").add_(self._first_bias)
+        x = x.relu_().to(self._dtype).view(len(codes), MAP_SIZE, MAP_SIZE, -1).permute(0, 3, 1, 2)
+        maps = [x]
+        for weight, bias in self._hidden:
+            x = F.conv_transpose2d(x, weight, bias, stride=2, padding=1).relu_()
+            maps.append(x)
+        return maps
+
+
+class _IntegerWeights(NamedTuple):
+    """Packed int8 weights, the value of a step in each output channel, zeros, and the bias."""
+
+    packed: Tensor
+    scale: Tensor
+    zero: Tensor
+    bias: Tensor
+
+
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, ...) weights as int8, and the value of a step in each output channel (out)."""
+    flat = weight.flatten(1)
+    scale = (flat.abs().amax(1) / 127.0).clamp_min(1e-12)
+    return (flat / scale[:, None]).round().to(torch.int8).view(weight.shape), scale
+
+
+class IntegerRenderer:
+    """Draws with 8-bit integers, on a CPU: activations in 255 steps, weights in ±127 a channel.
+
+    Sums are exact integers, so a frame does not depend on the batch it is drawn in.
+
+    Args:
+        folded: the decoder.
+        codes: (N, K) int64 real latents; the largest activations seen in drawing them fix the
+            steps, and larger ones saturate.
+    """
+
+    @torch.no_grad()
+    def __init__(self, folded: Folded, codes: Tensor) -> None:
+        table, first_bias, layers = folded.table.flatten(0, 1), folded.bias, folded.layers
+        self._classes = folded.table.shape[1]
+        peaks = [x.amax((0, 2, 3)) for x in FloatRenderer(folded).maps(codes)]
+        # ReLU commutes with positive factors: channels are brought halfway to one height, and
+        # what reads them takes the factor back.
+        lifts = [(p.max() / p.clamp_min(1e-3 * p.max() + 1e-12)).sqrt() for p in peaks]
+        self._steps = [
+            max(float((peak * lift).max()) / 255.0, 1e-12)
+            for peak, lift in zip(peaks, lifts, strict=True)
+        ]
+        lift = lifts[0].repeat(MAP_SIZE**2)
+        weight, scale = _rounded((table * lift).T.contiguous())
+        self._first = _IntegerWeights(
+            _CONV.qlinear_prepack(weight, None),
+            scale,
+            torch.zeros(len(scale), dtype=torch.int32),
+            first_bias * lift,
+        )
+        self._hidden, self._rows = [], []
+        for at, (weight, bias) in enumerate(layers):
+            weight = weight / lifts[at][:, None, None, None]
+            if at + 1 < len(layers):
+                lift = lifts[at + 1]
+                blocks = as_blocks(weight * lift[:, None, None])
+                padding = [1, 1] if at == 0 else [0, 0]
+                self._hidden.append(
+                    self._pack(at, blocks, (bias * lift).repeat(4), [1, 1], padding)
+                )
+            else:
+                for parity in range(2):
+                    rows = as_rows(weight, parity)
+                    self._rows.append(self._pack(at, rows, bias.repeat(4), [1, 2], [0, 1]))
+        self._background = [
+            _background_rows(folded.background, parity).round().to(torch.uint8)
+            for parity in range(2)
+        ]
+
+    def _pack(
+        self, at: int, weight: Tensor, bias: Tensor, stride: list[int], padding: list[int]
+    ) -> _IntegerWeights:
+        rounded, scale = _rounded(weight)
+        packed = _CONV.qconv_prepack(
+            rounded, scale, self._steps[at], 0, stride, padding, [1, 1], 1, None
+        )
+        return _IntegerWeights(packed, scale, torch.zeros(len(scale), dtype=torch.int32), bias)
+
+    @torch.no_grad()
+    def __call__(self, codes: Tensor) -> Tensor:
+        return torch.cat([self._draw(part) for part in codes.split(PART * torch.get_num_threads())])
+
+    def _draw(self, codes: Tensor) -> Tensor:
+        z = one_hot(codes, self._classes, torch.uint8).flatten(1)
+        relu = torch.uint8, "relu", [], ""
+        x = _CONV.qlinear_pointwise(z, 1.0, 0, *self._first, self._steps[0], 0, *relu)
+        x = x.view(len(codes), MAP_SIZE, MAP_SIZE, -1)
+        for at, layer in enumerate(self._hidden):
+            step, after = self._steps[at : at + 2]
+            padding = [1, 1] if at == 0 else [0, 0]
+            geometry = [1, 1], padding, [1, 1], 1
+            x = _CONV.qconv2d_pointwise(
+                x.permute(0, 3, 1, 2), step, 0, *layer, *geometry, after, 0, *relu
+            )
+            x = _spread(x.permute(0, 2, 3, 1))
+        rows, geometry = [], ([1, 2], [0, 1], [1, 1], 1)
+        for layer, background in zip(self._rows, self._background, strict=True):
+            # The convolution adds to what is there and saturates at black and white.
+            base = background.repeat(len(codes), 1, 1, 1)
+            weight, scale, zero, bias = layer
+            out = _CONV.qconv2d_pointwise.binary(
+                *(x.permute(0, 3, 1, 2), self._steps[-1], 0, weight, scale, zero),
+                *(base.permute(0, 3, 1, 2), bias, *geometry, 1 / 255, 0, torch.uint8),
+                *(1 / 255, 0, "sum", 1.0, None, [], None),
+            )
+            rows.append(out.permute(0, 2, 3, 1))
+        return _join_rows(rows, torch.uint8)
+
+
+def _spread(blocks: Tensor) -> Tensor:
+    """(B, s+1, s+1, 2·2·C) blocks of :func:`as_blocks` to a map (B, 2s+2, 2s+2, C) whose border,
+    where the blocks reach beyond the image, is the next layer's padding of zeros."""
+    batch, side, _, width = blocks.shape
+    x = blocks.reshape(batch, side, side, 2, 2, width // 4).permute(0, 1, 3, 2, 4, 5)
+    x = x.reshape(batch, 2 * side, 2 * side, width // 4)
+    for edge in (x[:, 0], x[:, -1], x[:, :, 0], x[:, :, -1]):
+        edge.zero_()
+    return x
+
+
+def make_renderer(decoder: ImageDecoder, codes: Tensor, precision: str = "auto") -> Renderer:
+    """The renderer of a decoder whose weights stand still.
+
+    Args:
+        decoder: in eval mode, on its device.
+        codes: (N, K) real latents of any integer dtype, on the same device.
+        precision: one of :data:`PRECISIONS`; ``"auto"`` takes the fastest that suits the device.
+    """
+    device = decoder.background.device.type
+    if precision == "auto":
+        precision = "bfloat16" if device == "cuda" else "int8" if int8_pays(device) else "float32"
+    folded = fold(decoder, codes.shape[1])
+    if precision == "int8":
+        chosen = torch.linspace(0, len(codes) - 1, min(CALIBRATION_FRAMES, len(codes))).long()
+        return IntegerRenderer(folded, codes[chosen].long())
+    return FloatRenderer(folded, getattr(torch, precision))
