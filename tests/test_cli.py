@@ -158,7 +158,7 @@ def test_info_of_everything_of_a_checkpoint_and_of_a_run(life, capsys):
     assert 0 < done <= 23  # to the last line that was logged
     assert main(["info", str(run), "--plot", str(life / "run.png")]) == 0
     told = capsys.readouterr().out
-    for words in ("image warm-up", "joint training", "foreground_error", "hours"):
+    for words in ("play before learning", "joint training", "foreground_error", "hours"):
         assert words in told, words
     assert (life / "run.png").stat().st_size > 10_000
 

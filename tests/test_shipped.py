@@ -99,6 +99,3 @@ def test_the_dream_of_pong_knows_the_game():
     assert dream[0] < 0.3
     assert report.rewards[0].real >= 10
     assert report.rewards[0].f1 > 0.5
-    broken = load_world_model(SHIPPED["Pong"])
-    broken.reward.layers[-1].weight.zero_()
-    assert not measure_fidelity(broken, recording, horizon=16, stride=64).rewards[0].f1

@@ -189,9 +189,9 @@ def measure_fidelity(
         rewards=tuple(score_events(*events, h) for h in horizons),
         endings=tuple(score_events(*endings, h) for h in horizons),
         player_rewards={
-            name: score_events(*(part[played_by == name] for part in events), horizons[0])
+            name: score_events(*(part[rows] for part in events), horizon=horizons[0])
             for name in dict.fromkeys(players)
-            if (played_by == name).any()
+            if (rows := played_by == name).any()
         },
         reward_sums=tuple(sum_rewards(reward, dreamt_reward, alive, h) for h in horizons),
         latent_kl=_filtered_kl(world_model, log_probs, codes, actions, recording.ended),

@@ -225,13 +225,14 @@ def summarize(lines: Sequence[Mapping[str, Any]], where: str) -> History:
 def _phases(lines: Sequence[Mapping[str, Any]]) -> Iterator[Phase]:
     """Consecutive lines of one name. A line is named after the work that follows it, so a phase
     ends with the next one's first line."""
-    name, start = BEFORE, dict.fromkeys((*COUNTS, "seconds"), 0)
-    for before, line in zip([start, *lines], lines, strict=False):
+    name = BEFORE
+    start: Mapping[str, Any] = dict.fromkeys((*COUNTS, "seconds"), 0)
+    for before, line in zip((start, *lines), lines, strict=False):
         if line.get("phase", name) == name:
             continue
         end = line
         if name == BEFORE:  # the first line of learning tells of updates already
-            end = {**before, "env_steps": line["env_steps"]}
+            end = dict(before) | {"env_steps": line["env_steps"]}
         yield _phase(name, start, end)
         name, start = line["phase"], end
     if any(lines[-1][count] > start[count] for count in COUNTS):
