@@ -132,8 +132,7 @@ class DreamEngine:
             world_model, contexts, self.device, frames=frames, draw=self._render
         )
         self._stepper = DreamStepper(world_model, temperature=self._temperature)
-        cuda = self.device.type == "cuda"
-        self._transition = Captured(self._advance) if cuda else self._advance
+        self._graph = Captured(self._advance) if self.device.type == "cuda" else None
         self._shown: Tensor | None = None  # what the last step showed, until it is handed out
         self._generator = torch.Generator(self.device)
         self._rows = torch.arange(num_envs, device=self.device)
@@ -203,12 +202,12 @@ class DreamEngine:
             The transition, in fresh tensors.
         """
         draws = [self._rand(self.num_envs, self.world_model.config.categoricals)]
-        draws += [self._rand(self.num_envs)] * self._sample_reward
+        if self._sample_reward:
+            draws.append(self._rand(self.num_envs))
         if self._sample_termination:
             draws.append(self._rand(self.num_envs))
-        step, self._steps, self._shown = self._transition(
-            self.state, self._steps, actions, tuple(draws)
-        )
+        advance = self._graph or self._advance
+        step, self._steps, self._shown = advance(self.state, self._steps, actions, tuple(draws))
         self._state = step.state
         return step
 
@@ -246,6 +245,10 @@ class DreamEngine:
         engine with ``frames``, else the agent's features (E, K·C + D) float32."""
         shown, self._shown = self._shown, None
         return self._show(self.state) if shown is None else shown
+
+    def close(self) -> None:
+        """Lets go of the captured step, whose memory is the graph's own; the last call."""
+        self._graph = None
 
     def get_state(self) -> EngineState:
         """A copy of where all dreams stand; what will be drawn is no part of it."""

@@ -192,6 +192,7 @@ class DreamVectorEnv(PixelVectorEnv):
     def _release(self) -> None:
         self._drawn = None
         if hasattr(self, "engine"):
+            self.engine.close()
             del self.engine
 
     # --- checks ------------------------------------------------------------------------------
