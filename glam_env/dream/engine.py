@@ -197,9 +197,8 @@ class DreamEngine:
             The transition, in fresh tensors.
         """
         draws = [self._rand(self.num_envs, self.world_model.config.categoricals)]
-        draws += [self._rand(self.num_envs)] * self._sample_reward
-        if self._sample_termination:
-            draws.append(self._rand(self.num_envs))
+        others = self._sample_reward + self._sample_termination
+        draws += [self._rand(self.num_envs) for _ in range(others)]
         step, self._steps, self._shown = self._transition(
             self.state, self._steps, actions, tuple(draws)
         )

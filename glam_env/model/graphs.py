@@ -14,7 +14,9 @@ Recorder = Callable[[Callable[[], Any], torch.device], tuple[Any, Callable[[], N
 """A function of nothing to what it returned and to what runs it again into the same tensors."""
 
 
-def record_cuda(function: Callable[[], Any], device: torch.device) -> tuple[Any, Callable[[], None]]:
+def record_cuda(
+    function: Callable[[], Any], device: torch.device
+) -> tuple[Any, Callable[[], None]]:
     """Captures a function in a CUDA graph.
 
     Args:

@@ -237,7 +237,9 @@ class DreamStepper:
     def embed(self, code: Tensor, action: Tensor) -> Tensor:
         """(E, K) codes and (E) actions to features e (E, D)."""
         c = self.config
-        rows = torch.cat([code + self._offsets, action.unsqueeze(1) + c.categoricals * c.classes], 1)
+        rows = torch.cat(
+            [code + self._offsets, action.unsqueeze(1) + c.categoricals * c.classes], 1
+        )
         x = F.embedding_bag(rows, self._table, mode="sum")
         return self._embed_out(self._embed_norm(x).relu_())
 
@@ -246,7 +248,9 @@ class DreamStepper:
         e = self.embed(code, action)
         d, convs, ssms = e - core.window[:, -1], [], []
         for depth, block in enumerate(self._lower):
-            out, conv, ssm = block.mamba.step(block.norm(d), core.conv[:, depth], core.ssm[:, depth])
+            out, conv, ssm = block.mamba.step(
+                block.norm(d), core.conv[:, depth], core.ssm[:, depth]
+            )
             d = d + out
             convs.append(conv)
             ssms.append(ssm)
@@ -263,9 +267,7 @@ class DreamStepper:
         out = torch.baddbmm(self._out_bias, torch.cat([gated, base], -1), self._out)
         u_l = out[1] if self._lmamba is None else self._lmamba.step(window, local)[0]
         h = F.silu(self._variation_norm(out[0]), inplace=True).add_(u_l)
-        return h, CoreState(
-            window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local
-        )
+        return h, CoreState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
 
     def _foretell(self, h: Tensor, core: CoreState, draw: Tensor) -> Foretold:
         c = self.config

@@ -241,7 +241,9 @@ class IntegerRenderer:
                 lift = lifts[at + 1]
                 blocks = as_blocks(weight * lift[:, None, None])
                 padding = [1, 1] if at == 0 else [0, 0]
-                self._hidden.append(self._pack(at, blocks, (bias * lift).repeat(4), [1, 1], padding))
+                self._hidden.append(
+                    self._pack(at, blocks, (bias * lift).repeat(4), [1, 1], padding)
+                )
             else:
                 for parity in range(2):
                     rows = as_rows(weight, parity)

@@ -252,9 +252,7 @@ class VariationCore(nn.Module):
             tail = padded[rows[:, None], positions[:, None] + taps]
             convs.append(tail.transpose(1, 2).float())
             ssms.append(trace.states.detach()[rows, positions - 1])
-        return CoreState(
-            window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float()
-        )
+        return CoreState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float())
 
     def step(
         self, e: Tensor, state: CoreState, first: Tensor | None = None
