@@ -303,6 +303,7 @@ def test_a_single_dream_in_doubt_is_truncated() -> None:
 
 def test_given_dreams_start_from_given_moments(make_envs) -> None:
     envs = make_envs(obs_type="latent")
+    assert envs.num_contexts == DreamEnv(device="cpu").num_contexts == 20
     chosen = np.array([7, 7, 0, 19, 7, 3])
     observations, _ = envs.reset(seed=0, options={"context": chosen})
     np.testing.assert_array_equal(observations[0], observations[4])
@@ -325,7 +326,7 @@ def test_given_dreams_start_from_given_moments(make_envs) -> None:
     ],
 )
 def test_a_bad_context_is_refused_before_anything_moves(make_envs, options, says) -> None:
-    envs, twin = make_envs(), make_envs()
+    envs, twin = make_envs(obs_type="latent"), make_envs(obs_type="latent")
     play(envs, 3)
     play(twin, 3)
     with pytest.raises(GlamError, match=says):

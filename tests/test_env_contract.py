@@ -592,6 +592,25 @@ def test_an_impossible_option_gets_one_line(make, world, options, says) -> None:
 
 
 @pytest.mark.emulator
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"max_episode_steps": 27_001}, "at most 27000, where the emulator cuts a game; got 27001"),
+        ({"repeat_action_probability": 1.5}, "repeat_action_probability is a chance from 0 to 1"),
+    ],
+)
+def test_an_impossible_option_of_a_real_game_gets_one_line(make, options, says) -> None:
+    with pytest.raises(GlamError, match=says):
+        make("real", **options)
+
+
+@pytest.mark.emulator
+def test_a_real_game_starts_at_no_given_moment(keep) -> None:
+    with pytest.raises(GlamError, match="context is an option of dreams"):
+        keep("real", "numpy", "rgb", "DISABLED").reset(options={"context": 3})
+
+
+@pytest.mark.emulator
 def test_a_dream_s_options_are_taken_by_the_real_game(keep, make) -> None:
     """And make no difference, so that changing the id is enough."""
     options = {
@@ -747,6 +766,14 @@ def test_a_window_shows_every_step(make, make_single, world) -> None:
     assert_same(shown()[::8, ::8], seen)
 
 
+def test_where_there_is_no_display_the_cure_is_named(make, monkeypatch) -> None:
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "no-such-driver")
+    envs = make("dream", render_mode="human")
+    with pytest.raises(GlamError, match=r'no window can be opened here .*render_mode="rgb_array"'):
+        envs.reset(seed=0)
+
+
 @worlds
 def test_a_window_without_pygame_names_the_extra(make, world, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pygame", None)
@@ -778,10 +805,10 @@ def test_a_closed_env_has_let_go_of_every_tensor(make, make_single, world, obs_t
     try:
         before = tensor_bytes()
         for single in (True, False):
-            maker = make_single if single else make
-            env = maker(world, obs_type=obs_type, render_mode="rgb_array")
+            options = {"obs_type": obs_type, "render_mode": "rgb_array"}
+            env = make_single(world, **options) if single else make(world, 1, **options)
             env.reset(seed=0)
-            env.step(1 if single else actions_at(0))
+            env.step(1 if single else actions_at(0, 1))
             env.render()
             assert tensor_bytes() > before
             env.close()
@@ -789,6 +816,6 @@ def test_a_closed_env_has_let_go_of_every_tensor(make, make_single, world, obs_t
             assert tensor_bytes() == before
     finally:
         gc.enable()
-    for use in (env.reset, env.render, lambda: env.step(actions_at(0))):
+    for use in (env.reset, env.render, lambda: env.step(actions_at(0, 1))):
         with pytest.raises(GlamError, match="closed"):
             use()

@@ -213,6 +213,11 @@ class RealVectorEnv(PixelVectorEnv):
             del self.games, self._seen
         self._filter = None
 
+    def _checked_start(self, options: Mapping[str, Any]) -> None:
+        if "context" in options:
+            raise GlamError("a game starts at its beginning: context is an option of dreams")
+        super()._checked_start(options)
+
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 

@@ -1,0 +1,117 @@
+"""On a CUDA device: envs whose tensors stay there, and what they leave behind.
+
+Run with ``pytest -m gpu``; without such a device they skip.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from comparison import assert_same
+
+import glam_env  # noqa: F401  (registers the ids)
+from glam_env.errors import GlamError
+from glam_env.wrappers import EpisodeStatistics
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+DEVICE = "cuda"
+E = 4
+
+
+@pytest.fixture(autouse=True)
+def _pong_is_tiny(saved_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLAM_CHECKPOINTS", str(saved_checkpoint.parent))
+
+
+def make(world: str = "Dream", **options: Any) -> Any:
+    options = {"num_envs": E, "device": DEVICE, "array_type": "torch"} | options
+    return gym.make_vec(f"GLAM{world}-Pong-v0", **options)
+
+
+def to_host(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: to_host(item) for name, item in value.items()}
+    return value.cpu().numpy()
+
+
+def devices(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set().union(*map(devices, value.values()))
+    return {value.device.type}
+
+
+def play(envs: Any, steps: int) -> list[Any]:
+    actions = torch.arange(E, device=DEVICE)
+    return [to_host(dict(enumerate(envs.step((actions + t) % 6)))) for t in range(steps)]
+
+
+@pytest.mark.parametrize("obs_type", ["rgb", "grayscale", "latent"])
+@pytest.mark.parametrize("world", ["Dream", pytest.param("Real", marks=pytest.mark.emulator)])
+def test_tensors_stay_on_the_device(world, obs_type) -> None:
+    envs = EpisodeStatistics(make(world, obs_type=obs_type, max_episode_steps=3))
+    observations, _ = envs.reset(seed=0)
+    assert devices(observations) == {DEVICE}
+    ends = 0
+    for t in range(4):
+        actions = torch.full((E,), t, device=DEVICE if t % 2 else "cpu")
+        *parts, info = envs.step(actions if t else actions.numpy())
+        assert set().union(*map(devices, parts)) == devices(info) == {DEVICE}
+        ends += "episode" in info
+    assert ends
+    for device in ("cpu", DEVICE):
+        envs.reset(options={"reset_mask": torch.arange(E, device=device) == 1})
+    envs.close()
+
+
+def test_a_seed_fixes_all_bits_in_numpy_and_torch() -> None:
+    envs, others = make(termination="sample", reward="sample"), make(array_type="numpy")
+    envs.reset(seed=3)
+    first = play(envs, 20)
+    envs.reset(seed=3)
+    assert_same(play(envs, 20), first)
+    assert all(isinstance(part, np.ndarray) for part in others.reset(seed=3)[:1])
+    envs.close()
+    others.close()
+
+
+def test_a_snapshot_goes_on_to_the_bit_and_its_dreams_move_to_the_cpu() -> None:
+    envs, elsewhere = make(obs_type="latent"), make(obs_type="latent", device="cpu")
+    envs.reset(seed=1)
+    play(envs, 3)
+    state = envs.get_state()
+    first = play(envs, 15)
+    seen = envs.set_state(state)
+    assert_same(play(envs, 15), first)
+    if DEVICE != "cpu":
+        with pytest.raises(GlamError, match=f"draws on {DEVICE}, this env on cpu"):
+            elsewhere.set_state(state)
+    moved = elsewhere.set_state(state.without_draws())
+    assert moved.device.type == "cpu"
+    assert torch.equal(moved, seen.cpu())
+    envs.close()
+    elsewhere.close()
+
+
+@pytest.mark.parametrize("obs_type", ["rgb", "latent"])
+@pytest.mark.parametrize("world", ["Dream", pytest.param("Real", marks=pytest.mark.emulator)])
+def test_close_gives_the_memory_back(world, obs_type) -> None:
+    """After a first env, which makes the libraries' own workspaces, another leaves nothing."""
+    left = []
+    for _ in range(2):
+        envs = make(world, obs_type=obs_type)
+        envs.reset(seed=0)
+        envs.step(torch.zeros(E, dtype=torch.int64, device=DEVICE))
+        held = torch.cuda.memory_allocated()
+        envs.close()
+        left.append(torch.cuda.memory_allocated())
+        assert left[-1] < held
+    assert left[0] == left[1]
