@@ -138,16 +138,38 @@ def save_checkpoint(
         name: FileRecord(len(data), hashlib.sha256(data).hexdigest())
         for name, data in contents.items()
     }
-    plain = to_json(replace(config, files=records))
-    contents[CONFIG] = (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode()
-    contents[CARD] = card.encode()
+    _write(folder, contents, replace(config, files=records), card)
+    return folder
+
+
+def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> None:
+    """Gives a checkpoint other results and another card, whole or not at all.
+
+    Args:
+        folder: of a checkpoint.
+        config: the checkpoint's own but for its ``results``.
+        card: the text of ``CARD.md``.
+
+    Raises:
+        GlamError: the folder cannot be read or written; nothing has been changed then.
+    """
+    folder = Path(folder).expanduser().resolve()
+    check_values(config, str(folder / CONFIG))
+    try:
+        contents = {name: (folder / name).read_bytes() for name in (WORLD_MODEL, AGENT, CONTEXTS)}
+    except OSError as error:
+        raise GlamError(f"{folder} cannot be read ({error.strerror}); {CURE}") from error
+    _write(folder, contents, config, card)
+
+
+def _write(folder: Path, contents: dict[str, bytes], config: CheckpointConfig, card: str) -> None:
+    text = json.dumps(to_json(config), indent=2, allow_nan=False) + "\n"
     with _replaced_folder(folder) as staging:
-        for name, data in contents.items():
+        for name, data in {**contents, CONFIG: text.encode(), CARD: card.encode()}.items():
             with (staging / name).open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-    return folder
 
 
 @contextmanager

@@ -29,12 +29,13 @@ from glam_env.checkpoints import (
     load_agent_state,
     load_world_model,
     save_checkpoint,
+    write_results,
 )
 from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.inspection import curves, info, is_run
-from glam_env.options import Curves, Demo, Eval, Export, Fidelity, Info, Sb3, read_options
+from glam_env.options import Card, Curves, Demo, Eval, Export, Fidelity, Info, Sb3, read_options
 from glam_env.training.presets import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -382,22 +383,7 @@ def export(args: Export) -> int:
         protocol=trained.protocol,
         provenance=replace(run.provenance, note=args.note),
     )
-    print(f"playing {args.episodes} whole games …")
-    score = _evaluate(
-        _policy(trained), game, trained.protocol, episodes=args.episodes, seed=Eval.seed
-    )
-    print(score.table())
-    print("holding dreams to held-out play …")
-    report, _ = _examine(
-        trained,
-        steps=args.fidelity_steps,
-        behavior_steps=args.behavior_steps,
-        horizon=Fidelity.horizon,
-        seed=Fidelity.seed,
-    )
-    print(report.table())
-    results = {"score": score.as_json(), "fidelity": report.as_json()}
-    config = replace(config, results=results)
+    config = replace(config, results=_measure(trained, args))
     folder = save_checkpoint(
         args.to or Path("checkpoints") / game,
         config=config,
@@ -412,6 +398,39 @@ def export(args: Export) -> int:
     return 0
 
 
+def _measure(trained: Trained, args: Export | Card) -> dict[str, Any]:
+    """The results that a card tells: score and fidelity."""
+    print(f"playing {args.episodes} whole games …")
+    score = _evaluate(
+        _policy(trained), trained.game, trained.protocol, episodes=args.episodes, seed=Eval.seed
+    )
+    print(score.table())
+    print("holding dreams to held-out play …")
+    report, _ = _examine(
+        trained,
+        steps=args.fidelity_steps,
+        behavior_steps=args.behavior_steps,
+        horizon=Fidelity.horizon,
+        seed=Fidelity.seed,
+    )
+    print(report.table())
+    return {"score": score.as_json(), "fidelity": report.as_json()}
+
+
+def card(args: Card) -> int:
+    """Runs ``glam card``."""
+    from dataclasses import replace
+
+    from glam_env.evaluation.card import write_card
+
+    folder = find_checkpoint(args.game)
+    trained = _load(str(folder), args.device)
+    config = replace(load_config(folder), results=_measure(trained, args))
+    write_results(folder, config, write_card(config))
+    print(f"measured anew: {folder}")
+    return 0
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "train": (Train, train),
     "eval": (Eval, evaluate),
@@ -419,6 +438,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "demo": (Demo, demo),
     "sb3": (Sb3, sb3),
     "export": (Export, export),
+    "card": (Card, card),
     "info": (Info, info),
     "curves": (Curves, curves),
 }

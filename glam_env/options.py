@@ -159,6 +159,24 @@ class Export:
 
 
 @dataclass
+class Card:
+    """Measure a checkpoint anew, and write what came out into its config and its card.
+
+    Attributes:
+        game: a game's name, or the path of a checkpoint.
+        episodes: real games played for the score.
+        fidelity_steps, behavior_steps: as ``steps`` and ``behavior_steps`` of ``glam fidelity``.
+        device: auto, cpu, cuda, …
+    """
+
+    game: tyro.conf.Positional[str]
+    episodes: int = 20
+    fidelity_steps: int = Fidelity.steps
+    behavior_steps: int = Fidelity.behavior_steps
+    device: str = "auto"
+
+
+@dataclass
 class Info:
     """Show what is here: devices, kernels and checkpoints; or one checkpoint or run.
 

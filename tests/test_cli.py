@@ -81,6 +81,23 @@ def test_a_warm_start_is_told_on_the_card(life, tmp_path):
 
 
 @pytest.mark.emulator
+def test_a_checkpoint_measured_anew_tells_the_same(life, tmp_path):
+    folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
+    before = load_config(folder)
+    plain = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(plain | {"results": {}}))
+    (folder / "CARD.md").write_text("of another time")
+    words = ["--episodes", "1", "--fidelity-steps", "400", "--behavior-steps", "400"]
+    assert main(["card", str(folder), *words]) == 0
+    after = load_config(folder)
+    assert replace(after, results={}) == replace(before, results={})
+    assert after.results["score"]["scores"] == before.results["score"]["scores"]
+    assert after.results["fidelity"]["images"] == before.results["fidelity"]["images"]
+    assert (folder / "CARD.md").read_text() == write_card(after)
+    assert (folder / "metrics.jsonl").exists()
+
+
+@pytest.mark.emulator
 def test_eval_gives_the_cards_score_again(life, capsys):
     folder = life / "checkpoints" / "Pong"
     assert main(["eval", str(folder), "--episodes", "1", "--json"]) == 0
