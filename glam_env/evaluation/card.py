@@ -240,7 +240,8 @@ def write_card(config: CheckpointConfig) -> str:
         lines += [
             "",
             f"Human-normalised: {100 * score['human_normalized']:.1f} %. Again by "
-            f"`glam eval {game.name} --episodes {score['episodes']} --seed {score['seed']}`.",
+            f"`glam eval {game.name} --episodes {score['episodes']} --seed {score['seed']}`; a "
+            f"checkpoint that is not `checkpoints/{game.name}` is named by its folder.",
             "",
         ]
     fidelity = config.results.get("fidelity")
