@@ -10,6 +10,7 @@ from glam_env.errors import GlamError
 from glam_env.evaluation.behavior import compare_behavior, report_behavior
 from glam_env.evaluation.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.recording import Recording, window_starts
+from glam_env.evaluation.tables import behavior_table
 
 
 def plays(rewards, actions=None, ends=None):
@@ -60,7 +61,7 @@ def test_a_game_without_points_has_no_relative_error():
     assert (report.reward_rate_error, report.points_error) == (None, None)
     assert report.game.rally is None
     assert json.loads(json.dumps(report.as_json(), allow_nan=False))["game"]["pointless"] == 1.0
-    assert "won" in report.table()
+    assert "won" in behavior_table(report)
 
 
 def test_intervals_hold_the_rate_and_shrink_with_more_moments():

@@ -51,7 +51,8 @@ def make_dreams(**options: Any) -> Any:
 
 @pytest.mark.emulator
 def test_cleanrl_learns_in_dreams_and_plays_the_real_game(echo, capsys):
-    told = cleanrl_ppo.main(cleanrl_ppo.Args(**SHORT, **BANDIT, real_games=1))
+    longer = SHORT | {"total_steps": 16_384}
+    told = cleanrl_ppo.main(cleanrl_ppo.Args(**longer, **BANDIT, real_games=1))
     assert told["before"].shape == told["after"].shape == (32,)
     assert told["after"].mean() > 2.5 * told["before"].mean()
     assert -21 <= float(told["real"]) <= 21

@@ -132,8 +132,11 @@ class Replay:
             before = np.pad(np.cumsum(ends, axis=1), ((0, 0), (1, 0)))
             # No end among the first length − 1 steps; the last one may end the episode.
             last = len(order) - length
+            if last < 0:
+                self._starts[length] = np.empty((0, 2), np.int64)
+                return self._starts[length]
             free = before[:, length - 1 : last + length] == before[:, : last + 1]
-            self._starts[length] = np.argwhere(free) if last >= 0 else np.empty((0, 2), np.int64)
+            self._starts[length] = np.argwhere(free)
         return self._starts[length]
 
     def draw_places(
