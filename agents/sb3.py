@@ -221,7 +221,9 @@ def to_host(tensor: Tensor) -> np.ndarray:
 
 def _join_options(options: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Rows' options as those of the vector env: what all rows agree on as it is, else an array."""
-    names = set().union(*options)
+    names: set[str] = set().union(*options)
+    if "reset_mask" in names:
+        raise GlamError("SB3 begins all rows together: leave out reset_mask")
     joined: dict[str, Any] = {}
     for name in sorted(names):
         if lacking := [row for row, given in enumerate(options) if name not in given]:

@@ -242,6 +242,9 @@ def test_bad_options_are_told_and_forgotten(make_bridge):
     bridge.set_options({"contexts": 1})
     with pytest.raises(GlamError, match="unknown reset option 'contexts'"):
         bridge.reset()
+    bridge.set_options([{"reset_mask": row == 0} for row in range(E)])
+    with pytest.raises(GlamError, match="leave out reset_mask"):
+        bridge.reset()
     assert bridge.reset().shape == (E, 32)
 
 
