@@ -39,7 +39,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "n_epochs": 4,
         "learning_rate": 5e-4,
     },
-    "a2c": {**_ACTOR_CRITIC, "n_steps": 16, "learning_rate": 7e-4},
+    "a2c": {**_ACTOR_CRITIC, "n_steps": 8, "learning_rate": 1e-3, "normalize_advantage": True},
     "dqn": _REPLAYED,
     # The loss is over pairs of quantiles: with sb3-contrib's 200, an update takes 15 times as long.
     "qrdqn": {**_REPLAYED, "policy_kwargs": {"n_quantiles": 50}},

@@ -80,7 +80,9 @@ class Sb3Run:
         if not 0 <= args.seed < 2**31:
             raise GlamError(f"seed must lie in 0 … 2^31 − 1, got {args.seed}")
         latent, self.replayed = args.obs == "latent", is_replayed(args.algo)
-        self.num_envs = (16 if self.replayed else 64) if args.num_envs is None else args.num_envs
+        # PPO's updates are few and broad; the others learn from more and narrower ones.
+        usual = 64 if args.algo == "ppo" else 16
+        self.num_envs = usual if args.num_envs is None else args.num_envs
         self.frame_stack = (1 if latent else 4) if args.frame_stack is None else args.frame_stack
         require_count("num_envs", self.num_envs)
         require_count("frame_stack", self.frame_stack)

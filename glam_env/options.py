@@ -100,7 +100,7 @@ class Sb3:
         algo: ppo, a2c, dqn, or qrdqn (of sb3-contrib).
         steps: dream steps to learn from.
         obs: latent (the agent's features) or rgb (frames).
-        num_envs: dreams side by side (default: 64; 16 for dqn and qrdqn).
+        num_envs: dreams side by side (default: 64 for ppo, else 16).
         frame_stack: frames that are seen together (default: 4; 1 with latent).
         horizon: steps after which a dream is cut.
         seed: of the weights, the dreams and the actions.
