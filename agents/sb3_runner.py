@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 OBSERVATIONS = ("latent", "rgb")
 FIRST, MODEL, REPORT = "first.json", "model.zip", "report.json"
 SAVE_SECONDS = 30.0  # what a kill can cost
+SECOND_THOUGHT = 1.0  # seconds
 REAL_SEED = 1_000  # of the games, the one of `glam eval`
 
 
@@ -137,11 +138,14 @@ class Sb3Run:
         Returns:
             Whether all steps are done.
         """
-        asked: list[int] = []
+        asked: list[float] = []  # when
 
         def ask(number: int, _frame: object) -> None:
-            asked.append(number)
-            signal.signal(number, signal.SIG_DFL)  # a second one kills
+            asked.append(time.monotonic())
+            # `timeout` and its like send everything twice; one that comes later means it: it kills.
+            if asked[-1] - asked[0] > SECOND_THOUGHT:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
 
         old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -276,7 +280,7 @@ class Sb3Run:
 class _Watch:
     """SB3 calls it after every step: it shows progress, saves, and says whether to go on."""
 
-    def __init__(self, run: Sb3Run, asked: list[int], stream: TextIO) -> None:
+    def __init__(self, run: Sb3Run, asked: list[float], stream: TextIO) -> None:
         self._run, self._asked = run, asked
         self._bar = ProgressBar(stream, run.args.steps, "steps", run.steps_done)
         self._saved_at = time.perf_counter()

@@ -225,6 +225,7 @@ def test_a_signal_stops_and_saves(begin, monkeypatch, number):
         calls.append(0)
         if len(calls) == 10:
             signal.raise_signal(number)
+            signal.raise_signal(number)  # as `timeout` sends it
         return step_wait(bridge)
 
     monkeypatch.setattr(SB3VecEnv, "step_wait", stop_at_ten)
@@ -232,6 +233,23 @@ def test_a_signal_stops_and_saves(begin, monkeypatch, number):
     assert run.steps_done == 40
     run.close()
     assert begin(steps=4 * ROLLOUT, resume=True).steps_done == 40
+
+
+def test_a_signal_that_is_meant_kills(begin, monkeypatch):
+    """Whoever asks again, a while after the first time, does not want to wait for a save."""
+
+    def insist(bridge: SB3VecEnv) -> None:
+        clock = iter([100.0, 101.5])
+        patch.setattr(sb3_runner.time, "monotonic", lambda: next(clock))
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    run = begin(steps=4 * ROLLOUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "SIG_DFL", signal.default_int_handler)  # this process lives on
+        patch.setattr(SB3VecEnv, "step_wait", insist)
+        with pytest.raises(KeyboardInterrupt):
+            run.learn(io.StringIO())
 
 
 def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys):
