@@ -1,0 +1,101 @@
+"""Drawing with a laid-out decoder: the decoder's pictures, to the rounding that is promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glam_env.checkpoints import load_contexts, load_world_model
+from glam_env.model.distributions import one_hot
+from glam_env.model.precision import int8_pays
+from glam_env.model.rendering import FloatRenderer, IntegerRenderer, fold, make_renderer
+from glam_env.model.vision import ImageDecoder
+
+K, C = 6, 5
+PONG = Path(__file__).resolve().parents[1] / "checkpoints" / "Pong"
+
+needs_int8 = pytest.mark.skipif(not int8_pays("cpu"), reason="this CPU has no 8-bit products")
+
+
+def make_decoder(*, residual: bool) -> ImageDecoder:
+    """With statistics and scales that folding must not lose, and colours within the range."""
+    torch.manual_seed(3)
+    decoder = ImageDecoder(4, K, C, residual=residual)
+    with torch.no_grad():
+        for module in decoder.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0.0, 0.3)
+                module.running_mean.normal_(0.0, 0.3)
+                module.running_var.uniform_(0.3, 2.0)
+        decoder.background.uniform_(0.2, 0.8)
+        decoder.convolutions[-1].weight.mul_(10.0)
+        if not residual:
+            decoder.convolutions[-1].bias.fill_(0.5)
+    return decoder.eval().requires_grad_(False)
+
+
+def make_codes(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(C, (count, K), generator=torch.Generator().manual_seed(seed))
+
+
+def decoded(decoder: ImageDecoder, codes: torch.Tensor, classes: int) -> torch.Tensor:
+    """(E, 64, 64, 3) float64 levels of 255 by the decoder itself."""
+    return 255.0 * decoder(one_hot(codes, classes).flatten(-2)).clamp(0.0, 1.0).double()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("count", [1, 3, 70])
+def test_floats_draw_the_decoders_pictures(residual, count) -> None:
+    decoder, codes = make_decoder(residual=residual), make_codes(count)
+    frames = FloatRenderer(fold(decoder, K))(codes)
+    assert (frames.dtype, tuple(frames.shape)) == (torch.uint8, (count, 64, 64, 3))
+    expected = decoded(decoder, codes, C)
+    assert expected.std() > 15  # a picture, not one colour
+    assert (frames.double() - expected).abs().max() < 0.51
+
+
+def test_bfloat16_is_near() -> None:
+    decoder, codes = make_decoder(residual=True), make_codes(8)
+    frames = FloatRenderer(fold(decoder, K), torch.bfloat16)(codes)
+    assert (frames.double() - decoded(decoder, codes, C)).abs().max() < 4.0
+
+
+@needs_int8
+def test_integers_draw_the_shipped_pong_as_well_as_their_docstring_says() -> None:
+    model, contexts = load_world_model(PONG), load_contexts(PONG)
+    codes = contexts.codes[:, -1].long()
+    render = IntegerRenderer(fold(model.decoder, model.config.categoricals), codes[::16])
+    others = codes[1::16]  # none of those that fixed the steps
+    off = (render(others).double() - decoded(model.decoder, others, model.config.classes)).abs()
+    assert off.mean() < 0.5
+    assert (off > 2.5).double().mean() < 2e-4
+
+
+@needs_int8
+def test_an_integer_picture_does_not_hang_on_its_batch() -> None:
+    decoder, codes = make_decoder(residual=True), make_codes(70)
+    render = IntegerRenderer(fold(decoder, K), codes)
+    alone = torch.cat([render(code) for code in codes.split(1)])
+    assert torch.equal(render(codes), alone)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_frames_belong_to_the_caller(precision) -> None:
+    decoder, codes = make_decoder(residual=True), make_codes(5)
+    render = make_renderer(decoder, codes, precision)
+    first = render(codes)
+    kept = first.clone()
+    render(make_codes(5, seed=1))
+    assert torch.equal(first, kept)
+    first.zero_()
+    assert torch.equal(render(codes), kept)
+
+
+def test_auto_takes_integers_only_where_they_pay() -> None:
+    render = make_renderer(make_decoder(residual=False), make_codes(5))
+    assert isinstance(render, IntegerRenderer if int8_pays("cpu") else FloatRenderer)
+    assert np.array_equal(render(make_codes(2)).shape, (2, 64, 64, 3))
