@@ -13,7 +13,7 @@ from glam_env.model.distributions import categorical_kl, sample_codes
 from glam_env.model.structures import LatentBatch, LossConfig, SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.latent_store import LatentStore
-from glam_env.training.presets import PRESETS
+from glam_env.training.presets import PRESETS, FreezeConfig
 from glam_env.training.replay import Replay
 
 STREAMS, CAPACITY, SPARE = 2, 40, 10
@@ -136,17 +136,19 @@ def test_frozen_images_stay_frozen_in_training_mode(frozen):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"freeze_images_from": 1.5}, "freeze_images_from must lie in"),
-        ({"freeze_images_from": 0.5, "latent_length": 16}, "latent_length 16 must exceed context"),
-        ({"freeze_images_from": 0.5, "latent_batch": 0}, "latent_batch must be positive"),
-        ({"freeze_images_from": 0.5, "latent_batch": 1}, "exceeds the 48 states"),
-        ({"freeze_images_from": 0.5, "latent_length": 4000}, "leave no sequence of 4000"),
+        ({"at": (1.5,)}, "freeze.at must hold ascending shares"),
+        ({"at": (0.5, 0.2)}, "freeze.at must hold ascending shares"),
+        ({"latent_length": 16}, "freeze.latent_length 16 must exceed context"),
+        ({"latent_batch": 0}, "freeze.latent_batch must be positive"),
+        ({"latent_batch": 1}, "exceeds the 48 states"),
+        ({"latent_length": 4000}, "leave no sequence of 4000"),
     ],
 )
 def test_impossible_settings_are_refused(change, words):
+    small = PRESETS["small"]
     with pytest.raises(GlamError, match=words):
-        replace(PRESETS["small"], **change).validate()
+        replace(small, freeze=replace(small.freeze, **change)).validate()
 
 
 def test_sizes_of_stored_latents_do_not_matter_to_a_run_that_stores_none():
-    replace(PRESETS["small"], freeze_images_from=1.0, latent_length=4000).validate()
+    replace(PRESETS["small"], freeze=FreezeConfig(at=(), latent_length=4000)).validate()

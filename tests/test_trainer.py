@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,17 +87,63 @@ def test_the_image_model_stands_still_where_it_is_told_to(tmp_path):
         return {k: v.clone() for k, v in trainer.world_model.encoder.state_dict().items()}
 
     start = encoder()
-    while trainer.env_steps < DEBUG.freeze_images_from * DEBUG.total_steps:
+    while trainer.phase != "image polish":
         assert trainer.latents is None
         trainer.advance()
+    assert trainer.env_steps == DEBUG.freeze.at[0] * DEBUG.total_steps
+    polished, core = encoder(), trainer.world_model.core.state_dict()
+    core = {name: value.clone() for name, value in core.items()}
+    while trainer.phase == "image polish":
+        trainer.advance()
+    assert trainer.image_updates == DEBUG.image_warmup + DEBUG.freeze.polish
+    assert not torch.equal(polished["head.weight"], encoder()["head.weight"])
+    assert_same(trainer.world_model.core.state_dict(), core)
     frozen, core = encoder(), trainer.world_model.core.state_dict()["lmamba.project.weight"].clone()
     assert not torch.equal(start["head.weight"], frozen["head.weight"])
+    updates = trainer.model_updates, trainer.agent_updates
+    while trainer.phase == "settling":
+        trainer.advance()
+    assert trainer.model_updates == updates[0] + DEBUG.freeze.settle
+    assert trainer.agent_updates == updates[1]  # it waits for the model to know its new latents
+    while trainer.phase != "image polish":
+        trainer.advance()
+        assert_same(encoder(), frozen)
     assert trainer.train()
+    assert trainer.freezes == 2
+    assert not torch.equal(encoder()["head.weight"], frozen["head.weight"])
     assert trainer.latents is not None
     assert trainer.latents.encoded == trainer.replay.added  # the last step brought an update
-    assert_same(encoder(), frozen)
+    old = trainer.replay.added - 140  # played before either freeze, and in the ring (150) still
+    images = trainer.replay.take("images", (np.array([[0]]), np.array([[old]])))
+    stored = torch.from_numpy(trainer.latents._array[0, old, 0]).float()
+    said = trainer.world_model.latents(images.flatten(0, 1))[0].flatten()
+    torch.testing.assert_close(stored, said, rtol=2e-3, atol=2e-3)  # all are of the new images
     assert not torch.equal(trainer.world_model.core.state_dict()["lmamba.project.weight"], core)
     trainer.close()
+
+
+def test_some_envs_explore_and_the_model_is_told_what_they_did(tmp_path):
+    config = replace(DEBUG, num_envs=4, exploration=(0.0, 1.0), total_steps=200)
+    trainer = make(tmp_path / "run", config)
+    trainer.agent.act = lambda features, **_: torch.full((len(features),), 3)
+    told = []
+    act = trainer.filter.act
+    trainer.filter.act = lambda actions: (told.append(actions.clone()), act(actions))
+    for _ in range(60):
+        trainer._collect(random=False)
+    places = np.arange(4)[:, None], np.arange(60)[None]
+    actions = trainer.replay.take("actions", places)
+    assert torch.equal(actions, torch.stack(told, 1))
+    assert (actions[::2] == 3).all()
+    assert len(actions[1::2].unique()) == 6
+    assert trainer._agents_own.tolist() == [True, False, True, False]
+    trainer.close()
+
+
+@pytest.mark.parametrize("chances", [(), (0.5, 1.5), (-0.1,)])
+def test_impossible_exploration_is_refused(chances):
+    with pytest.raises(GlamError, match="exploration must hold chances"):
+        replace(DEBUG, exploration=chances).validate()
 
 
 def test_work_after_the_last_checkpoint_is_done_again_alike(tmp_path):

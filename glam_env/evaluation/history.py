@@ -16,6 +16,7 @@ from glam_env.games import Game
 
 METRICS = "metrics.jsonl"
 COUNTS = ("env_steps", "image_updates", "model_updates", "agent_updates")
+PROGRESS = ("seconds", "phase", "polished", "settled")
 BEFORE = "play before learning"  # the phase that no line names: nothing is learnt in it
 SCORE_ROWS = 12
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -211,7 +212,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], where: str) -> History:
     logged = [line for line in lines if "phase" in line]
     names = dict.fromkeys(name for line in logged for name in line)
     known = [name for name in CURVES if name in names]
-    others = [name for name in names if name not in {*CURVES, *COUNTS, "seconds", "phase"}]
+    others = [name for name in names if name not in {*CURVES, *COUNTS, *PROGRESS}]
     return History(
         lines=len(lines),
         env_steps=lines[-1]["env_steps"],

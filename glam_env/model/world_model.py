@@ -138,11 +138,14 @@ class WorldModel(nn.Module):
 
     # --- training ------------------------------------------------------------------------
 
-    def freeze_images(self) -> None:
-        """From here on encoder and decoder stand still, BatchNorm's statistics included."""
-        self._images_frozen = True
+    def freeze_images(self, frozen: bool = True) -> None:
+        """From here on encoder and decoder stand still, BatchNorm's statistics included.
+
+        With ``frozen`` false they learn again.
+        """
+        self._images_frozen = frozen
         for part in (self.encoder, self.decoder):
-            part.requires_grad_(False).eval()
+            part.requires_grad_(not frozen).train(self.training and not frozen)
 
     def train(self, mode: bool = True) -> WorldModel:
         """As any module's, but frozen parts stay in evaluation mode."""

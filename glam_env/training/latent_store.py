@@ -27,15 +27,16 @@ class LatentStore:
     Args:
         replay: whose frames are encoded.
         world_model: with frozen images.
+        name: of the file.
     """
 
-    def __init__(self, replay: Replay, world_model: WorldModel) -> None:
+    def __init__(self, replay: Replay, world_model: WorldModel, name: str = "latents") -> None:
         self.replay, self.world_model = replay, world_model
         c = world_model.config
         self.encoded = 0  # frames of each stream, as Replay.added
         self._shape = (c.categoricals, c.classes)
         self._width = c.categoricals * c.classes
-        self._array = replay.open_beside("latents", np.float16, (2, self._width))
+        self._array = replay.open_beside(name, np.float16, (2, self._width))
 
     def catch_up(self) -> None:
         """Encodes the frames that were added since the last call, oldest first."""

@@ -47,6 +47,10 @@ class ProgressLine:
         c, phase = self._config, line["phase"]
         if phase == "image warm-up":
             done, total, unit = line["image_updates"], c.image_warmup, "updates"
+        elif phase == "image polish":
+            done, total, unit = line["polished"], c.freeze.polish, "updates"
+        elif phase == "settling":
+            done, total, unit = line["settled"], c.freeze.settle, "updates"
         elif phase == "model warm-up":
             done, total, unit = line["model_updates"], c.model_warmup, "updates"
         else:

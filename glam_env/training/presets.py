@@ -23,6 +23,32 @@ class HorizonConfig:
 
 
 @dataclass(frozen=True)
+class FreezeConfig:
+    """When the image model stands still, and what happens then.
+
+    From the first moment on, the sequence model learns from stored latents. At each moment the
+    image model learns once more from all that the replay has gathered, then the latents are stored
+    anew.
+
+    Attributes:
+        at: shares of ``total_steps``, ascending; none: it learns to the end.
+        polish: updates of the image model alone before it stands still; over them the learning
+            rate falls linearly to ``final_learning_rate``.
+        margin, margin_weight: of :class:`~glam_env.model.structures.LossConfig`, in these updates.
+        settle: updates of the sequence model alone afterwards.
+        latent_batch, latent_length: sequences of an update on stored latents, and their steps.
+    """
+
+    at: tuple[float, ...] = ()
+    polish: int = 0
+    margin: int = 0
+    margin_weight: float = 1.0
+    settle: int = 0
+    latent_batch: int = 16
+    latent_length: int = 64
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run; the defaults are the paper's (table 3 and model.md §§ 3–5).
 
@@ -34,6 +60,9 @@ class TrainConfig:
         random_steps: steps of uniformly random actions at the start; after a warm start the
             agent plays them.
         num_envs: real games played side by side.
+        exploration: chance that an action is drawn uniformly in place of the agent's, one for each
+            env and over again. A dream knows only what its replay shows: where the agent alone
+            plays, and well, it forgets how points are lost.
         repeat_action_probability: sticky actions (0: the convention of Atari 100k).
         replay_capacity: steps kept, over all envs.
         batch, length: sequences of a world-model update, and their steps.
@@ -43,9 +72,7 @@ class TrainConfig:
         image_batch: frames of such an update.
         model_warmup: updates of the world model on the random steps alone, before the agent
             acts and learns.
-        freeze_images_from: share of ``total_steps`` after which encoder and decoder stand still
-            and the sequence model learns from stored latents (1: never).
-        latent_batch, latent_length: of an update from then on.
+        freeze: when encoder and decoder stand still.
         learning_rate, gradient_clip: of Adam on the world model.
         decay_from: share of ``total_steps`` from which on the learning rate falls linearly.
         final_learning_rate: what it has fallen to at the last step.
@@ -65,6 +92,7 @@ class TrainConfig:
     total_steps: int = 100_000
     random_steps: int = 1024
     num_envs: int = 1
+    exploration: tuple[float, ...] = (0.0,)
     repeat_action_probability: float = 0.0
     replay_capacity: int = 100_000
     batch: int = 32
@@ -74,9 +102,7 @@ class TrainConfig:
     image_warmup: int = 0
     image_batch: int = 128
     model_warmup: int = 0
-    freeze_images_from: float = 1.0
-    latent_batch: int = 16
-    latent_length: int = 64
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
     learning_rate: float = 1e-4
     gradient_clip: float = 1000.0
     decay_from: float = 1.0
@@ -104,43 +130,54 @@ class TrainConfig:
         positive = (
             "total_steps random_steps num_envs replay_capacity batch update_every agent_updates "
             "image_batch imagination_batch log_every checkpoint_every learning_rate gradient_clip "
-            "final_learning_rate latent_batch"
+            "final_learning_rate"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise GlamError(f"{name} must be positive, got {getattr(self, name)}")
+        if not self.freeze.latent_batch > 0:
+            raise GlamError(f"freeze.latent_batch must be positive, got {self.freeze.latent_batch}")
         if self.context < self.model.local_window:
             raise GlamError(
                 f"context {self.context} is shorter than model.local_window "
                 f"{self.model.local_window}; make it at least that"
             )
-        freezes = self.freeze_images_from < 1.0
-        for name in ("length", "latent_length") if freezes else ("length",):
-            if getattr(self, name) <= self.context:
-                raise GlamError(f"{name} {getattr(self, name)} must exceed context {self.context}")
+        at = self.freeze.at
+        lengths = {"length": self.length} | (
+            {"freeze.latent_length": self.freeze.latent_length} if at else {}
+        )
+        for name, length in lengths.items():
+            if length <= self.context:
+                raise GlamError(f"{name} {length} must exceed context {self.context}")
         if self.dream_starts not in ("computed", "fresh"):
             raise GlamError(f"dream_starts must be computed or fresh, got {self.dream_starts!r}")
         places = self.batch * (self.length - self.context)
-        if freezes:
-            places = min(places, self.latent_batch * (self.latent_length - self.context))
+        if at:
+            rows, length = self.freeze.latent_batch, self.freeze.latent_length
+            places = min(places, rows * (length - self.context))
         if self.dream_starts == "computed" and self.imagination_batch > places:
             raise GlamError(
                 f"imagination_batch {self.imagination_batch} exceeds the {places} states that a "
                 "world-model update computes behind a full context; lower it, raise batch or "
-                "length (latent_batch or latent_length once images are frozen), or set "
-                "dream_starts fresh"
+                "length (freeze.latent_batch or freeze.latent_length once images stand still), or "
+                "set dream_starts fresh"
             )
         if not 0.0 <= self.repeat_action_probability < 1.0:
             raise GlamError(
                 "repeat_action_probability must lie in [0, 1), "
                 f"got {self.repeat_action_probability}"
             )
-        for name in ("decay_from", "freeze_images_from"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise GlamError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not 0.0 <= self.decay_from <= 1.0:
+            raise GlamError(f"decay_from must lie in [0, 1], got {self.decay_from}")
+        if not all(0.0 <= share <= 1.0 for share in at) or list(at) != sorted(set(at)):
+            raise GlamError(f"freeze.at must hold ascending shares in [0, 1], got {at}")
+        if not self.exploration or not all(0.0 <= chance <= 1.0 for chance in self.exploration):
+            raise GlamError(
+                f"exploration must hold chances in [0, 1], one or more, got {self.exploration}"
+            )
         if not 0.0 < self.loss.decode_fraction <= 1.0:
             raise GlamError(f"decode_fraction must lie in (0, 1], got {self.loss.decode_fraction}")
-        longest = max(self.length, self.latent_length) if freezes else self.length
+        longest = max(lengths.values())
         if self.random_steps < self.num_envs * longest:
             raise GlamError(
                 f"random_steps {self.random_steps} leave no sequence of {longest} steps in "
@@ -163,7 +200,7 @@ _SMALL = TrainConfig(
     update_every=6,
     image_warmup=400,
     model_warmup=1_500,
-    freeze_images_from=0.25,
+    freeze=FreezeConfig(at=(0.25,)),
     learning_rate=1e-3,
     decay_from=0.6,
     imagination_batch=128,
@@ -183,9 +220,15 @@ _DEBUG = replace(
     image_warmup=3,
     image_batch=8,
     model_warmup=3,
-    freeze_images_from=0.7,
-    latent_batch=2,
-    latent_length=24,
+    freeze=FreezeConfig(
+        at=(0.7, 0.9),
+        polish=2,
+        margin=2,
+        margin_weight=5.0,
+        settle=2,
+        latent_batch=2,
+        latent_length=24,
+    ),
     imagination_batch=8,
     horizon=HorizonConfig(initial=4, increase=2, every=300, maximum=6),
     model=replace(_SMALL.model, stem=4, categoricals=4, classes=4, width=16),

@@ -74,6 +74,10 @@ class Replay:
         whole = (self.streams, self.ring, *shape)
         return self._open(self.folder / f"{name}.npy", dtype, whole, self.writable)
 
+    def remove_beside(self, name: str) -> None:
+        """Removes a file of :meth:`open_beside` that is needed no more; none there is fine."""
+        (self.folder / f"{name}.npy").unlink(missing_ok=True)
+
     @staticmethod
     def _open(path: Path, dtype: type, shape: tuple[int, ...], writable: bool) -> np.memmap:
         try:

@@ -108,6 +108,9 @@ class Trainer:
             self.agent.to(self.device)
         self.replay = open_replay(config, run)
         self.latents: LatentStore | None = None  # once the images are frozen
+        chances = np.resize(config.exploration, config.num_envs)
+        self._exploration = chances
+        self._agents_own = chances == chances.min()  # the envs whose returns tell how well it plays
         self.emulator = Emulator(
             self.game.name,
             config.num_envs,
@@ -120,6 +123,8 @@ class Trainer:
         self.image_updates = 0
         self.model_updates = 0
         self.agent_updates = 0
+        self.freezes = 0  # times that the image model was made to stand still
+        self.polished = self.settled = 0  # updates of the freeze under way
         self.seconds = 0.0  # of training, over all the run's processes
         self.metrics_size = 0  # bytes of metrics.jsonl that belong to this state
         self.averages = Averages()
@@ -152,9 +157,18 @@ class Trainer:
             return "first play" if self.config.warm_start else "random play"
         if self.image_updates < c.image_warmup:
             return "image warm-up"
+        if self._freeze_due:
+            return "image polish"
+        if self.freezes and self.settled < c.freeze.settle:
+            return "settling"
         if self.model_updates < c.model_warmup:
             return "model warm-up"
         return "joint training"
+
+    @property
+    def _freeze_due(self) -> bool:
+        at = self.config.freeze.at[self.freezes : self.freezes + 1]
+        return bool(at) and self.env_steps >= at[0] * self.config.total_steps
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Runs until the last environment step, or until ``stop()`` says so; saves either way.
@@ -187,6 +201,19 @@ class Trainer:
                 self.save()
         elif phase == "image warm-up":
             self._update_images()
+        elif phase == "image polish":
+            if self.polished < self.config.freeze.polish:
+                self._update_images()
+                self.polished += 1
+            if self.polished == self.config.freeze.polish:
+                self.freezes, self.polished, self.settled = self.freezes + 1, 0, 0
+                self._freeze_images()
+                self.save()
+        elif phase == "settling":
+            self._update_model()
+            self.settled += 1
+            if self.settled == self.config.freeze.settle:
+                self.save()
         elif phase == "model warm-up":
             self._update_model()
             if self.model_updates == self.config.model_warmup:
@@ -204,11 +231,16 @@ class Trainer:
 
     def _collect(self, *, random: bool) -> None:
         """One step of every real game."""
+        count = self.config.num_envs
         if random:
-            actions = self.rng.integers(self.game.num_actions, size=self.config.num_envs)
+            actions = self.rng.integers(self.game.num_actions, size=count)
         else:
             with self._autocast():
                 choice = self.agent.act(self.filter.see(self._frames, self._first))
+                if self._exploration.any():
+                    others = torch.from_numpy(self.rng.integers(self.game.num_actions, size=count))
+                    explored = torch.from_numpy(self.rng.random(count) < self._exploration)
+                    choice = torch.where(explored.to(self.device), others.to(self.device), choice)
                 self.filter.act(choice)
             actions = choice.cpu().numpy()
         step = self.emulator.step(actions)
@@ -218,12 +250,22 @@ class Trainer:
         self._frames, self._first = step.frames, step.terminated | step.truncated
         self.env_steps += self.config.num_envs
         for episode in step.finished:
+            if not (random or self._agents_own[episode.env]):
+                continue
             self.recent_returns = [*self.recent_returns, episode.return_][-20:]
             self._write({"episode_return": episode.return_, "episode_length": episode.length})
 
+    @property
+    def _learning_rate(self) -> float:
+        c = self.config
+        rate = c.learning_rate_at(self.env_steps)
+        if self.phase == "image polish":
+            rate += (c.final_learning_rate - rate) * self.polished / max(1, c.freeze.polish)
+        return rate
+
     def _step_optimizer(self, loss: Tensor) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.env_steps)
+            group["lr"] = self._learning_rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
@@ -234,9 +276,14 @@ class Trainer:
     def _update_images(self) -> None:
         """One update of the image model alone."""
         c = self.config
+        loss_config = c.loss
+        if self.phase == "image polish":
+            margin = {"margin": c.freeze.margin, "margin_weight": c.freeze.margin_weight}
+            loss_config = replace(c.loss, **margin)
+            self.world_model.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
         with self._autocast():
-            loss, metrics = self.world_model.autoencoder_loss(images, c.loss)
+            loss, metrics = self.world_model.autoencoder_loss(images, loss_config)
         self._step_optimizer(loss)
         self.image_updates += 1
         self.averages.add(metrics)
@@ -245,12 +292,12 @@ class Trainer:
     def _update_model(self) -> None:
         """One update of the whole world model; keeps the states it computed."""
         c, model = self.config, self.world_model
-        if self.latents is None and self.env_steps >= c.freeze_images_from * c.total_steps:
-            self._freeze_images()
         with self._autocast():
             if self.latents is not None:
                 self.latents.catch_up()
-                stored = self.latents.sample(c.latent_batch, c.latent_length, self.rng, self.device)
+                stored = self.latents.sample(
+                    c.freeze.latent_batch, c.freeze.latent_length, self.rng, self.device
+                )
                 loss, metrics, self._posterior = model.latent_loss(stored, c.loss)
             else:
                 batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
@@ -262,7 +309,10 @@ class Trainer:
 
     def _freeze_images(self) -> None:
         self.world_model.freeze_images()
-        self.latents = LatentStore(self.replay, self.world_model)
+        # A file for each time: the checkpoint before may still count on the one before.
+        self.latents = LatentStore(self.replay, self.world_model, f"latents-{self.freezes}")
+        if self.freezes > 2:
+            self.replay.remove_beside(f"latents-{self.freezes - 2}")
 
     def _update_agent(self) -> None:
         """One update of the agent, in imagination."""
@@ -320,8 +370,13 @@ class Trainer:
             raise self._broken(", ".join(broken))
         if self.recent_returns:
             figures["recent_return"] = float(np.mean(self.recent_returns))
-        rate = self.config.learning_rate_at(self.env_steps)
-        self._write({"phase": self.phase, "learning_rate": rate, **figures})
+        rate = self._learning_rate
+        phase = self.phase
+        if phase == "image polish":
+            figures["polished"] = self.polished
+        elif phase == "settling":
+            figures["settled"] = self.settled
+        self._write({"phase": phase, "learning_rate": rate, **figures})
 
     def _broken(self, what: str) -> GlamError:
         return GlamError(
@@ -371,6 +426,9 @@ class Trainer:
                 "image_updates": self.image_updates,
                 "model_updates": self.model_updates,
                 "agent_updates": self.agent_updates,
+                "freezes": self.freezes,
+                "polished": self.polished,
+                "settled": self.settled,
                 "metrics_size": self.metrics_size,
             },
             "seconds": self._elapsed(),
