@@ -123,7 +123,7 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
     """Builds a dataclass from what JSON gave, strictly: every key known, present and typed.
 
     Args:
-        kind: a dataclass of bool, int, float, str, mappings and dataclasses.
+        kind: a dataclass of bool, int, float, str, tuples, mappings and dataclasses.
         value: a mapping.
         where: named in errors, such as the file.
 
@@ -146,6 +146,11 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return from_json(kind, value, where)  # type: ignore[arg-type]
     if kind is Any:
         return value
+    if get_origin(kind) is tuple:  # of any length, of one type
+        if not isinstance(value, list | tuple):
+            raise GlamError(f"{where}: expected a list, got {value!r}; {CURE}")
+        of = get_args(kind)[0]
+        return tuple(_decode(of, item, f"{where}[{i}]") for i, item in enumerate(value))
     if get_origin(kind) is not None:
         if not isinstance(value, Mapping):
             raise GlamError(f"{where}: expected an object, got {value!r}; {CURE}")
@@ -164,6 +169,8 @@ def to_json(value: Any) -> Any:
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {name: to_json(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
     return value
 
 
