@@ -8,7 +8,6 @@ in the end, ``report.json``.
 from __future__ import annotations
 
 import json
-import signal
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from glam_env.checkpoints import find_checkpoint, load_world_model
 from glam_env.checks import require_choice, require_count
 from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
+from glam_env.interruption import StopRequest
 from glam_env.options import Sb3
 from glam_env.training.run_folder import RunFolder, write_whole
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 OBSERVATIONS = ("latent", "rgb")
 FIRST, MODEL, REPORT = "first.json", "model.zip", "report.json"
 SAVE_SECONDS = 30.0  # what a kill can cost
-SECOND_THOUGHT = 1.0  # seconds
 REAL_SEED = 1_000  # of the games, the one of `glam eval`
 
 
@@ -138,24 +137,11 @@ class Sb3Run:
         Returns:
             Whether all steps are done.
         """
-        asked: list[float] = []  # when
-
-        def ask(number: int, _frame: object) -> None:
-            asked.append(time.monotonic())
-            # `timeout` and its like send everything twice; one that comes later means it: it kills.
-            if asked[-1] - asked[0] > SECOND_THOUGHT:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-
-        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with StopRequest() as stop:
             if (left := self.args.steps - self.steps_done) > 0:
-                watch = _Watch(self, asked, stream)
+                watch = _Watch(self, stop, stream)
                 self.model.learn(left, watch, reset_num_timesteps=False, log_interval=None)  # pyright: ignore[reportArgumentType]
                 watch.close()
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
         return self.steps_done >= self.args.steps
 
     def save(self) -> None:
@@ -280,8 +266,8 @@ class Sb3Run:
 class _Watch:
     """SB3 calls it after every step: it shows progress, saves, and says whether to go on."""
 
-    def __init__(self, run: Sb3Run, asked: list[float], stream: TextIO) -> None:
-        self._run, self._asked = run, asked
+    def __init__(self, run: Sb3Run, stop: StopRequest, stream: TextIO) -> None:
+        self._run, self._stop = run, stop
         self._bar = ProgressBar(stream, run.args.steps, "steps", run.steps_done)
         self._saved_at = time.perf_counter()
 
@@ -289,7 +275,7 @@ class _Watch:
         self._bar.show(self._run.steps_done, self._words())
         if time.perf_counter() - self._saved_at >= SAVE_SECONDS:
             self._save()
-        return not self._asked
+        return not self._stop.asked
 
     def close(self) -> None:
         """Shows and saves the end."""

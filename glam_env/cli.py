@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -35,6 +34,7 @@ from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.inspection import curves, info, is_run
+from glam_env.interruption import StopRequest
 from glam_env.options import Card, Curves, Demo, Eval, Export, Fidelity, Info, Sb3, read_options
 from glam_env.training.presets import PRESETS, TrainConfig
 
@@ -207,30 +207,22 @@ def train(args: Train) -> int:
         for listen in listeners:
             listen(line)
 
-    asked: list[int] = []
+    with StopRequest() as stop:
+        trainer = Trainer(
+            game,
+            config,
+            run,
+            lambda width, actions: ActorCritic(agent, width, actions),
+            device,
+            tell,
+        )
+        board = TensorBoardLog(path / "tensorboard", trainer.image_updates + trainer.model_updates)
+        listeners += [ProgressLine(trainer.config), board]
 
-    def ask(number: int, _frame: object) -> None:
-        asked.append(number)
-        signal.signal(number, signal.SIG_DFL)  # a second one kills
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-
-    trainer = Trainer(
-        game,
-        config,
-        run,
-        lambda width, actions: ActorCritic(agent, width, actions),
-        device,
-        tell,
-    )
-    board = TensorBoardLog(path / "tensorboard", trainer.image_updates + trainer.model_updates)
-    listeners += [ProgressLine(trainer.config), board]
-
-    until = float("inf") if args.minutes is None else time.monotonic() + 60 * args.minutes
-    finished = trainer.train(stop=lambda: bool(asked) or time.monotonic() >= until)
-    trainer.close()
-    board.close()
+        until = float("inf") if args.minutes is None else time.monotonic() + 60 * args.minutes
+        finished = trainer.train(stop=lambda: stop.asked or time.monotonic() >= until)
+        trainer.close()
+        board.close()
     state = "finished" if finished else "stopped"
     cure = f"glam export {game}" if finished else f"glam train {game} --resume"
     print(f"\n{state} at step {trainer.env_steps:,}, saved in {path}; next: {cure}")

@@ -21,6 +21,7 @@ from agents.progress import ProgressBar
 from agents.sb3 import SB3VecEnv
 from agents.sb3_runner import Sb3Run
 from agents.sb3_score import DREAM_SEED, DreamScore, show_report
+from glam_env import interruption
 from glam_env.cli import main
 from glam_env.dream.vector_env import DreamVectorEnv
 from glam_env.errors import GlamError
@@ -240,7 +241,7 @@ def test_a_signal_that_is_meant_kills(begin, monkeypatch):
 
     def insist(bridge: SB3VecEnv) -> None:
         clock = iter([100.0, 101.5])
-        patch.setattr(sb3_runner.time, "monotonic", lambda: next(clock))
+        patch.setattr(interruption.time, "monotonic", lambda: next(clock))
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 

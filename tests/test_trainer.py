@@ -19,7 +19,7 @@ from glam_env.checkpoint_config import load_config
 from glam_env.checkpoints import load_agent_state, load_world_model
 from glam_env.errors import GlamError
 from glam_env.training.export import draw_contexts, load_run
-from glam_env.training.presets import PRESETS, HorizonConfig
+from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig
 from glam_env.training.run_folder import RunFolder, write_whole
 from glam_env.training.trainer import Trainer
 
@@ -215,6 +215,7 @@ def test_sigterm_saves_and_leaves_with_one_line(tmp_path):
     process = start_cli(tmp_path, *LONG)
     wait_for_joint_training(folder, process)
     process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # as `timeout` sends it
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     last = output.strip().splitlines()[-1]
@@ -396,6 +397,7 @@ def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
         total_steps=240,
         image_warmup=0,
         model_warmup=0,
+        freeze=FreezeConfig(),
     )
     hidden = load_config(shipped).agent["hidden"]
     run = RunFolder(tmp_path / "warm", {"train": asdict(config)})

@@ -295,8 +295,8 @@ class DreamStepper:
         entropy = -(probs * probs.log()).view(len(draw), -1).sum(-1)
         if temperature == 0.0:
             return probs.argmax(-1).view_as(draw), entropy
-        if temperature == 0.5:  # a product is far cheaper than a power
-            probs = probs.square_()
+        if temperature in (0.5, 0.25):  # products are far cheaper than a power
+            probs = probs.square_() if temperature == 0.5 else probs.square_().square_()
         elif temperature != 1.0:
             probs = probs.pow_(1.0 / temperature)
         cumulative = probs @ self._up_to
