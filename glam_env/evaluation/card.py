@@ -54,8 +54,8 @@ def _fidelity(report: Mapping[str, Any]) -> list[str]:
             ],
         ),
         *_objects(report["objects"], horizons),
-        "Rewards of the dream, matched with the real ones within ± 2 steps (F1 with its 95 % "
-        "interval, and that of the base rate):",
+        "Rewards and ends of life in the dream, matched with the real ones within ± 2 steps (F1 "
+        "with its 95 % interval, and that of the base rate):",
         "",
         *_table(
             ["steps", "real", "found", "false", "precision", "recall", "F1", "95 %", "by chance"],
@@ -66,6 +66,10 @@ def _fidelity(report: Mapping[str, Any]) -> list[str]:
                     *(
                         (f"1–{score['horizon']}, {player}", score)
                         for player, score in report["player_rewards"].items()
+                    ),
+                    *(
+                        (f"1–{score['horizon']}, ends of life", score)
+                        for score in report["endings"]
                     ),
                 )
             ],
