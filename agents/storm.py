@@ -57,7 +57,7 @@ class AgentConfig:
 AGENT_PRESETS: dict[str, AgentConfig] = {
     "paper": AgentConfig(),
     # A tenth of the paper's updates: each must do more. A narrower network costs half of them.
-    "small": AgentConfig(hidden=256, learning_rate=3e-4, entropy=1e-3),
+    "small": AgentConfig(hidden=256, learning_rate=3e-4, entropy=1e-3, range_floor=0.2),
     "debug": AgentConfig(hidden=16, learning_rate=3e-4, entropy=3e-3, autocast=False),
 }
 """The agent's part of the presets of ``glam_env.training.presets``."""

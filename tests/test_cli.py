@@ -45,7 +45,7 @@ def test_the_exported_card_tells_where_it_comes_from_and_what_was_measured(life)
     config = load_config(folder)
     assert (config.game, config.provenance.preset) == ("Pong", "debug")
     assert config.provenance.environment_steps == 600
-    assert config.provenance.updates == 23
+    assert config.provenance.updates == 27
     card = (folder / "CARD.md").read_text()
     score = config.results["score"]
     for words in (
@@ -74,7 +74,7 @@ def test_a_warm_start_is_told_on_the_card(life, tmp_path):
     assert from_json(CheckpointConfig, to_json(config), "test") == config
     card = write_card(config)
     assert "| seed | 3 |" in card
-    told = "an earlier run: preset `debug`, 600 steps, 23 updates"
+    told = "an earlier run: preset `debug`, 600 steps, 27 updates"
     assert told in card
     assert "\nIt rained.\n" in card
     assert told not in (folder / "CARD.md").read_text()

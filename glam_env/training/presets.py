@@ -193,20 +193,30 @@ class TrainConfig:
 _PAPER = TrainConfig()
 
 _SMALL = TrainConfig(
-    random_steps=8_000,
-    num_envs=4,
+    total_steps=200_000,
+    random_steps=20_000,
+    num_envs=8,
+    exploration=(0.0, 0.0, 0.1, 0.25, 0.0, 0.5, 0.0, 1.0),
+    replay_capacity=200_000,
     batch=8,
     length=32,
-    update_every=6,
-    image_warmup=400,
-    model_warmup=1_500,
-    freeze=FreezeConfig(at=(0.25,)),
+    update_every=20,
+    image_warmup=500,
+    freeze=FreezeConfig(at=(0.0, 0.3), polish=700, margin=3, margin_weight=15.0, settle=3_000),
     learning_rate=1e-3,
     decay_from=0.6,
     imagination_batch=128,
-    horizon=HorizonConfig(maximum=24),
-    model=WorldModelConfig(num_actions=18, stem=16, width=128, background_residual=True),
+    horizon=HorizonConfig(every=50_000, maximum=24),
+    model=WorldModelConfig(
+        num_actions=18,
+        stem=16,
+        width=128,
+        background_residual=True,
+        draw_temperature=0.5,
+        unimix=0.001,
+    ),
     loss=LossConfig(decode_fraction=0.25, foreground_weight=50.0, latent_gradient=0.0),
+    checkpoint_every=10_000,
 )
 
 _DEBUG = replace(
@@ -216,6 +226,8 @@ _DEBUG = replace(
     num_envs=2,
     batch=2,
     length=20,
+    exploration=(0.0,),
+    replay_capacity=100_000,
     update_every=20,
     image_warmup=3,
     image_batch=8,
