@@ -172,7 +172,7 @@ def test_info_of_everything_of_a_checkpoint_and_of_a_run(life, capsys):
     assert facts["settings"]["preset"] == "debug"
     assert facts["history"]["phases"][-1]["name"] == "joint training"
     done = sum(phase["model_updates"] for phase in facts["history"]["phases"])
-    assert 0 < done <= 23  # to the last line that was logged
+    assert 0 < done <= 27  # to the last line that was logged
     assert main(["info", str(run), "--plot", str(life / "run.png")]) == 0
     told = capsys.readouterr().out
     for words in ("play before learning", "joint training", "foreground_error", "hours"):

@@ -350,7 +350,8 @@ def test_paper_preset_is_table_3():
 
 
 def test_the_learning_rate_falls_at_the_end_alone():
-    config = replace(PRESETS["small"], learning_rate=1e-3, decay_from=0.6, final_learning_rate=1e-4)
+    falls = {"learning_rate": 1e-3, "decay_from": 0.6, "final_learning_rate": 1e-4}
+    config = replace(PRESETS["small"], total_steps=100_000, **falls)
     rates = [config.learning_rate_at(step) for step in (0, 60_000, 80_000, 100_000, 110_000)]
     assert rates == pytest.approx([1e-3, 1e-3, 5.5e-4, 1e-4, 1e-4])
     assert {PRESETS["paper"].learning_rate_at(step) for step in (0, 99_999, 100_000)} == {1e-4}
