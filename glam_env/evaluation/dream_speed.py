@@ -28,7 +28,6 @@ from glam_env.evaluation.speed import (
     memory_now,
     release_memory,
     take_turns,
-    timed,
     wait_for,
 )
 from glam_env.games import find_game
@@ -183,7 +182,6 @@ class DreamSpeed:
         steps: vector steps of a turn.
         dream: env steps a second.
         emulator: the emulator's in the turns between; None without it.
-        context_seconds: to warm up one start context, which is done once for each.
         memory: of making the env, resetting and stepping it.
     """
 
@@ -192,7 +190,6 @@ class DreamSpeed:
     steps: int
     dream: Figure
     emulator: Figure | None
-    context_seconds: float
     memory: Memory
 
     @property
@@ -210,7 +207,6 @@ class DreamSpeed:
             "emulator": None if self.emulator is None else self.emulator.as_json(),
             "ratio": None if self.ratio is None else self.ratio.as_json(),
             "microseconds_per_step": 1e6 / self.dream.median,
-            "context_seconds": self.context_seconds,
             "memory": self.memory.as_json(),
         }
 
@@ -281,12 +277,9 @@ def _measure_dreams(
 ) -> DreamSpeed:
     with (
         PeakMemory(device) as watch,
-        _dreams(world, obs_type, num_envs, device, world.horizon) as envs,
+        open_dreams(world, obs_type, num_envs, device) as stepping,
     ):
-        context_seconds = _warm_contexts(envs, device)
-        _spread_ages(envs)
         watch.forget_peak()  # of copying dreams, which stepping does not
-        stepping = Stepping(envs.step, _actions(envs, device), num_envs, device)
         steps = turns.steps_of(stepping)
         players = {"dream": lambda: stepping.rate(steps)}
         if emulator is not None:
@@ -298,9 +291,26 @@ def _measure_dreams(
         steps,
         figures["dream"],
         figures.get("emulator"),
-        context_seconds,
         watch.memory,
     )
+
+
+@contextmanager
+def open_dreams(
+    world: BenchWorld, obs_type: str, num_envs: int, device: torch.device
+) -> Iterator[Stepping]:
+    """Dreams as they are after a long time: all contexts warmed up, ages spread over the horizon.
+
+    Args:
+        world: whose dreams.
+        obs_type: what they show.
+        num_envs: E.
+        device: where they live.
+    """
+    with _dreams(world, obs_type, num_envs, device, world.horizon) as envs:
+        _warm_contexts(envs)
+        _spread_ages(envs)
+        yield Stepping(envs.step, _actions(envs, device), num_envs, device)
 
 
 @contextmanager
@@ -321,16 +331,11 @@ def _dreams(
         yield envs
 
 
-def _warm_contexts(envs: DreamVectorEnv, device: torch.device) -> float:
-    """Starts dreams from every context once; returns the seconds a context took."""
+def _warm_contexts(envs: DreamVectorEnv) -> None:
+    """Starts dreams from every context once, since the first start of each costs more."""
     contexts, rows = envs.num_contexts, np.arange(envs.num_envs)
-    starts = [(first + rows) % contexts for first in range(0, contexts, envs.num_envs)]
-
-    def start_all() -> None:
-        for start in starts:
-            envs.reset(seed=0, options={"context": start})
-
-    return timed(start_all, device) / contexts
+    for first in range(0, contexts, envs.num_envs):
+        envs.reset(seed=0, options={"context": (first + rows) % contexts})
 
 
 def _spread_ages(envs: DreamVectorEnv) -> None:
@@ -423,7 +428,7 @@ def measure_long_dream(
     warm = 2 * ACTIONS
     name = f"{world.preset}, a dream of {steps:,} steps, {obs_type}"
     with _dreams(world, obs_type, num_envs, device, warm + steps + 1) as envs:
-        _warm_contexts(envs, device)
+        _warm_contexts(envs)
         stepping = Stepping(envs.step, _actions(envs, device), num_envs, device)
         stepping.run(warm)
         envs.reset(seed=0)

@@ -47,7 +47,8 @@ def speed_table(report: Mapping[str, Any]) -> str:
             "",
             f"the emulator, ale-py {versions['ale-py']}, {emulator['frames']}: fastest with "
             f"{_count(emulator['num_envs'], 'game')} on "
-            f"{_count(emulator['num_threads'], 'thread')}, of {len(emulator['tried'])} settings tried",
+            f"{_count(emulator['num_threads'], 'thread')}, "
+            f"of {len(emulator['tried'])} settings tried",
             f"  AtariVectorEnv alone  {_spread(emulator['bare'])} steps/s",
             f"  GLAMReal around it    {_spread(emulator['real'])} steps/s",
         ]
