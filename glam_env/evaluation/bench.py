@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -65,13 +66,12 @@ def bench(args: Bench, agent_of: Callable[[str], AgentFactory]) -> int:
     weights = find_weights(game, args.preset, args.checkpoint)
     report = _head(args, game, device)
     if args.to is not None:  # found out now, not after minutes
-        _require_writable(report_path(args.to, report | {"threads": args.threads or 1}))
+        _require_writable(report_path(args.to, report))
     with (
         _threads(args.threads),
         ProgressLines() as progress,
         tempfile.TemporaryDirectory() as folder,
     ):
-        report["threads"] = torch.get_num_threads()
         turns = Turns(args.repeats, args.steps, args.seconds)
         emulator = None
         if "emulator" not in args.skip:
@@ -132,7 +132,7 @@ def _head(args: Bench, game: str, device: torch.device) -> dict[str, Any]:
         "hardware": describe_hardware(device),
         "host": describe_hardware(torch.device("cpu")),
         "device": str(device),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if args.threads is None else args.threads,
         "cores": usable_cores(),
         "versions": {
             "python": platform.python_version(),
@@ -170,10 +170,12 @@ def _check(args: Bench) -> None:
 
 
 def _require_writable(path: Path) -> None:
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or path.is_dir():
+    """Makes the folder of a file, or raises GlamError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GlamError(f"cannot write {path} ({error}); choose a writable --to") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise GlamError(f"cannot write {path}; choose a writable --to")
 
 
