@@ -179,12 +179,15 @@ class PeakMemory:
     def __enter__(self) -> PeakMemory:
         release_memory(self._device)
         self._before = memory_now(self._device)
-        self.forget_peak()
+        self._reset_peak()
         return self
 
     def forget_peak(self) -> None:
         """Leaves the peak so far out of what the block will have taken."""
         release_memory(self._device)
+        self._reset_peak()
+
+    def _reset_peak(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         elif os.access(_CLEAR_PEAK, os.W_OK):
