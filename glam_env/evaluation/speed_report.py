@@ -82,7 +82,7 @@ def _dream_lines(dreams: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _long_lines(dreams: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
-        f"  {one['num_envs']} dreams of {one['steps']:,} steps, {one['obs_type']}: "
+        f"  {_count(one['num_envs'], 'dream')} of {one['steps']:,} steps, {one['obs_type']}: "
         f"{1e3 * one['first']:.2f} ms a step in the first tenth, {1e3 * one['last']:.2f} in the "
         f"last ({one['last_to_first']:.2f}); memory {_megabytes(one['memory_growth'])} more"
         for one in dreams
@@ -113,7 +113,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _megabytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e6:,.1f} MB"
+    return "-" if count is None else f"{round(count / 1e6, 1) + 0.0:,.1f} MB"  # no −0.0
 
 
 # --- files ---------------------------------------------------------------------------------------
