@@ -11,17 +11,16 @@ import torch
 
 from glam_env.cli import main
 from glam_env.dream.engine import DreamEngine
-from glam_env.evaluation import bench_world, dream_speed, speed
+from glam_env.evaluation import bench_world, dream_speed, emulator_speed, speed
 from glam_env.evaluation.bench_world import find_weights, make_world
 from glam_env.evaluation.dream_speed import (
     DreamSpeed,
     LeftOut,
-    Turns,
     measure_dreams,
     measure_long_dream,
     open_dreams,
 )
-from glam_env.evaluation.speed import Figure, Memory, PeakMemory, Stepping, take_turns
+from glam_env.evaluation.speed import Figure, Memory, PeakMemory, Stepping, Turns, take_turns
 from glam_env.evaluation.speed_report import (
     hardware_name,
     read_report,
@@ -260,7 +259,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     patch = pytest.MonkeyPatch()
     patch.setattr(bench_world, "START_CONTEXTS", 3)
-    patch.setattr(dream_speed, "EMULATOR_ENVS", (1, 2))
+    patch.setattr(emulator_speed, "EMULATOR_ENVS", (1, 2))
     threads = torch.get_num_threads()
     assert main(["bench", "pong", *TINY, "--to", str(folder)]) == 0
     assert torch.get_num_threads() == threads
@@ -365,7 +364,7 @@ def test_mistakes_get_one_line_before_anything_is_measured(
     words, told, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dream_speed, "make_envs", None)  # nothing may come so far
+    monkeypatch.setattr(emulator_speed, "make_envs", None)  # nothing may come so far
     assert main(["bench", *words]) == 2
     err = capsys.readouterr().err
     assert told in err

@@ -20,14 +20,9 @@ from glam_env.checks import require_choice, require_count
 from glam_env.dream.engine import find_device
 from glam_env.errors import GlamError
 from glam_env.evaluation.bench_world import BenchWorld, find_weights, make_world
-from glam_env.evaluation.dream_speed import (
-    Progress,
-    Turns,
-    measure_dreams,
-    measure_emulator,
-    measure_long_dream,
-    usable_cores,
-)
+from glam_env.evaluation.dream_speed import measure_dreams, measure_long_dream
+from glam_env.evaluation.emulator_speed import measure_emulator, usable_cores
+from glam_env.evaluation.speed import Progress, Turns
 from glam_env.evaluation.speed_report import (
     FORMAT,
     read_report,

@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 
+Progress = Callable[[str, int, int], None]
+"""Told of a work how much of how much is done."""
+
+ACTIONS = 64  # vector steps after which random actions repeat
 LEAST_STEPS = 2  # of a turn, however long each takes
 
 _STATUS, _CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -140,6 +144,46 @@ class Stepping:
             steps *= 2
             taken = self.run(steps)
         return max(LEAST_STEPS, round(steps * seconds / taken))
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How measurements take turns.
+
+    Attributes:
+        repeats: turns of each.
+        steps: vector steps of a turn; None: as many as fill ``seconds``.
+        seconds: length of a turn.
+    """
+
+    repeats: int
+    steps: int | None
+    seconds: float
+
+    def steps_of(self, stepping: Stepping) -> int:
+        """Vector steps of a turn of an env; warms it up."""
+        fitting = stepping.warm_up(self.seconds)
+        return fitting if self.steps is None else self.steps
+
+
+def random_actions(envs: Any, device: torch.device) -> list[torch.Tensor]:
+    """Random actions of a vector env, made before they are wanted."""
+    generator = torch.Generator().manual_seed(0)
+    count = int(envs.single_action_space.n)
+    table = torch.randint(count, (ACTIONS, envs.num_envs), generator=generator)
+    return list(table.to(device))
+
+
+class Rounds:
+    """Counts rounds of turns for the progress."""
+
+    def __init__(self, name: str, repeats: int, progress: Progress) -> None:
+        self._name, self._repeats, self._progress, self._done = name, repeats, progress, 0
+        progress(name, 0, repeats)
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress(self._name, self._done, self._repeats)
 
 
 # --- memory --------------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ import torch
 
 from glam_env.atari.latent_filter import FilteredPolicy
 from glam_env.evaluation.bench_world import preset_sizes
-from glam_env.evaluation.dream_speed import Progress
-from glam_env.evaluation.speed import Figure, Memory, PeakMemory, take_turns, timed
+from glam_env.evaluation.speed import Figure, Memory, PeakMemory, Progress, take_turns, timed
 from glam_env.model.precision import autocast
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
