@@ -35,7 +35,18 @@ from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.inspection import curves, info, is_run
 from glam_env.interruption import StopRequest
-from glam_env.options import Card, Curves, Demo, Eval, Export, Fidelity, Info, Sb3, read_options
+from glam_env.options import (
+    Bench,
+    Card,
+    Curves,
+    Demo,
+    Eval,
+    Export,
+    Fidelity,
+    Info,
+    Sb3,
+    read_options,
+)
 from glam_env.training.presets import PRESETS, TrainConfig
 
 if TYPE_CHECKING:
@@ -423,12 +434,23 @@ def card(args: Card) -> int:
     return 0
 
 
+def bench(args: Bench) -> int:
+    """Runs ``glam bench``."""
+    from glam_env.evaluation.bench import bench as measure
+
+    def agent_of(preset: str) -> Callable[[int, int], ActorCritic]:
+        return lambda width, actions: ActorCritic(AGENT_PRESETS[preset], width, actions)
+
+    return measure(args, agent_of)
+
+
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "train": (Train, train),
     "eval": (Eval, evaluate),
     "fidelity": (Fidelity, fidelity),
     "demo": (Demo, demo),
     "sb3": (Sb3, sb3),
+    "bench": (Bench, bench),
     "export": (Export, export),
     "card": (Card, card),
     "info": (Info, info),

@@ -206,6 +206,49 @@ class Curves:
     game: str | None = None
 
 
+@dataclass
+class Bench:
+    """Measure the speed of dreams beside the emulator, and of training; or plot what was measured.
+
+    Attributes:
+        game: a game's name.
+        preset: one or several of paper, small, debug, whose sizes are measured.
+        checkpoint: whose dreams are measured for the preset of its sizes (default: the game's own;
+            a preset that none has the sizes of gets random weights).
+        envs: dreams side by side, of each measurement.
+        obs: what the dreams show: latent, rgb, grayscale.
+        repeats: turns of each measurement.
+        steps: vector steps of a turn (default: as many as fill ``seconds``).
+        seconds: length of a turn; of training's parts, their number is cut to fit 20 of them.
+        long: vector steps of the long dream, whose cost and memory should not grow.
+        long_envs: dreams side by side in it.
+        skip: what to leave out: emulator, dreams, long, training.
+        threads: CPU threads of PyTorch, and the most that the emulator gets (default: all cores).
+        device: auto, cpu, cuda, …
+        json: print the figures as JSON.
+        to: a file for the figures as JSON, or a folder, where the hardware names the file; with
+            ``--plot`` the PNG file.
+        plot: measure nothing; draw dream steps/s of such files.
+    """
+
+    game: tyro.conf.Positional[str] = "Pong"
+    preset: tuple[str, ...] = ("small",)
+    checkpoint: str | None = None
+    envs: tuple[int, ...] = (1, 16, 256, 1024, 4096)
+    obs: tuple[str, ...] = ("latent", "rgb")
+    repeats: int = 5
+    steps: int | None = None
+    seconds: float = 0.4
+    long: int = 2000
+    long_envs: int = 16
+    skip: tuple[str, ...] = ()
+    threads: int | None = None
+    device: str = "auto"
+    json: bool = False
+    to: Path | None = None
+    plot: tuple[Path, ...] = ()
+
+
 def read_options(kind: type[T], command: str, words: list[str], **settings: Any) -> T:
     """Reads a command's words.
 

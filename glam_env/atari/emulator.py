@@ -128,7 +128,7 @@ class Emulator:
                 f"not {repeat_action_probability}"
             )
         self.repeat_action_probability = float(repeat_action_probability)
-        self._envs: AtariVectorEnv | None = _make_envs(
+        self._envs: AtariVectorEnv | None = make_envs(
             self.game.ale_id,
             self.num_envs,
             self.repeat_action_probability,
@@ -300,9 +300,19 @@ class Emulator:
         return self._envs
 
 
-def _make_envs(
+def make_envs(
     rom: str, num_envs: int, repeat_action_probability: float, num_threads: int, noop_max: int
 ) -> AtariVectorEnv:
+    """The bare vector env under an :class:`Emulator`, every setting of it given.
+
+    Args:
+        rom: ale-py's name of the game.
+        num_envs: E.
+        repeat_action_probability, num_threads, noop_max: as in :class:`Emulator`.
+
+    Raises:
+        GlamError: ale-py is not installed.
+    """
     try:
         from ale_py.vector_env import AtariVectorEnv
     except ModuleNotFoundError as error:
