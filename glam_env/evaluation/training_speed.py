@@ -89,8 +89,6 @@ class PartsClock:
             what = f"{c.freeze.latent_batch} × {c.freeze.latent_length} latents"
             name = "world-model update, stored latents"
             parts.append(self._trainer_part(name, what, True, NEVER))
-                self._trainer_part("world-model update, stored latents", what, True, NEVER)
-            )
         parts += self._agent_parts()
         parts.append(self._trainer_part("a step of joint training", "images", False, 0))
         if c.freeze.at:
