@@ -141,7 +141,7 @@ def test_frozen_images_stay_frozen_in_training_mode(frozen):
         ({"latent_length": 16}, "freeze.latent_length 16 must exceed context"),
         ({"latent_batch": 0}, "freeze.latent_batch must be positive"),
         ({"latent_batch": 1}, "exceeds the 48 states"),
-        ({"latent_length": 4000}, "leave no sequence of 4000"),
+        ({"latent_length": 20_000}, "leave no sequence of 20000"),
     ],
 )
 def test_impossible_settings_are_refused(change, words):
@@ -151,4 +151,4 @@ def test_impossible_settings_are_refused(change, words):
 
 
 def test_sizes_of_stored_latents_do_not_matter_to_a_run_that_stores_none():
-    replace(PRESETS["small"], freeze=FreezeConfig(at=(), latent_length=4000)).validate()
+    replace(PRESETS["small"], freeze=FreezeConfig(at=(), latent_length=20_000)).validate()
