@@ -339,12 +339,44 @@ def test_a_rollout_lines_up_what_was_seen_done_and_earned():
         drawn = rollout.features[t + 1, :, :12].unflatten(-1, (3, 4)).argmax(-1)
         state = step.state._replace(code=drawn)
         torch.testing.assert_close(rollout.features[t + 1], world.features(state))
-        torch.testing.assert_close(rollout.rewards[t], step.reward)
+        torch.testing.assert_close(rollout.rewards[t], step.reward, atol=1e-5, rtol=1e-4)
         assert torch.equal(rollout.terminated[t], step.termination_logit > 0)
         assert torch.equal(rollout.codes[t + 1], drawn)
     assert rollout.one_hot_width == 12
     again = imagine(world, agent, start, 6, torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(again[:-1], rollout[:-1], strict=True))
+
+
+def test_imagination_draws_what_the_models_own_step_draws_and_follows_its_weights():
+    """Through the laid-out step: nothing of it may outlive a change of the weights."""
+    config = WorldModelConfig(num_actions=ACTIONS, stem=4, categoricals=3, classes=4, width=16)
+    torch.manual_seed(0)
+    world, seen = WorldModel(config), []
+    agent = ActorCritic(CONFIG, config.feature_dim, ACTIONS)
+    start = world.warm_up(torch.randint(4, (5, 9, 3)), torch.randint(ACTIONS, (5, 8)))
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in [*world.parameters(), *agent.parameters()]:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        rollout = imagine(world, agent, start, 20, torch.Generator().manual_seed(3))
+        generator, state = torch.Generator().manual_seed(3), start
+        for t in range(20):
+            features = world.features(state)
+            torch.testing.assert_close(rollout.features[t], features, atol=2e-5, rtol=1e-4)
+            action = agent.act(features, generator=generator)
+            assert torch.equal(rollout.actions[t], action)
+            step = world.step(state, action, generator=generator)
+            state = step.state
+            assert rollout.codes is not None
+            assert torch.equal(rollout.codes[t + 1], state.code)
+            torch.testing.assert_close(rollout.rewards[t], step.reward, atol=1e-4, rtol=1e-4)
+            assert torch.equal(rollout.terminated[t], step.termination_logit > 0)
+        torch.testing.assert_close(
+            rollout.features[-1], world.features(state), atol=2e-5, rtol=1e-4
+        )
+        seen.append(rollout.features)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[1], seen[2])
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)

@@ -193,6 +193,22 @@ def test_two_hot_loss_is_the_cross_entropy():
     np.testing.assert_allclose(code.loss(logits, values).numpy(), expected, rtol=1e-4)
 
 
+def test_two_hot_loss_of_two_bins_is_the_dense_one_in_float64_with_its_gradient():
+    torch.manual_seed(1)
+    code = SymlogTwoHot(255)
+    values = torch.cat([3.0 * torch.randn(50), torch.tensor([0.0, 1e9, -1e9, 1.0])])
+    logits = (4.0 * torch.randn(54, 255)).requires_grad_()
+    weight = torch.rand(54)
+    (weight * code.loss(logits, values)).sum().backward()
+    dense = logits.detach().double().requires_grad_()
+    losses = -(code.encode(values).double() * dense.log_softmax(-1)).sum(-1)
+    (weight.double() * losses).sum().backward()
+    torch.testing.assert_close(code.loss(logits, values).double(), losses, atol=1e-5, rtol=1e-5)
+    assert logits.grad is not None
+    assert dense.grad is not None
+    torch.testing.assert_close(logits.grad.double(), dense.grad, atol=1e-6, rtol=1e-5)
+
+
 def test_two_hot_samples_average_to_their_distribution():
     code = SymlogTwoHot()
     logits = code.encode(torch.tensor(3.7)).log().expand(5_000, 255)

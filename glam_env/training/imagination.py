@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from glam_env.model.inference import DreamStepper
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 
@@ -72,6 +73,9 @@ def imagine(
 ) -> Rollout:
     """Lets an agent play dreams.
 
+    They are stepped through a :class:`DreamStepper` of the weights as they are now: the same draws
+    as :meth:`WorldModel.step` takes, and its numbers up to rounding.
+
     Args:
         world_model: dreams; only its recurrent part is run, no image is drawn.
         agent: acts on the features [z_t, h_{t−1}].
@@ -79,23 +83,30 @@ def imagine(
         horizon: H steps.
         generator: for the draws of latents and actions.
     """
-    state = start
-    features, codes = [world_model.features(state)], [state.code]
-    actions, rewards, terminated = [], [], []
-    for _ in range(horizon):
-        action = agent.act(features[-1], generator=generator)
-        step = world_model.step(state, action, generator=generator)
-        state = step.state
-        features.append(world_model.features(state))
+    stepper, c = DreamStepper(world_model), world_model.config  # laid out anew: weights move
+    shape = (c.categoricals, c.classes)
+    width = c.categoricals * c.classes
+    features = torch.zeros(horizon + 1, *start.h.shape[:1], c.feature_dim, device=start.h.device)
+    state, codes, actions, rewards, terminated = start, [], [], [], []
+    for seen in features:
+        seen[:, :width].unflatten(-1, shape).scatter_(-1, state.code.unsqueeze(-1), 1.0)
+        seen[:, width:] = state.h
         codes.append(state.code)
+        if len(actions) == horizon:
+            break
+        action = agent.act(seen, generator=generator)
+        draw = torch.rand(state.code.shape, generator=generator, device=seen.device)
+        with torch.autocast(seen.device.type, enabled=False):  # the recurrence is float32
+            step = stepper.step(state, action, draw)
+        state = step.state
         actions.append(action)
         rewards.append(step.reward)
         terminated.append(step.termination_logit > 0.0)
     return Rollout(
-        torch.stack(features),
+        features,
         torch.stack(actions),
         torch.stack(rewards),
         torch.stack(terminated),
         torch.stack(codes),
-        world_model.config.feature_dim - world_model.config.width,
+        width,
     )
