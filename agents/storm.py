@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glam_env.errors import GlamError
@@ -25,7 +26,7 @@ from glam_env.model.distributions import (
 )
 from glam_env.model.precision import autocast
 from glam_env.model.world_model import Head
-from glam_env.training.imagination import Rollout
+from glam_env.training.imagination import Player, Rollout
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,22 @@ class ActorCritic(nn.Module):
         """(E, F) features to (E) int64 actions, sampled unless ``greedy``."""
         logits = self.actor(features)
         return sample_codes(logits, temperature=0.0 if greedy else 1.0, generator=generator)
+
+    def player(self, one_hot_width: int) -> Player:
+        """:meth:`act` for many steps of dreams, with the first layer laid out to read codes."""
+        first, *_ = self.actor.layers
+        assert isinstance(first, nn.Linear)
+        table = first.weight[:, :one_hot_width].T.contiguous()
+        others = first.weight[:, one_hot_width:].T
+
+        @torch.no_grad()
+        def act(code: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
+            count = code.shape[-1]
+            places = torch.arange(0, one_hot_width, one_hot_width // count, device=code.device)
+            x = torch.addmm(F.embedding_bag(code + places, table, mode="sum"), h, others)
+            return sample_codes(self.actor.after_first(x), generator=generator)
+
+        return act
 
     def value(self, features: Tensor) -> Tensor:
         """(..., F) features to (...) float32 values."""

@@ -196,9 +196,7 @@ def main(args: Args) -> None:
     agent = {"hidden": args.agent_hidden} if args.agent_hidden else {}
     with ExitStack() as stack:
         tree = stack.enter_context(checked_out(args.before))
-        before, after = (
-            stack.enter_context(Measurer(code, agent)) for code in (tree, ROOT)
-        )
+        before, after = (stack.enter_context(Measurer(code, agent)) for code in (tree, ROOT))
         if args.profile:
             figures = {"profiles": profiles(args, before, after)}
         else:

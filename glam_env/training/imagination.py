@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,6 +30,10 @@ class Rollout(NamedTuple):
     one_hot_width: int = 0
 
 
+Player = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
+"""(E, K) int64 codes of z_t, (E, D) h_{t−1} and a generator to (E) int64 actions."""
+
+
 class Agent(Protocol):
     """What the trainer asks of an agent that learns in imagination."""
 
@@ -40,6 +45,13 @@ class Agent(Protocol):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """(E, F) features to (E) int64 actions."""
+        ...
+
+    def player(self, one_hot_width: int) -> Player:
+        """As :meth:`act`, of features that begin with so many numbers of one-hot vectors.
+
+        It acts with the weights of now; the same generator draws the same actions, up to rounding.
+        """
         ...
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -86,6 +98,7 @@ def imagine(
     stepper, c = DreamStepper(world_model), world_model.config  # laid out anew: weights move
     shape = (c.categoricals, c.classes)
     width = c.categoricals * c.classes
+    act = agent.player(width)
     features = torch.zeros(horizon + 1, *start.h.shape[:1], c.feature_dim, device=start.h.device)
     state, codes, actions, rewards, terminated = start, [], [], [], []
     for seen in features:
@@ -94,7 +107,7 @@ def imagine(
         codes.append(state.code)
         if len(actions) == horizon:
             break
-        action = agent.act(seen, generator=generator)
+        action = act(state.code, state.h, generator)
         draw = torch.rand(state.code.shape, generator=generator, device=seen.device)
         with torch.autocast(seen.device.type, enabled=False):  # the recurrence is float32
             step = stepper.step(state, action, draw)
