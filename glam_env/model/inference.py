@@ -271,29 +271,44 @@ class DreamStepper:
         return h, CoreState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
 
     def _foretell(self, h: Tensor, core: CoreState, draw: Tensor) -> Foretold:
-        logits = self._prior(h)
-        code, entropy = self._draw_latent(logits.view(-1, self.config.classes), draw)
+        probs = self._probs(h)
+        entropy = -(probs * probs.log()).view(len(h), -1).sum(-1)
+        code = self._draw_latent(probs, draw)
+        return Foretold(DreamState(code, h, core), *self.outcome(h), entropy)
+
+    @torch.no_grad()
+    def go_on(self, state: DreamState, action: Tensor, draw: Tensor) -> DreamState:
+        """The state of :meth:`step`, and nothing else of it."""
+        h, core = self.remember(state.code, action, state.core)
+        return DreamState(self._draw_latent(self._probs(h), draw), h, core)
+
+    @torch.no_grad()
+    def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`step` says of the transition that led to h (M, D).
+
+        Returns:
+            ``reward``, ``reward_logits`` and ``termination_logit`` of :class:`Foretold`.
+        """
         w1, b1, w2, b2 = self._heads_norms
         width = self._heads_mid.shape[-1:]
         x = F.layer_norm((h @ self._heads_in).unflatten(-1, (2, -1)), width)
         x = torch.addcmul(b1, x, w1).relu_().transpose(0, 1)
         x = torch.addcmul(b2, F.layer_norm(x @ self._heads_mid, width), w2).relu_()
-        reward_logits = self._reward(x[0])
-        return Foretold(
-            DreamState(code, h, core),
-            symexp(reward_logits.softmax(-1) @ self._centers),
-            reward_logits,
-            self._termination(x[1]).squeeze(-1),
-            entropy,
-        )
+        logits = self._reward(x[0])
+        reward = symexp(logits.softmax(-1) @ self._centers)
+        return reward, logits, self._termination(x[1]).squeeze(-1)
 
-    def _draw_latent(self, logits: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """(E·K, C) logits and (E, K) numbers to codes (E, K) and the entropy (E)."""
+    def _probs(self, h: Tensor) -> Tensor:
+        """The next latent's probabilities, (E·K, C)."""
+        c = self.config
+        probs = self._prior(h).view(-1, c.classes).softmax(-1)
+        return probs.mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
+
+    def _draw_latent(self, probs: Tensor, draw: Tensor) -> Tensor:
+        """(E·K, C) probabilities, spoilt here, and (E, K) numbers to codes (E, K)."""
         c, temperature = self.config, self.temperature
-        probs = logits.softmax(-1).mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
-        entropy = -(probs * probs.log()).view(len(draw), -1).sum(-1)
         if temperature == 0.0:
-            return probs.argmax(-1).view_as(draw), entropy
+            return probs.argmax(-1).view_as(draw)
         if temperature == 0.5:  # a product is far cheaper than a power
             probs = probs.square_()
         elif temperature != 1.0:
@@ -301,7 +316,7 @@ class DreamStepper:
         cumulative = probs @ self._up_to
         threshold = draw.view(-1, 1) * cumulative[:, -1:]
         code = torch.searchsorted(cumulative, threshold, right=True)
-        return code.clamp_(max=c.classes - 1).view_as(draw), entropy
+        return code.clamp_(max=c.classes - 1).view_as(draw)
 
     def features(self, state: DreamState) -> Tensor:
         """As :meth:`WorldModel.features`."""

@@ -143,6 +143,35 @@ def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tu
     return _SelectiveScan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
 
 
+class _WindowTaps(torch.autograd.Function):
+    """:meth:`Mamba._window_taps` of (d_conv, d_inner) taps, its gradient added up in place."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tensor:
+        batch, length, inner = inputs.shape
+        count, taps = length - window + 1, taps.contiguous()
+        out = inputs.new_empty(window, batch, count, inner)
+        shifted = [inputs[:, i : i + count] for i in range(window)]
+        for i in range(window):
+            torch.addcmul(bias, shifted[i], taps[-1], out=out[i])
+            for back in range(1, min(i + 1, len(taps))):
+                out[i].addcmul_(shifted[i - back], taps[-1 - back])
+        ctx.save_for_backward(inputs, taps)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        inputs, taps = ctx.saved_tensors
+        grad, count = grads[0], grads[0].shape[2]
+        inputs_grad, taps_grad = torch.zeros_like(inputs), torch.zeros_like(taps)
+        for i in range(len(grad)):
+            for back in range(min(i + 1, len(taps))):
+                at = slice(i - back, i - back + count)
+                inputs_grad[:, at].addcmul_(grad[i], taps[-1 - back])
+                taps_grad[-1 - back] += (grad[i] * inputs[:, at]).sum((0, 1))
+        return inputs_grad, taps_grad, grad.sum((0, 1, 2)), None
+
+
 class _DecayedRead(torch.autograd.Function):
     """:func:`decayed_read` a few rows at a time, so that what is (rows, N, d_inner) stays in the
     cache; it is computed again on the way back."""
@@ -177,11 +206,12 @@ class _DecayedRead(torch.autograd.Function):
             spans, grads_out = after[part].unsqueeze(1), grad[part]
             decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
             torch.bmm(decay, grads_out.unsqueeze(2), out=weight_grad[part])
-            decay.mul_(grads_out.unsqueeze(1))
             by_a = torch.mul(decay, transposed, out=product[: len(spans)])
             torch.bmm(weight[part].unsqueeze(1), by_a, out=after_grad[part])
-            a_grad += decay.mul_(spans).mul_(weight[part].unsqueeze(2)).sum(0)
-        return after_grad.squeeze(1), a_grad.T, weight_grad.squeeze(2)
+            decay.mul_((after[part] * grads_out).unsqueeze(1))
+            # Σ over rows, one product a state: weight (N, 1, rows) by what is (N, rows, d_inner).
+            a_grad += torch.bmm(weight[part].T.unsqueeze(1), decay.transpose(0, 1)).squeeze(1)
+        return after_grad.squeeze(1).mul_(grad), a_grad.T, weight_grad.squeeze(2)
 
 
 def decayed_read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
@@ -360,16 +390,7 @@ class Mamba(nn.Module):
         """
         weight, bias = self.conv1d.weight.squeeze(1).to(inputs.dtype), self.conv1d.bias
         assert bias is not None
-        bias, taps = bias.to(inputs.dtype), weight.unbind(1)
-        count = inputs.shape[1] - window + 1
-        shifted = [inputs[:, i : i + count] for i in range(window)]
-        out = []
-        for i in range(window):
-            total = bias
-            for back in range(min(i + 1, self.d_conv)):
-                total = torch.addcmul(total, shifted[i - back], taps[-1 - back])
-            out.append(total)
-        return torch.stack(out)
+        return _WindowTaps.apply(inputs, weight.T, bias.to(inputs.dtype), window)  # type: ignore
 
     def step(self, u: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One position.

@@ -100,26 +100,26 @@ def imagine(
     width = c.categoricals * c.classes
     act = agent.player(width)
     features = torch.zeros(horizon + 1, *start.h.shape[:1], c.feature_dim, device=start.h.device)
-    state, codes, actions, rewards, terminated = start, [], [], [], []
-    for seen in features:
-        seen[:, :width].unflatten(-1, shape).scatter_(-1, state.code.unsqueeze(-1), 1.0)
-        seen[:, width:] = state.h
-        codes.append(state.code)
-        if len(actions) == horizon:
-            break
-        action = act(state.code, state.h, generator)
+    state, codes, actions = start, [start.code], []
+    for seen in features[1:]:
+        actions.append(act(state.code, state.h, generator))
         draw = torch.rand(state.code.shape, generator=generator, device=seen.device)
         with torch.autocast(seen.device.type, enabled=False):  # the recurrence is float32
-            step = stepper.step(state, action, draw)
-        state = step.state
-        actions.append(action)
-        rewards.append(step.reward)
-        terminated.append(step.termination_logit > 0.0)
+            state = stepper.go_on(state, actions[-1], draw)
+        seen[:, width:] = state.h
+        codes.append(state.code)
+    classes = torch.stack(codes)
+    features[0, :, width:] = start.h
+    features[..., :width].unflatten(-1, shape).scatter_(-1, classes.unsqueeze(-1), 1.0)
+    # Nothing on the way hangs on these: one pass for all steps.
+    with torch.autocast(features.device.type, enabled=False):
+        rewards, _, ends = stepper.outcome(features[1:, :, width:].flatten(0, 1))
+    taken = torch.stack(actions)
     return Rollout(
         features,
-        torch.stack(actions),
-        torch.stack(rewards),
-        torch.stack(terminated),
-        torch.stack(codes),
+        taken,
+        rewards.view(taken.shape),
+        ends.view(taken.shape) > 0.0,
+        classes,
         width,
     )
