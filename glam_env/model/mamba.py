@@ -143,6 +143,30 @@ def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tu
     return _SelectiveScan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
 
 
+class _CausalTaps(torch.autograd.Function):
+    """:meth:`Mamba._taps` of (d_conv, d_inner) taps, its gradient added up in place."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+        taps = taps.contiguous()
+        out = torch.addcmul(bias, x, taps[-1])
+        for back in range(1, min(len(taps), x.shape[1])):
+            out[:, back:].addcmul_(x[:, :-back], taps[-1 - back])
+        ctx.save_for_backward(x, taps)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, taps = ctx.saved_tensors
+        (grad,) = grads
+        x_grad, taps_grad = grad * taps[-1], torch.zeros_like(taps)
+        taps_grad[-1] = (grad * x).sum((0, 1))
+        for back in range(1, min(len(taps), x.shape[1])):
+            x_grad[:, :-back].addcmul_(grad[:, back:], taps[-1 - back])
+            taps_grad[-1 - back] = (grad[:, back:] * x[:, :-back]).sum((0, 1))
+        return x_grad, taps_grad, grad.sum((0, 1))
+
+
 class _WindowTaps(torch.autograd.Function):
     """:meth:`Mamba._window_taps` of (d_conv, d_inner) taps, its gradient added up in place."""
 
@@ -208,9 +232,8 @@ class _DecayedRead(torch.autograd.Function):
             torch.bmm(decay, grads_out.unsqueeze(2), out=weight_grad[part])
             by_a = torch.mul(decay, transposed, out=product[: len(spans)])
             torch.bmm(weight[part].unsqueeze(1), by_a, out=after_grad[part])
-            decay.mul_((after[part] * grads_out).unsqueeze(1))
-            # Σ over rows, one product a state: weight (N, 1, rows) by what is (N, rows, d_inner).
-            a_grad += torch.bmm(weight[part].T.unsqueeze(1), decay.transpose(0, 1)).squeeze(1)
+            decay.mul_((after[part] * grads_out).unsqueeze(1)).mul_(weight[part].unsqueeze(2))
+            a_grad += decay.sum(0)
         return after_grad.squeeze(1).mul_(grad), a_grad.T, weight_grad.squeeze(2)
 
 
@@ -291,13 +314,9 @@ class Mamba(nn.Module):
 
     def _taps(self, x: Tensor) -> Tensor:
         """The causal convolution as one product a tap: few taps, so no layout has to change."""
-        weight, out = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
-        assert out is not None
-        out, length = out.to(x.dtype), x.shape[1]
-        padded = F.pad(x, (0, 0, self.d_conv - 1, 0))
-        for tap in range(self.d_conv):
-            out = torch.addcmul(out, padded[:, tap : tap + length], weight[:, tap])
-        return out
+        weight, bias = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
+        assert bias is not None
+        return _CausalTaps.apply(x, weight.T, bias.to(x.dtype))  # type: ignore[no-any-return]
 
     def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The selective scan of (B, L, d_inner) convolved inputs from a zero state.
