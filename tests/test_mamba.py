@@ -13,12 +13,21 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glam_env.model.mamba import Mamba, decayed_read, kernel_missing, scan_missing, selective_scan
+from glam_env.model.mamba import (
+    Mamba,
+    _CausalTaps,
+    _WindowTaps,
+    decayed_read,
+    kernel_missing,
+    scan_missing,
+    selective_scan,
+)
 from glam_env.model.variation import CoreConfig, VariationCore
 
 
@@ -186,6 +195,30 @@ def selective_scan_layer(parameters, u):
             y[d] = state[d] @ c + p["D"][d] * x[d]
         outputs.append(p["out_proj.weight"] @ (y * silu(gate[t])))
     return np.stack(outputs)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_causal_taps_are_a_padded_depthwise_convolution_and_pass_gradcheck(length, width):
+    x, bias = draw(2, length, 5).double(), draw(5, seed=1).double()
+    taps = draw(width, 5, seed=2).double()
+    padded = F.pad(x.transpose(1, 2), (width - 1, 0))
+    expected = F.conv1d(padded, taps.T.unsqueeze(1), bias, groups=5).transpose(1, 2)
+    torch.testing.assert_close(_CausalTaps.apply(x, taps, bias), expected)
+    arguments = [value.requires_grad_() for value in (x, taps, bias)]
+    assert torch.autograd.gradcheck(_CausalTaps.apply, arguments)
+
+
+@pytest.mark.parametrize(("window", "width"), [(1, 4), (3, 4), (4, 4), (5, 2)])
+def test_window_taps_are_the_causal_taps_of_each_window_and_pass_gradcheck(window, width):
+    x, bias = draw(2, 6, 5).double(), draw(5, seed=1).double()
+    taps = draw(width, 5, seed=2).double()
+    out = _WindowTaps.apply(x, taps, bias, window)
+    for start in range(6 - window + 1):
+        alone = _CausalTaps.apply(x[:, start : start + window], taps, bias)
+        torch.testing.assert_close(out[:, :, start].transpose(0, 1), alone)
+    arguments = [value.requires_grad_() for value in (x, taps, bias)]
+    assert torch.autograd.gradcheck(lambda *values: _WindowTaps.apply(*values, window), arguments)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"d_state": 5, "d_conv": 2, "expand": 3}])

@@ -170,7 +170,7 @@ class WorldModel(nn.Module):
             background over what drawing the background only would give there; with a margin,
             ``margin_error``, the same with the error on the margin added.
         """
-        target = images.float() / 255.0
+        target = images / 255.0
         difference = target - self.decoder.background
         error = (self.decoder(z) - target).square()
         mask = difference.abs().amax(-1, keepdim=True) > config.foreground_threshold
