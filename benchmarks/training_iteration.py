@@ -78,8 +78,8 @@ class Iterations:
             np.zeros(count, bool),
         )
 
-    def turn(self) -> dict[str, float]:
-        """One iteration; seconds of its parts.
+    def turn(self, agent: bool = True) -> dict[str, float]:
+        """One iteration, or without ``agent`` its first part; seconds of its parts.
 
         ``model``: the world model's update; ``imagine``: dreams from start to rollout; ``agent``:
         what learning from it takes.
@@ -99,12 +99,14 @@ class Iterations:
         times = [now()]
         trainer._update_model()
         times.append(now())
-        for _ in range(c.agent_updates):
+        for _ in range(c.agent_updates if agent else 0):
             trainer._update_agent()
         times.append(now())
         loop.imagine = untimed
-        agent = times[2] - times[1] - sum(dreamt)
-        return {"model": times[1] - times[0], "imagine": sum(dreamt), "agent": agent}
+        model, learning = times[1] - times[0], times[2] - times[1] - sum(dreamt)
+        if not agent:
+            return {"model": model}
+        return {"model": model, "imagine": sum(dreamt), "agent": learning}
 
     def shares(self) -> dict[str, float]:
         """What part of a run's iterations falls in each phase."""
@@ -113,14 +115,14 @@ class Iterations:
         images = max(0.0, frozen - c.random_steps) / (c.total_steps - c.random_steps)
         return {"images": images, "latents": 1.0 - images}
 
-    def profile(self, turns: int, rows: int) -> dict[str, Any]:
+    def profile(self, turns: int, rows: int, agent: bool = True) -> dict[str, Any]:
         """Where the time goes: the operators of some iterations, by their own time."""
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.trainer.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities) as record:
             for _ in range(turns):
-                self.turn()
+                self.turn(agent)
         events = sorted(record.key_averages(), key=lambda e: -e.self_cpu_time_total)
         whole = sum(event.self_cpu_time_total for event in events)
         heaviest = [
@@ -158,11 +160,13 @@ def main() -> None:
                     made[key] = Iterations(folder=Path(folder) / str(len(made)), **of)
                 iterations = made[key]
                 if request["do"] == "turn":
-                    answer: Any = iterations.turn()
+                    answer: Any = iterations.turn(not request["model_only"])
                 elif request["do"] == "shares":
                     answer = iterations.shares()
                 else:
-                    answer = iterations.profile(request["turns"], request["rows"])
+                    answer = iterations.profile(
+                        request["turns"], request["rows"], not request["model_only"]
+                    )
             print(json.dumps(answer), flush=True)
 
 

@@ -29,7 +29,6 @@ import tyro
 from glam_env.training.export import describe_hardware
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("model", "imagine", "agent")
 
 
 @dataclass
@@ -41,6 +40,7 @@ class Args:
         presets: whose sizes.
         turns: of each preset and phase; the first of them warms up and does not count.
         paper_turns: the same for ``paper``, whose iterations take long on a CPU.
+        model_only: run the world model's updates alone.
         agent_hidden: width of the agent's layers in both (0: each its preset's own).
         profile: print where the time goes in place of the speeds.
         rows: operators of each profile.
@@ -52,6 +52,7 @@ class Args:
     presets: tuple[str, ...] = ("small", "paper")
     turns: int = 13
     paper_turns: int = 4
+    model_only: bool = False
     agent_hidden: int = 0
     profile: bool = False
     rows: int = 12
@@ -65,7 +66,12 @@ def checked_out(commit: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--detach", str(tree), commit], check=True, stdout=2)
+        subprocess.run(
+            [*git, "add", "--detach", str(tree), commit],
+            check=True,
+            stdout=2,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             yield tree
         finally:
@@ -115,16 +121,16 @@ class Measurer:
 
 
 def measure(
-    before: Measurer, after: Measurer, preset: str, phase: str, turns: int
+    before: Measurer, after: Measurer, preset: str, phase: str, turns: int, model_only: bool
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of each part, of their sum, and the ratios after / before."""
     taken: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
     for turn in range(turns):
         for name, measurer in (("before", before), ("after", after)):
-            times = measurer.ask("turn", preset, phase)
+            times = measurer.ask("turn", preset, phase, model_only=model_only)
             if turn > 0:
                 taken[name].append(times | {"iteration": sum(times.values())})
-    parts = (*PARTS, "iteration")
+    parts = list(taken["after"][0])
     figures: dict[str, dict[str, float]] = {
         name: {part: 1000 * statistics.median(t[part] for t in times) for part in parts}
         for name, times in taken.items()
@@ -146,7 +152,7 @@ def speeds(args: Args, before: Measurer, after: Measurer) -> list[dict[str, Any]
             if share == 0.0:
                 continue
             turns = args.paper_turns if preset == "paper" else args.turns
-            figures = measure(before, after, preset, phase, turns)
+            figures = measure(before, after, preset, phase, turns, args.model_only)
             rows.append({"preset": preset, "phase": phase, "share": share, **figures})
             for name in whole:
                 whole[name] += share * figures[name]["iteration"]
@@ -174,8 +180,15 @@ def profiles(args: Args, before: Measurer, after: Measurer) -> list[dict[str, An
                 continue
             for name, measurer in (("before", before), ("after", after)):
                 turns = 1 if preset == "paper" else 3
-                measurer.ask("turn", preset, phase)
-                record = measurer.ask("profile", preset, phase, turns=turns, rows=args.rows)
+                measurer.ask("turn", preset, phase, model_only=args.model_only)
+                record = measurer.ask(
+                    "profile",
+                    preset,
+                    phase,
+                    turns=turns,
+                    rows=args.rows,
+                    model_only=args.model_only,
+                )
                 found.append({"preset": preset, "phase": phase, "code": name, **record})
                 print(
                     f"\n{preset}, {phase}, {name}: {record['ms']:,.0f} ms and "

@@ -174,20 +174,23 @@ class WorldModel(nn.Module):
         difference = target - self.decoder.background
         error = (self.decoder(z) - target).square()
         mask = difference.abs().amax(-1, keepdim=True) > config.foreground_threshold
-        weight = 1.0 + (config.foreground_weight - 1.0) * mask
+        weight: Tensor | float = 1.0
+        if config.foreground_weight != 1.0:
+            weight = 1.0 + (config.foreground_weight - 1.0) * mask
         around = mask
         if config.margin > 0:
             side = 2 * config.margin + 1
             around = F.max_pool2d(mask.float().movedim(-1, 1), side, 1, config.margin).movedim(
                 1, -1
             )
-            weight = weight.maximum(1.0 + (config.margin_weight - 1.0) * around)
+            weight = (1.0 + (config.margin_weight - 1.0) * around).clamp_min(weight)
         with torch.no_grad():
             worth = (difference.square() * mask).sum().clamp_min(1e-6)
             metrics = {"foreground_error": (error * mask).sum() / worth}
             if config.margin > 0:
                 metrics["margin_error"] = (error * around).sum() / worth
-        return (weight * error).sum((1, 2, 3)).mean(), metrics
+        weighted = error if isinstance(weight, float) else weight * error
+        return weighted.sum((1, 2, 3)).mean(), metrics
 
     def autoencoder_loss(
         self, images: Tensor, config: LossConfig
