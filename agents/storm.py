@@ -96,7 +96,7 @@ def _read(rollout: Rollout, *heads: Head) -> list[Tensor]:
     if rollout.codes is None:
         return [head(rollout.features) for head in heads]
     # The first layers go side by side: the codes are then looked up, and sorted, once.
-    weights = [next(head.layers.parameters()) for head in heads]
+    weights: list[Tensor] = [next(head.layers.parameters()) for head in heads]
     rest = rollout.features[..., rollout.one_hot_width :]
     first = one_hot_linear(torch.cat(weights), rollout.codes, rest)
     parts = first.split([len(weight) for weight in weights], -1)

@@ -253,7 +253,8 @@ class SymlogTwoHot(nn.Module):
 
     def mean(self, logits: Tensor) -> Tensor:
         """(..., bins) logits to the (...) float32 values that they stand for."""
-        return symexp((logits.float().softmax(-1) * self.centers).sum(-1))
+        with torch.autocast(logits.device.type, enabled=False):
+            return symexp(logits.float().softmax(-1) @ self.centers)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws a bin of (..., bins) logits and returns its (...) float32 value."""

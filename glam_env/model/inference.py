@@ -210,13 +210,14 @@ class DreamStepper:
     def _lay_out_heads(self, model: WorldModel, *heads: Head) -> None:
         (a1, n1, _, a2, n2, _, a3), (b1, m1, _, b2, m2, _, b3) = (head.layers for head in heads)
         self._prior = model.prior
-        self._heads_in = torch.cat([a1.weight, b1.weight]).T.contiguous()
+        first: list[Tensor] = [next(layer.parameters()) for layer in (a1, b1)]
+        self._heads_in = torch.cat(first).T.contiguous()
         self._heads_norms = [
             torch.stack([getattr(norm, name) for norm in pair]).unsqueeze(at)
             for pair, at in (((n1, m1), 0), ((n2, m2), 1))
             for name in ("weight", "bias")
         ]
-        self._heads_mid = torch.stack([a2.weight.T, b2.weight.T])
+        self._heads_mid = torch.stack([next(layer.parameters()).T for layer in (a2, b2)])
         self._reward, self._termination = a3, b3
         self._centers = model.reward_code.centers
 
