@@ -14,13 +14,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glam_env.errors import GlamError
-from glam_env.model.distributions import SymlogTwoHot, categorical_entropy, sample_codes
+from glam_env.model.distributions import (
+    SymlogTwoHot,
+    categorical_entropy,
+    one_hot_linear,
+    sample_codes,
+)
 from glam_env.model.precision import autocast
 from glam_env.model.world_model import Head
-from glam_env.training.imagination import Rollout
+from glam_env.training.imagination import Player, Rollout
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,16 @@ def lambda_returns(
     return torch.stack(returns[::-1])
 
 
-def _read(head: Head, rollout: Rollout) -> Tensor:
-    """A head's output (H+1, N, …) on all features of a rollout."""
+def _read(rollout: Rollout, *heads: Head) -> list[Tensor]:
+    """Each head's output (H+1, N, …) on all features of a rollout."""
     if rollout.codes is None:
-        return head(rollout.features)
-    return head.forward_codes(rollout.codes, rollout.features[..., rollout.one_hot_width :])
+        return [head(rollout.features) for head in heads]
+    # The first layers go side by side: the codes are then looked up, and sorted, once.
+    weights: list[Tensor] = [next(head.layers.parameters()) for head in heads]
+    rest = rollout.features[..., rollout.one_hot_width :]
+    first = one_hot_linear(torch.cat(weights), rollout.codes, rest)
+    parts = first.split([len(weight) for weight in weights], -1)
+    return [head.after_first(part) for head, part in zip(heads, parts, strict=True)]
 
 
 class ActorCritic(nn.Module):
@@ -131,6 +142,22 @@ class ActorCritic(nn.Module):
         logits = self.actor(features)
         return sample_codes(logits, temperature=0.0 if greedy else 1.0, generator=generator)
 
+    def player(self, one_hot_width: int) -> Player:
+        """:meth:`act` for many steps of dreams, with the first layer laid out to read codes."""
+        first, *_ = self.actor.layers
+        assert isinstance(first, nn.Linear)
+        table = first.weight[:, :one_hot_width].T.contiguous()
+        others = first.weight[:, one_hot_width:].T
+
+        @torch.no_grad()
+        def act(code: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
+            count = code.shape[-1]
+            places = torch.arange(0, one_hot_width, one_hot_width // count, device=code.device)
+            x = torch.addmm(F.embedding_bag(code + places, table, mode="sum"), h, others)
+            return sample_codes(self.actor.after_first(x), generator=generator)
+
+        return act
+
     def value(self, features: Tensor) -> Tensor:
         """(..., F) features to (...) float32 values."""
         return self.value_code.mean(self.critic(features))
@@ -142,11 +169,11 @@ class ActorCritic(nn.Module):
             The loss (scalar) and detached scalars.
         """
         c = self.config
-        log_probs = _read(self.actor, rollout)[:-1].log_softmax(-1)
-        value_logits = _read(self.critic, rollout)
+        action_logits, value_logits = _read(rollout, self.actor, self.critic)
+        log_probs = action_logits[:-1].log_softmax(-1)
         with torch.no_grad():
             values = self.value_code.mean(value_logits)
-            slow_values = self.value_code.mean(_read(self.slow_critic, rollout))
+            slow_values = self.value_code.mean(*_read(rollout, self.slow_critic))
             ends = (rollout.rewards, rollout.terminated)
             returns = lambda_returns(ends[0], values, ends[1], c.gamma, c.lambda_)
             slow_returns = lambda_returns(ends[0], slow_values, ends[1], c.gamma, c.lambda_)
@@ -162,8 +189,8 @@ class ActorCritic(nn.Module):
         chosen = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
         entropy = mean(categorical_entropy(log_probs))
         policy_loss = -mean(chosen * advantage)
-        value_loss = mean(self.value_code.loss(value_logits[:-1], returns))
-        slow_loss = mean(self.value_code.loss(value_logits[:-1], slow_returns))
+        losses = self.value_code.losses(value_logits[:-1], returns, slow_returns)
+        value_loss, slow_loss = map(mean, losses)
         loss = policy_loss + value_loss + slow_loss - c.entropy * entropy
         return loss, {
             "policy_loss": policy_loss.detach(),

@@ -11,8 +11,10 @@ from glam_env.model.distributions import (
     SymlogTwoHot,
     categorical_entropy,
     categorical_kl,
+    kl_to_logits,
     one_hot,
     one_hot_linear,
+    running_sums,
     sample_codes,
     straight_through,
     symexp,
@@ -207,6 +209,47 @@ def test_two_hot_loss_of_two_bins_is_the_dense_one_in_float64_with_its_gradient(
     assert logits.grad is not None
     assert dense.grad is not None
     torch.testing.assert_close(logits.grad.double(), dense.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_several_two_hot_losses_in_one_pass_are_each_its_own():
+    torch.manual_seed(2)
+    code, logits = SymlogTwoHot(41), torch.randn(3, 5, 41)
+    values = torch.randn(3, 5), 10.0 * torch.randn(3, 5)
+    for loss, value in zip(code.losses(logits, *values), values, strict=True):
+        torch.testing.assert_close(loss, code.loss(logits, value))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kl_to_logits_is_the_kl_of_the_parts_in_float64_with_its_gradient(share, dtype):
+    torch.manual_seed(3)
+    target = unimix_log_probs(3.0 * torch.randn(4, 6, 5, 7), 0.01)
+    logits = (3.0 * torch.randn(4, 6, 5, 7)).to(dtype).requires_grad_()
+    weight = torch.rand(4, 6)
+    kl, entropy = kl_to_logits(target, logits, share)
+    (weight * kl).sum().backward()
+    exact = logits.detach().double().requires_grad_()
+    q = torch.log((1.0 - share) * exact.softmax(-1) + share / 7)
+    expected = categorical_kl(target.double(), q)
+    (weight.double() * expected).sum().backward()
+    assert kl.dtype == torch.float32
+    torch.testing.assert_close(kl.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        entropy.double(), categorical_entropy(q).sum(-1), atol=1e-5, rtol=1e-5
+    )
+    assert not entropy.requires_grad
+    assert logits.grad is not None
+    assert exact.grad is not None
+    rounding = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(logits.grad.double(), exact.grad, atol=1e-6, rtol=rounding)
+
+
+def test_running_sums_are_a_cumulative_sum():
+    x = torch.rand(50, 32)
+    torch.testing.assert_close(running_sums(x), x.cumsum(-1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert running_sums(x).dtype == torch.float32
+    assert torch.equal(running_sums(torch.ones(2, 255)), torch.arange(1.0, 256).expand(2, 255))
 
 
 def test_two_hot_samples_average_to_their_distribution():

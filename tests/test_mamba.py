@@ -13,12 +13,20 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glam_env.model.mamba import Mamba, decayed_read, kernel_missing, scan_missing, selective_scan
+from glam_env.model.mamba import Mamba, kernel_missing, scan_missing
+from glam_env.model.recurrence import (
+    CausalTaps,
+    LoopScan,
+    ParallelScan,
+    WindowTaps,
+    decayed_read,
+)
 from glam_env.model.variation import CoreConfig, VariationCore
 
 
@@ -60,29 +68,36 @@ def scan_arguments(batch, length, inner, size, seed):
     return [v.requires_grad_() for v in (x, dt.sigmoid(), -a.exp(), b, c)]
 
 
+@pytest.mark.parametrize("scan", [LoopScan, ParallelScan])
 @settings(deadline=None, max_examples=25, derandomize=True)
-@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 3), st.integers(0, 10_000))
-def test_scan_and_its_gradients_are_the_loops(batch, length, inner, seed):
+@given(
+    batch=st.integers(1, 3),
+    length=st.integers(1, 20),
+    inner=st.integers(1, 3),
+    seed=st.integers(0, 10_000),
+)
+def test_scan_and_its_gradients_are_the_loops(scan, batch, length, inner, seed):
     arguments = scan_arguments(batch, length, inner, 2, seed)
     weights = draw(batch, length, inner, seed=seed + 9)
     expected, expected_states = naive_scan(*arguments)
     expected_grads = torch.autograd.grad(
         (expected * weights).sum(), arguments, allow_unused=True, materialize_grads=True
     )
-    y, states = selective_scan(*arguments)
+    y, states = scan.apply(*arguments)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(states, expected_states)
     assert not states.requires_grad
     grads = torch.autograd.grad((y * weights).sum(), arguments)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, expected_grad)
-    single, _ = selective_scan(*(v.detach().float() for v in arguments))
+    single, _ = scan.apply(*(v.detach().float() for v in arguments))
     torch.testing.assert_close(single, expected.float(), rtol=1e-4, atol=1e-5)
 
 
-def test_scan_passes_gradcheck():
+@pytest.mark.parametrize("scan", [LoopScan, ParallelScan])
+def test_scan_passes_gradcheck(scan):
     arguments = scan_arguments(2, 5, 3, 2, 0)
-    assert torch.autograd.gradcheck(lambda *values: selective_scan(*values)[0], arguments)
+    assert torch.autograd.gradcheck(lambda *values: scan.apply(*values)[0], arguments)
 
 
 @pytest.mark.parametrize("rows", [1, 31, 32, 70])
@@ -186,6 +201,30 @@ def selective_scan_layer(parameters, u):
             y[d] = state[d] @ c + p["D"][d] * x[d]
         outputs.append(p["out_proj.weight"] @ (y * silu(gate[t])))
     return np.stack(outputs)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7])
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_causal_taps_are_a_padded_depthwise_convolution_and_pass_gradcheck(length, width):
+    x, bias = draw(2, length, 5).double(), draw(5, seed=1).double()
+    taps = draw(width, 5, seed=2).double()
+    padded = F.pad(x.transpose(1, 2), (width - 1, 0))
+    expected = F.conv1d(padded, taps.T.unsqueeze(1), bias, groups=5).transpose(1, 2)
+    torch.testing.assert_close(CausalTaps.apply(x, taps, bias), expected)
+    arguments = [value.requires_grad_() for value in (x, taps, bias)]
+    assert torch.autograd.gradcheck(CausalTaps.apply, arguments)
+
+
+@pytest.mark.parametrize(("window", "width"), [(1, 4), (3, 4), (4, 4), (5, 2)])
+def test_window_taps_are_the_causal_taps_of_each_window_and_pass_gradcheck(window, width):
+    x, bias = draw(2, 6, 5).double(), draw(5, seed=1).double()
+    taps = draw(width, 5, seed=2).double()
+    out = WindowTaps.apply(x, taps, bias, window)
+    for start in range(6 - window + 1):
+        alone = CausalTaps.apply(x[:, start : start + window], taps, bias)
+        torch.testing.assert_close(out[:, :, start].transpose(0, 1), alone)
+    arguments = [value.requires_grad_() for value in (x, taps, bias)]
+    assert torch.autograd.gradcheck(lambda *values: WindowTaps.apply(*values, window), arguments)
 
 
 @pytest.mark.parametrize("sizes", [{}, {"d_state": 5, "d_conv": 2, "expand": 3}])

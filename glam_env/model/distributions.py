@@ -61,11 +61,30 @@ def sample_at(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tens
     """
     if temperature == 0.0:
         return log_probs.argmax(-1)
-    # Inverse of the cumulative distribution: one number a categorical, not one a class.
-    cumulative = (log_probs.float() / temperature).softmax(-1).cumsum(-1)
-    # Scaled by the last sum, which rounding may leave a little off 1.
+    # Inverse of the cumulative distribution: one number a categorical, not one a class. Nothing
+    # is normalised: the number is scaled by the last sum instead.
+    scaled = log_probs.float()
+    if temperature != 1.0:
+        scaled = scaled / temperature
+    weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()
+    return fall_on(running_sums(weights), draw)
+
+
+def running_sums(x: Tensor) -> Tensor:
+    """``x.cumsum(-1)`` of (..., C) float32; of few classes on a CPU as a product, far faster."""
+    classes = x.shape[-1]
+    if x.device.type != "cpu" or classes > 64:
+        return x.cumsum(-1)
+    at = torch.arange(classes)
+    with torch.autocast("cpu", enabled=False):
+        return x @ (at[:, None] <= at).to(x.dtype)
+
+
+def fall_on(cumulative: Tensor, draw: Tensor) -> Tensor:
+    """The class in whose share of (..., C) rising sums a number (...) in [0, 1) falls."""
     threshold = (draw * cumulative[..., -1]).unsqueeze(-1)
-    return (cumulative[..., :-1] <= threshold).sum(-1)
+    found = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    return found.clamp_max_(cumulative.shape[-1] - 1)  # where there are NaNs, and at the very end
 
 
 def one_hot(codes: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -118,6 +137,54 @@ def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum((-2, -1))
 
 
+class _KLToLogits(torch.autograd.Function):
+    """See :func:`kl_to_logits`."""
+
+    @staticmethod
+    def forward(ctx, target: Tensor, logits: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        probs = logits.float().softmax(-1)
+        mixed = probs.mul(1.0 - share).add_(share / logits.shape[-1])
+        log_mixed, p = mixed.log(), target.exp()
+        entropy = -_dot(mixed, log_mixed)
+        kl = _dot(p, log_mixed.neg_().add_(target))
+        ctx.save_for_backward(p.div_(mixed).mul_(probs), probs)
+        ctx.share, ctx.dtype = share, logits.dtype
+        ctx.mark_non_differentiable(entropy)
+        return kl, entropy
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[None, Tensor, None]:
+        weighted, probs = ctx.saved_tensors  # p/q ⊙ softmax, and softmax
+        grad = torch.addcmul(weighted, probs, weighted.sum(-1, keepdim=True), value=-1.0)
+        grad.mul_(((ctx.share - 1.0) * grads[0].float())[..., None, None])
+        return None, grad.to(ctx.dtype), None
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of x ⊙ y over the last two dimensions, with nothing of their size in between."""
+    x, y = x.flatten(-2), y.flatten(-2)
+    return (x.unsqueeze(-2) @ y.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+
+
+def kl_to_logits(target: Tensor, logits: Tensor, share: float = UNIMIX) -> tuple[Tensor, Tensor]:
+    """KL(p ‖ q), q the softmax of logits with a share of the uniform mixed in, p standing still.
+
+    :func:`categorical_kl` of :func:`unimix_log_probs` with the gradient written out: a third of
+    the passes over (..., K, C).
+
+    Args:
+        target: (..., K, C) float32 normalised log-probabilities of p; gets no gradient.
+        logits: (..., K, C), any float dtype.
+        share: see :func:`unimix_log_probs`.
+
+    Returns:
+        The KL in nats, (...) float32, and the entropy of q without gradient, both summed over the
+        categoricals.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return _KLToLogits.apply(target.detach(), logits, share)  # type: ignore[no-any-return]
+
+
 def categorical_entropy(log_probs: Tensor) -> Tensor:
     """Entropy in nats over the last dimension of normalised log-probabilities."""
     return -(log_probs.exp() * log_probs).sum(-1)
@@ -156,25 +223,38 @@ class SymlogTwoHot(nn.Module):
         self.register_buffer("centers", torch.linspace(low, high, bins), persistent=False)
 
     @torch.no_grad()
-    def encode(self, values: Tensor) -> Tensor:
-        """(...) values to (..., bins) float32: two neighbouring weights that sum to one."""
+    def _neighbours(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The two bins (..., 2) int64 that (...) values lie between, and their weights (..., 2)."""
         bins = self.centers.numel()
         position = (symlog(values.float()).clamp(self.low, self.high) - self.low) * (
             (bins - 1) / (self.high - self.low)
         )
         below = position.floor().clamp(max=bins - 2)
-        upper = (position - below).unsqueeze(-1)
-        index = below.nan_to_num().long().unsqueeze(-1)  # a NaN stays one in the weights
-        target = torch.zeros(*values.shape, bins, device=values.device)
-        return target.scatter_(-1, index, 1.0 - upper).scatter_(-1, index + 1, upper)
+        upper = position - below
+        index = below.nan_to_num().long()  # a NaN stays one in the weights
+        return torch.stack([index, index + 1], -1), torch.stack([1.0 - upper, upper], -1)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """(...) values to (..., bins) float32: two neighbouring weights that sum to one."""
+        index, weights = self._neighbours(values)
+        target = torch.zeros(*values.shape, self.centers.numel(), device=values.device)
+        return target.scatter_(-1, index, weights)
 
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
         """Cross-entropy (nats) of (..., bins) logits against the two-hot of (...) values."""
-        return -(self.encode(values) * logits.float().log_softmax(-1)).sum(-1)
+        return self.losses(logits, values)[0]
+
+    def losses(self, logits: Tensor, *values: Tensor) -> list[Tensor]:
+        """As :meth:`loss`, against each of several values, in one pass over the logits."""
+        found = [self._neighbours(value) for value in values]
+        index, weights = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
+        terms = weights * logits.float().log_softmax(-1).gather(-1, index)
+        return [-part.sum(-1) for part in terms.split(2, -1)]
 
     def mean(self, logits: Tensor) -> Tensor:
         """(..., bins) logits to the (...) float32 values that they stand for."""
-        return symexp((logits.float().softmax(-1) * self.centers).sum(-1))
+        with torch.autocast(logits.device.type, enabled=False):
+            return symexp(logits.float().softmax(-1) @ self.centers)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws a bin of (..., bins) logits and returns its (...) float32 value."""

@@ -47,7 +47,7 @@ class _Scan(NamedTuple):
 
     ``taps`` (d_conv, d_inner) with the current input's last; ``bias`` (d_inner) of the
     convolution; ``select`` (dt_rank + 2N, d_inner); ``dt`` (d_inner, dt_rank) and ``dt_bias``;
-    ``a`` (d_inner, N), below zero; ``skip`` (d_inner).
+    ``a`` (d_inner, N), below zero, and ``a_rows``, its transpose; ``skip`` (d_inner).
     """
 
     taps: Tensor
@@ -56,18 +56,21 @@ class _Scan(NamedTuple):
     dt: Tensor
     dt_bias: Tensor
     a: Tensor
+    a_rows: Tensor
     skip: Tensor
 
     @classmethod
     def of(cls, mamba: Mamba) -> _Scan:
         assert mamba.conv1d.bias is not None
+        a = -torch.exp(mamba.A_log)
         return cls(
             mamba.conv1d.weight.squeeze(1).T.contiguous(),
             mamba.conv1d.bias,
             mamba.x_proj.weight,
             mamba.dt_proj.weight,
             mamba.dt_proj.bias,
-            -torch.exp(mamba.A_log),
+            a,
+            a.T.contiguous(),
             mamba.D,
         )
 
@@ -100,7 +103,7 @@ class _Scan(NamedTuple):
         spans = dt[:, 1:]  # Σ_{k>j} dt_k for all positions j but the last
         for j in range(spans.shape[1] - 2, -1, -1):
             spans[:, j] += spans[:, j + 1]
-        kernel = read(spans.flatten(0, 1), self.a, weight[:, :-1].flatten(0, 1))
+        kernel = read(spans.flatten(0, 1), self.a_rows, weight[:, :-1].flatten(0, 1))
         for part, source in zip(kernel.view_as(spans).unbind(1), drive.unbind(1), strict=False):
             y.addcmul_(part, source)
         return y
@@ -138,13 +141,13 @@ def recur(
 
 
 def read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """:func:`~glam_env.model.mamba.decayed_read` without gradient."""
-    rows, transposed = len(after), a.T.contiguous()
+    """:func:`~glam_env.model.mamba.decayed_read` without gradient, of ``a`` (N, d_inner)."""
+    rows = len(after)
     out, parts = after.new_empty(rows, 1, after.shape[1]), _parts(rows, a.numel(), after)
-    buffer = after.new_empty(len(after[parts[0]]), *transposed.shape)
+    buffer = after.new_empty(len(after[parts[0]]), *a.shape)
     for part in parts:
         spans = after[part].unsqueeze(1)
-        decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
+        decay = torch.mul(spans, a, out=buffer[: len(spans)]).exp_()
         torch.bmm(weight[part].unsqueeze(1), decay, out=out[part])
     return out.squeeze(1)
 
@@ -206,14 +209,15 @@ class DreamStepper:
 
     def _lay_out_heads(self, model: WorldModel, *heads: Head) -> None:
         (a1, n1, _, a2, n2, _, a3), (b1, m1, _, b2, m2, _, b3) = (head.layers for head in heads)
-        self._heads_in = torch.cat([model.prior.weight, a1.weight, b1.weight])
-        self._heads_bias = F.pad(model.prior.bias, (0, 2 * len(a1.weight)))
+        self._prior = model.prior
+        first: list[Tensor] = [next(layer.parameters()) for layer in (a1, b1)]
+        self._heads_in = torch.cat(first).T.contiguous()
         self._heads_norms = [
             torch.stack([getattr(norm, name) for norm in pair]).unsqueeze(at)
             for pair, at in (((n1, m1), 0), ((n2, m2), 1))
             for name in ("weight", "bias")
         ]
-        self._heads_mid = torch.stack([a2.weight.T, b2.weight.T])
+        self._heads_mid = torch.stack([next(layer.parameters()).T for layer in (a2, b2)])
         self._reward, self._termination = a3, b3
         self._centers = model.reward_code.centers
 
@@ -268,33 +272,44 @@ class DreamStepper:
         return h, CoreState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
 
     def _foretell(self, h: Tensor, core: CoreState, draw: Tensor) -> Foretold:
-        c = self.config
-        count = c.categoricals * c.classes
-        prior, hidden = F.linear(h, self._heads_in, self._heads_bias).split(
-            [count, self._heads_in.shape[0] - count], -1
-        )
-        code, entropy = self._draw_latent(prior.reshape(-1, c.classes), draw)
+        probs = self._probs(h)
+        entropy = -(probs * probs.log()).view(len(h), -1).sum(-1)
+        code = self._draw_latent(probs, draw)
+        return Foretold(DreamState(code, h, core), *self.outcome(h), entropy)
+
+    @torch.no_grad()
+    def go_on(self, state: DreamState, action: Tensor, draw: Tensor) -> DreamState:
+        """The state of :meth:`step`, and nothing else of it."""
+        h, core = self.remember(state.code, action, state.core)
+        return DreamState(self._draw_latent(self._probs(h), draw), h, core)
+
+    @torch.no_grad()
+    def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`step` says of the transition that led to h (M, D).
+
+        Returns:
+            ``reward``, ``reward_logits`` and ``termination_logit`` of :class:`Foretold`.
+        """
         w1, b1, w2, b2 = self._heads_norms
         width = self._heads_mid.shape[-1:]
-        x = F.layer_norm(hidden.unflatten(-1, (2, -1)), width)
+        x = F.layer_norm((h @ self._heads_in).unflatten(-1, (2, -1)), width)
         x = torch.addcmul(b1, x, w1).relu_().transpose(0, 1)
         x = torch.addcmul(b2, F.layer_norm(x @ self._heads_mid, width), w2).relu_()
-        reward_logits = self._reward(x[0])
-        return Foretold(
-            DreamState(code, h, core),
-            symexp(reward_logits.softmax(-1) @ self._centers),
-            reward_logits,
-            self._termination(x[1]).squeeze(-1),
-            entropy,
-        )
+        logits = self._reward(x[0])
+        reward = symexp(logits.softmax(-1) @ self._centers)
+        return reward, logits, self._termination(x[1]).squeeze(-1)
 
-    def _draw_latent(self, logits: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """(E·K, C) logits and (E, K) numbers to codes (E, K) and the entropy (E)."""
+    def _probs(self, h: Tensor) -> Tensor:
+        """The next latent's probabilities, (E·K, C)."""
+        c = self.config
+        probs = self._prior(h).view(-1, c.classes).softmax(-1)
+        return probs.mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
+
+    def _draw_latent(self, probs: Tensor, draw: Tensor) -> Tensor:
+        """(E·K, C) probabilities, spoilt here, and (E, K) numbers to codes (E, K)."""
         c, temperature = self.config, self.temperature
-        probs = logits.softmax(-1).mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
-        entropy = -(probs * probs.log()).view(len(draw), -1).sum(-1)
         if temperature == 0.0:
-            return probs.argmax(-1).view_as(draw), entropy
+            return probs.argmax(-1).view_as(draw)
         if temperature in (0.5, 0.25):  # products are far cheaper than a power
             probs = probs.square_() if temperature == 0.5 else probs.square_().square_()
         elif temperature != 1.0:
@@ -302,7 +317,7 @@ class DreamStepper:
         cumulative = probs @ self._up_to
         threshold = draw.view(-1, 1) * cumulative[:, -1:]
         code = torch.searchsorted(cumulative, threshold, right=True)
-        return code.clamp_(max=c.classes - 1).view_as(draw), entropy
+        return code.clamp_(max=c.classes - 1).view_as(draw)
 
     def features(self, state: DreamState) -> Tensor:
         """As :meth:`WorldModel.features`."""

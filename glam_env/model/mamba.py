@@ -4,7 +4,7 @@ One parameter set, named and shaped as in the ``mamba_ssm`` package so that a st
 either way, and two ways to run it: :meth:`Mamba.forward` over a sequence and :meth:`Mamba.step`
 for one position. The recurrence runs in float32. On a CUDA device the fused kernels of
 ``mamba_ssm`` and ``causal_conv1d`` are used where they are installed and load; everywhere else
-PyTorch computes the same numbers.
+PyTorch computes the same numbers (:mod:`glam_env.model.recurrence`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from glam_env.model.recurrence import CausalTaps, WindowTaps, decayed_read, selective_scan
 
 
 class MambaTrace(NamedTuple):
@@ -64,139 +66,6 @@ def _use_fused_scan(x: Tensor) -> bool:
 
 def _use_fused_convolution(x: Tensor) -> bool:
     return x.is_cuda and not convolution_missing()
-
-
-class _SelectiveScan(torch.autograd.Function):
-    """The recurrence position by position, forth and back, with the decays computed on the way.
-
-    What is (B, d_inner, N) at one position stays in the cache; over all positions it would not,
-    and each operation would wait for memory. Decays are computed again on the way back.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor):
-        batch, length, inner = x.shape
-        drive = dt * x
-        states = x.new_empty(length, batch, inner, a.shape[-1])
-        y = x.new_empty(length, batch, inner, 1)
-        decay = torch.empty_like(states[0])
-        sources = zip(drive.unbind(1), dt.unbind(1), b.unbind(1), c.unbind(1), strict=True)
-        previous: Tensor | None = None
-        for (drive_t, dt_t, b_t, c_t), state, y_t in zip(sources, states, y, strict=True):
-            if previous is None:
-                torch.mul(drive_t.unsqueeze(-1), b_t.unsqueeze(1), out=state)
-            else:
-                torch.mul(dt_t.unsqueeze(-1), a, out=decay).exp_()
-                torch.mul(decay, previous, out=state)
-                state.addcmul_(drive_t.unsqueeze(-1), b_t.unsqueeze(1))
-            torch.bmm(state, c_t.unsqueeze(-1), out=y_t)
-            previous = state
-        ctx.save_for_backward(x, dt, a, b, c, states)
-        trace = states.transpose(0, 1)
-        ctx.mark_non_differentiable(trace)
-        return y.squeeze(-1).transpose(0, 1), trace
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor):
-        x, dt, a, b, c, states = ctx.saved_tensors
-        length, batch, inner, size = states.shape
-        drive_grad, dt_grad = (
-            x.new_empty(length, batch, inner, 1),
-            x.new_zeros(length, batch, inner),
-        )
-        b_grad, c_grad = x.new_empty(length, batch, 1, size), x.new_empty(length, batch, 1, size)
-        a_grad, state_grad = torch.zeros_like(states[0]), torch.zeros_like(states[0])
-        decay, exponent_grad = torch.empty_like(states[0]), torch.empty_like(states[0])
-        y_grads, drives = grads[0].unbind(1), (dt * x).unbind(1)
-        dts, bs, cs = dt.unbind(1), b.unbind(1), c.unbind(1)
-        for t in range(length - 1, -1, -1):
-            state_grad.addcmul_(y_grads[t].unsqueeze(-1), cs[t].unsqueeze(1))
-            torch.bmm(y_grads[t].unsqueeze(1), states[t], out=c_grad[t])
-            torch.bmm(state_grad, bs[t].unsqueeze(-1), out=drive_grad[t])
-            torch.bmm(drives[t].unsqueeze(1), state_grad, out=b_grad[t])
-            if t > 0:
-                torch.mul(dts[t].unsqueeze(-1), a, out=decay).exp_()
-                state_grad.mul_(decay)  # now with respect to state t − 1
-                torch.mul(state_grad, states[t - 1], out=exponent_grad)
-                a_grad.addcmul_(exponent_grad, dts[t].unsqueeze(-1))
-                torch.sum(exponent_grad.mul_(a), -1, out=dt_grad[t])
-        drives_grad = drive_grad.squeeze(-1).transpose(0, 1)
-        return (
-            drives_grad * dt,
-            torch.addcmul(dt_grad.transpose(0, 1), drives_grad, x),
-            a_grad.sum(0),
-            b_grad.squeeze(2).transpose(0, 1),
-            c_grad.squeeze(2).transpose(0, 1),
-        )
-
-
-def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """h_t = exp(dt_t A) ⊙ h_{t−1} + dt_t B_t x_t from a zero state, and y_t = C_t h_t (eqs. 1–3).
-
-    Args:
-        x, dt: (B, L, d_inner); a: (d_inner, N), below zero; b, c: (B, L, N); all of one dtype.
-
-    Returns:
-        y (B, L, d_inner), and the states (B, L, d_inner, N), which carry no gradient. Cost O(L)
-        forth and back.
-    """
-    return _SelectiveScan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
-
-
-class _DecayedRead(torch.autograd.Function):
-    """:func:`decayed_read` a few rows at a time, so that what is (rows, N, d_inner) stays in the
-    cache; it is computed again on the way back."""
-
-    ROWS = 32
-
-    @staticmethod
-    def forward(ctx, after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-        rows, inner = after.shape
-        transposed = a.T.contiguous()
-        out = after.new_empty(rows, 1, inner)
-        buffer = after.new_empty(min(_DecayedRead.ROWS, rows), *transposed.shape)
-        for start in range(0, rows, _DecayedRead.ROWS):
-            part = slice(start, start + _DecayedRead.ROWS)
-            spans = after[part].unsqueeze(1)
-            decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
-            torch.bmm(weight[part].unsqueeze(1), decay, out=out[part])
-        ctx.save_for_backward(after, a, weight)
-        return out.squeeze(1)
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        after, a, weight = ctx.saved_tensors
-        grad, transposed = grads[0].contiguous(), a.T.contiguous()
-        rows, inner = after.shape
-        after_grad, a_grad = after.new_empty(rows, 1, inner), torch.zeros_like(transposed)
-        weight_grad = weight.new_empty(*weight.shape, 1)
-        size = min(_DecayedRead.ROWS, rows), *transposed.shape
-        buffer, product = after.new_empty(size), after.new_empty(size)
-        for start in range(0, rows, _DecayedRead.ROWS):
-            part = slice(start, start + _DecayedRead.ROWS)
-            spans, grads_out = after[part].unsqueeze(1), grad[part]
-            decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
-            torch.bmm(decay, grads_out.unsqueeze(2), out=weight_grad[part])
-            decay.mul_(grads_out.unsqueeze(1))
-            by_a = torch.mul(decay, transposed, out=product[: len(spans)])
-            torch.bmm(weight[part].unsqueeze(1), by_a, out=after_grad[part])
-            a_grad += decay.mul_(spans).mul_(weight[part].unsqueeze(2)).sum(0)
-        return after_grad.squeeze(1), a_grad.T, weight_grad.squeeze(2)
-
-
-def decayed_read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """Σ_n weight_n exp(after_d A_dn): how much of an input is left to read some time after it.
-
-    Args:
-        after: (M, d_inner), the time; a: (d_inner, N); weight: (M, N).
-
-    Returns:
-        (M, d_inner).
-    """
-    if after.is_cuda:  # few launches count there, not the cache
-        decay = (after.unsqueeze(1) * a.T).exp_()
-        return (weight.unsqueeze(1) @ decay).squeeze(1)
-    return _DecayedRead.apply(after, a, weight)  # type: ignore[no-any-return]
 
 
 class Mamba(nn.Module):
@@ -261,13 +130,9 @@ class Mamba(nn.Module):
 
     def _taps(self, x: Tensor) -> Tensor:
         """The causal convolution as one product a tap: few taps, so no layout has to change."""
-        weight, out = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
-        assert out is not None
-        out, length = out.to(x.dtype), x.shape[1]
-        padded = F.pad(x, (0, 0, self.d_conv - 1, 0))
-        for tap in range(self.d_conv):
-            out = torch.addcmul(out, padded[:, tap : tap + length], weight[:, tap])
-        return out
+        weight, bias = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
+        assert bias is not None
+        return CausalTaps.apply(x, weight.T, bias.to(x.dtype))  # type: ignore[no-any-return]
 
     def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The selective scan of (B, L, d_inner) convolved inputs from a zero state.
@@ -360,16 +225,7 @@ class Mamba(nn.Module):
         """
         weight, bias = self.conv1d.weight.squeeze(1).to(inputs.dtype), self.conv1d.bias
         assert bias is not None
-        bias, taps = bias.to(inputs.dtype), weight.unbind(1)
-        count = inputs.shape[1] - window + 1
-        shifted = [inputs[:, i : i + count] for i in range(window)]
-        out = []
-        for i in range(window):
-            total = bias
-            for back in range(min(i + 1, self.d_conv)):
-                total = torch.addcmul(total, shifted[i - back], taps[-1 - back])
-            out.append(total)
-        return torch.stack(out)
+        return WindowTaps.apply(inputs, weight.T, bias.to(inputs.dtype), window)  # type: ignore
 
     def step(self, u: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One position.

@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
         Returns:
             x: (N, 16·8·stem) the flattened feature map; logits: (N, K, C).
         """
-        pixels = images.permute(0, 3, 1, 2).float() / 255.0  # a channels-last view, no copy
+        pixels = images.permute(0, 3, 1, 2) / 255.0  # float32, and channels last as they are
         x = self.convolutions(pixels).flatten(1)
         return x, self.head(x).unflatten(-1, self.shape)
 

@@ -15,6 +15,7 @@ from glam_env.model.distributions import (
     SymlogTwoHot,
     categorical_entropy,
     categorical_kl,
+    kl_to_logits,
     one_hot,
     one_hot_linear,
     sample_codes,
@@ -65,9 +66,12 @@ class Head(nn.Module):
 
     def forward_codes(self, codes: Tensor, rest: Tensor) -> Tensor:
         """As :meth:`forward` of [one-hot of (..., K) codes, (..., R) rest], cheaper."""
-        first, *others = self.layers
-        x = one_hot_linear(first.weight, codes, rest)  # type: ignore[arg-type]
-        for layer in others:
+        first, *_ = self.layers
+        return self.after_first(one_hot_linear(first.weight, codes, rest))  # type: ignore[arg-type]
+
+    def after_first(self, x: Tensor) -> Tensor:
+        """The rest of :meth:`forward`, from what the first layer gives, (..., hidden)."""
+        for layer in list(self.layers)[1:]:
             x = layer(x)
         return x.float()
 
@@ -169,24 +173,27 @@ class WorldModel(nn.Module):
             background over what drawing the background only would give there; with a margin,
             ``margin_error``, the same with the error on the margin added.
         """
-        target = images.float() / 255.0
+        target = images / 255.0
         difference = target - self.decoder.background
         error = (self.decoder(z) - target).square()
         mask = difference.abs().amax(-1, keepdim=True) > config.foreground_threshold
-        weight = 1.0 + (config.foreground_weight - 1.0) * mask
+        weight: Tensor | float = 1.0
+        if config.foreground_weight != 1.0:
+            weight = 1.0 + (config.foreground_weight - 1.0) * mask
         around = mask
         if config.margin > 0:
             side = 2 * config.margin + 1
             around = F.max_pool2d(mask.float().movedim(-1, 1), side, 1, config.margin).movedim(
                 1, -1
             )
-            weight = weight.maximum(1.0 + (config.margin_weight - 1.0) * around)
+            weight = (1.0 + (config.margin_weight - 1.0) * around).clamp_min(weight)
         with torch.no_grad():
             worth = (difference.square() * mask).sum().clamp_min(1e-6)
             metrics = {"foreground_error": (error * mask).sum() / worth}
             if config.margin > 0:
                 metrics["margin_error"] = (error * around).sum() / worth
-        return (weight * error).sum((1, 2, 3)).mean(), metrics
+        weighted = error if isinstance(weight, float) else weight * error
+        return weighted.sum((1, 2, 3)).mean(), metrics
 
     def autoencoder_loss(
         self, images: Tensor, config: LossConfig
@@ -271,8 +278,10 @@ class WorldModel(nn.Module):
         output = self.core(self.embed(z, batch.actions))
 
         posterior = batch.log_probs[:, start + 1 :].float()
-        prior = self.prior_log_probs(output.h[:, :-1])
-        dynamics_kl = categorical_kl(posterior.detach(), prior).mean()
+        shape, share = posterior.shape[-2:], self.config.unimix
+        prior = self.prior(output.h[:, :-1]).unflatten(-1, shape)
+        kl, prior_entropy = kl_to_logits(posterior, prior, share)
+        dynamics_kl = kl.mean()
 
         rewards = batch.rewards[:, start:]
         reward_logits = self.reward(output.h)
@@ -287,11 +296,11 @@ class WorldModel(nn.Module):
         # The projection is linear: the change of what it gives is what it gives of the change.
         projected = batch.projected.float()
         change = projected[:, start + 1 :] - projected[:, start:-1]
-        shape = posterior.shape[-2:]
-        variation_kl = categorical_kl(
+        kl, _ = kl_to_logits(
             unimix_log_probs(change.unflatten(-1, shape)),
-            unimix_log_probs(self.variation(output.global_variation[:, :-1]).unflatten(-1, shape)),
-        ).mean()
+            self.variation(output.global_variation[:, :-1]).unflatten(-1, shape),
+        )
+        variation_kl = kl.mean()
 
         loss = (
             reward
@@ -300,7 +309,8 @@ class WorldModel(nn.Module):
             + config.variation * variation_kl.clamp_min(config.variation_free_nats)
         )
         if posterior.requires_grad:
-            representation_kl = categorical_kl(posterior, prior.detach()).mean()
+            foretold = unimix_log_probs(prior.detach(), share)
+            representation_kl = categorical_kl(posterior, foretold).mean()
             loss = loss + config.representation * representation_kl.clamp_min(config.free_nats)
         with torch.no_grad():
             events = rewards != 0
@@ -310,7 +320,7 @@ class WorldModel(nn.Module):
                 "termination": termination,
                 "dynamics_kl": dynamics_kl,
                 "variation_kl": variation_kl,
-                "prior_entropy": categorical_entropy(prior).sum(-1).mean(),
+                "prior_entropy": prior_entropy.mean(),
                 "posterior_entropy": categorical_entropy(posterior).sum(-1).mean(),
                 "rewards_found": (near & events).sum() / events.sum().clamp_min(1),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -29,6 +30,10 @@ class Rollout(NamedTuple):
     one_hot_width: int = 0
 
 
+Player = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
+"""(E, K) int64 codes of z_t, (E, D) h_{t−1} and a generator to (E) int64 actions."""
+
+
 class Agent(Protocol):
     """What the trainer asks of an agent that learns in imagination."""
 
@@ -40,6 +45,13 @@ class Agent(Protocol):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """(E, F) features to (E) int64 actions."""
+        ...
+
+    def player(self, one_hot_width: int) -> Player:
+        """As :meth:`act`, of features that begin with so many numbers of one-hot vectors.
+
+        It acts with the weights of now; the same generator draws the same actions, up to rounding.
+        """
         ...
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
@@ -86,27 +98,28 @@ def imagine(
     stepper, c = DreamStepper(world_model), world_model.config  # laid out anew: weights move
     shape = (c.categoricals, c.classes)
     width = c.categoricals * c.classes
+    act = agent.player(width)
     features = torch.zeros(horizon + 1, *start.h.shape[:1], c.feature_dim, device=start.h.device)
-    state, codes, actions, rewards, terminated = start, [], [], [], []
-    for seen in features:
-        seen[:, :width].unflatten(-1, shape).scatter_(-1, state.code.unsqueeze(-1), 1.0)
-        seen[:, width:] = state.h
-        codes.append(state.code)
-        if len(actions) == horizon:
-            break
-        action = agent.act(seen, generator=generator)
+    state, codes, actions = start, [start.code], []
+    for seen in features[1:]:
+        actions.append(act(state.code, state.h, generator))
         draw = torch.rand(state.code.shape, generator=generator, device=seen.device)
         with torch.autocast(seen.device.type, enabled=False):  # the recurrence is float32
-            step = stepper.step(state, action, draw)
-        state = step.state
-        actions.append(action)
-        rewards.append(step.reward)
-        terminated.append(step.termination_logit > 0.0)
+            state = stepper.go_on(state, actions[-1], draw)
+        seen[:, width:] = state.h
+        codes.append(state.code)
+    classes = torch.stack(codes)
+    features[0, :, width:] = start.h
+    features[..., :width].unflatten(-1, shape).scatter_(-1, classes.unsqueeze(-1), 1.0)
+    # Nothing on the way hangs on these: one pass for all steps.
+    with torch.autocast(features.device.type, enabled=False):
+        rewards, _, ends = stepper.outcome(features[1:, :, width:].flatten(0, 1))
+    taken = torch.stack(actions)
     return Rollout(
         features,
-        torch.stack(actions),
-        torch.stack(rewards),
-        torch.stack(terminated),
-        torch.stack(codes),
+        taken,
+        rewards.view(taken.shape),
+        ends.view(taken.shape) > 0.0,
+        classes,
         width,
     )

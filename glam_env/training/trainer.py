@@ -29,6 +29,7 @@ from glam_env.model.structures import DreamState, Posterior
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Agent, imagine
 from glam_env.training.latent_store import LatentStore
+from glam_env.training.memory import keep_freed_memory
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
@@ -90,6 +91,7 @@ class Trainer:
         log: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         config.validate()
+        keep_freed_memory()
         run.lock()
         self.game: Game = find_game(game)
         self.config, self.run, self.device = config, run, torch.device(device)

@@ -1,0 +1,174 @@
+"""The measuring process of ``training_speed.py``: training iterations of the code it can import.
+
+It is started once for each code base, with that code base on its path, and answers one line of
+JSON on standard output for each it reads on standard input. It drives the trainer itself, so what
+is timed is what a run does: sampling, update, imagination, metrics. Only the experience is
+synthetic, and no game is played.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import glam_env.training.trainer as loop
+from agents.storm import AGENT_PRESETS, ActorCritic
+from glam_env.training.presets import PRESETS
+from glam_env.training.run_folder import RunFolder
+
+FRAMES = 2048  # of synthetic experience
+PHASES = ("images", "latents")
+
+
+class Iterations:
+    """Training iterations of a preset in one of its phases.
+
+    Args:
+        preset: a name.
+        phase: ``images``, as right after random play, or ``latents``, as at a run's end: the
+            images frozen where the code base knows how, the longest horizon anyway.
+        agent: fields of the agent's settings that differ from the preset's.
+        folder: for the replay.
+    """
+
+    def __init__(self, preset: str, phase: str, agent: dict[str, Any], folder: Path) -> None:
+        config = replace(
+            PRESETS[preset], replay_capacity=FRAMES, log_every=10**9, checkpoint_every=1000
+        )
+        settings = replace(AGENT_PRESETS[preset], **agent)
+        run = RunFolder(folder, {"train": asdict(config)})
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.trainer = loop.Trainer(
+            "Pong", config, run, lambda width, count: ActorCritic(settings, width, count), device
+        )
+        self.rng = np.random.default_rng(0)
+        self.pieces = self.rng.integers(0, 56, (config.num_envs, 3, 2))
+        for _ in range(FRAMES // config.num_envs):
+            self._play()
+        self.trainer.env_steps = {"images": config.random_steps, "latents": config.total_steps}[
+            phase
+        ]
+        if phase == "images" and getattr(config, "freeze_images_from", 1.0) <= 0.0:
+            raise SystemExit(f"{preset} freezes its images from the start")
+
+    def _play(self) -> None:
+        """One step of every game: small things that move over a plain ground."""
+        trainer, count = self.trainer, self.trainer.config.num_envs
+        self.pieces = np.clip(self.pieces + self.rng.integers(-3, 4, self.pieces.shape), 0, 56)
+        images = np.full((count, 64, 64, 3), 60, np.uint8)
+        for image, pieces in zip(images, self.pieces, strict=True):
+            for top, left in pieces:
+                image[top : top + 6, left : left + 2] = 200
+        chance = self.rng.random((4, count))
+        trainer.replay.add(
+            images,
+            self.rng.integers(trainer.game.num_actions, size=count),
+            (chance[0] < 0.02).astype(np.float32),
+            chance[1] < 0.005,
+            np.zeros(count, bool),
+            np.zeros(count, bool),
+        )
+
+    def turn(self, agent: bool = True) -> dict[str, float]:
+        """One iteration, or without ``agent`` its first part; seconds of its parts.
+
+        ``model``: the world model's update; ``imagine``: dreams from start to rollout; ``agent``:
+        what learning from it takes.
+        """
+        trainer, c = self.trainer, self.trainer.config
+        for _ in range(max(1, c.update_every // c.num_envs)):
+            self._play()
+        dreamt: list[float] = []
+
+        def imagine(*args: Any, **settings: Any) -> Any:
+            begun = now()
+            rollout = untimed(*args, **settings)
+            dreamt.append(now() - begun)
+            return rollout
+
+        untimed, loop.imagine = loop.imagine, imagine
+        times = [now()]
+        trainer._update_model()
+        times.append(now())
+        for _ in range(c.agent_updates if agent else 0):
+            trainer._update_agent()
+        times.append(now())
+        loop.imagine = untimed
+        model, learning = times[1] - times[0], times[2] - times[1] - sum(dreamt)
+        if not agent:
+            return {"model": model}
+        return {"model": model, "imagine": sum(dreamt), "agent": learning}
+
+    def shares(self) -> dict[str, float]:
+        """What part of a run's iterations falls in each phase."""
+        c = self.trainer.config
+        frozen = c.total_steps * getattr(c, "freeze_images_from", 1.0)
+        images = max(0.0, frozen - c.random_steps) / (c.total_steps - c.random_steps)
+        return {"images": images, "latents": 1.0 - images}
+
+    def profile(self, turns: int, rows: int, agent: bool = True) -> dict[str, Any]:
+        """Where the time goes: the operators of some iterations, by their own time."""
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if self.trainer.device.type == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        with torch.profiler.profile(activities=activities) as record:
+            for _ in range(turns):
+                self.turn(agent)
+        events = sorted(record.key_averages(), key=lambda e: -e.self_cpu_time_total)
+        whole = sum(event.self_cpu_time_total for event in events)
+        heaviest = [
+            {
+                "operator": event.key,
+                "ms": event.self_cpu_time_total / turns / 1000,
+                "share": event.self_cpu_time_total / whole,
+                "calls": event.count / turns,
+            }
+            for event in events[:rows]
+        ]
+        calls = sum(event.count for event in events) / turns
+        return {"ms": whole / turns / 1000, "calls": calls, "operators": heaviest}
+
+
+def now() -> float:
+    """Seconds; of a GPU's work by the clock, of a CPU's the seconds that this process was given,
+    divided among its threads: neighbours on the same cores then count for little."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
+
+
+def main() -> None:
+    """Answers requests until there are no more."""
+    made: dict[str, Iterations] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for line in sys.stdin:
+            request = json.loads(line)
+            of = {name: request[name] for name in ("preset", "phase", "agent")}
+            key = json.dumps(of)
+            with redirect_stdout(sys.stderr):  # answers alone go to standard output
+                if key not in made:
+                    made[key] = Iterations(folder=Path(folder) / str(len(made)), **of)
+                iterations = made[key]
+                if request["do"] == "turn":
+                    answer: Any = iterations.turn(not request["model_only"])
+                elif request["do"] == "shares":
+                    answer = iterations.shares()
+                else:
+                    answer = iterations.profile(
+                        request["turns"], request["rows"], not request["model_only"]
+                    )
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""What Mamba does along time, each with its gradient written out: the recurrence, its closed form
+over short windows, and the causal convolution.
+
+Written so that on a CPU whatever is (…, d_inner, N) stays in the cache, and on a GPU the number of
+launches does not grow with the length.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class LoopScan(torch.autograd.Function):
+    """:func:`selective_scan` position by position, its decays computed on the way.
+
+    What is (B, d_inner, N) at one position stays in the cache; over all positions it would not,
+    and each operation would wait for memory. Decays are computed again on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor):
+        batch, length, inner = x.shape
+        drive = dt * x
+        states = x.new_empty(length, batch, inner, a.shape[-1])
+        y = x.new_empty(length, batch, inner, 1)
+        decay = torch.empty_like(states[0])
+        sources = zip(drive.unbind(1), dt.unbind(1), b.unbind(1), c.unbind(1), strict=True)
+        previous: Tensor | None = None
+        for (drive_t, dt_t, b_t, c_t), state, y_t in zip(sources, states, y, strict=True):
+            if previous is None:
+                torch.mul(drive_t.unsqueeze(-1), b_t.unsqueeze(1), out=state)
+            else:
+                torch.mul(dt_t.unsqueeze(-1), a, out=decay).exp_()
+                torch.mul(decay, previous, out=state)
+                state.addcmul_(drive_t.unsqueeze(-1), b_t.unsqueeze(1))
+            torch.bmm(state, c_t.unsqueeze(-1), out=y_t)
+            previous = state
+        ctx.save_for_backward(x, dt, a, b, c, states)
+        trace = states.transpose(0, 1)
+        ctx.mark_non_differentiable(trace)
+        return y.squeeze(-1).transpose(0, 1), trace
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        x, dt, a, b, c, states = ctx.saved_tensors
+        length, batch, inner, size = states.shape
+        drive_grad, dt_grad = (
+            x.new_empty(length, batch, inner, 1),
+            x.new_zeros(length, batch, inner),
+        )
+        b_grad, c_grad = x.new_empty(length, batch, 1, size), x.new_empty(length, batch, 1, size)
+        a_grad, state_grad = torch.zeros_like(states[0]), torch.zeros_like(states[0])
+        decay, exponent_grad = torch.empty_like(states[0]), torch.empty_like(states[0])
+        y_grads, drives = grads[0].unbind(1), (dt * x).unbind(1)
+        dts, bs, cs = dt.unbind(1), b.unbind(1), c.unbind(1)
+        for t in range(length - 1, -1, -1):
+            state_grad.addcmul_(y_grads[t].unsqueeze(-1), cs[t].unsqueeze(1))
+            torch.bmm(y_grads[t].unsqueeze(1), states[t], out=c_grad[t])
+            torch.bmm(state_grad, bs[t].unsqueeze(-1), out=drive_grad[t])
+            torch.bmm(drives[t].unsqueeze(1), state_grad, out=b_grad[t])
+            if t > 0:
+                torch.mul(dts[t].unsqueeze(-1), a, out=decay).exp_()
+                state_grad.mul_(decay)  # now with respect to state t − 1
+                torch.mul(state_grad, states[t - 1], out=exponent_grad)
+                a_grad.addcmul_(exponent_grad, dts[t].unsqueeze(-1))
+                torch.sum(exponent_grad.mul_(a), -1, out=dt_grad[t])
+        drives_grad = drive_grad.squeeze(-1).transpose(0, 1)
+        return (
+            drives_grad * dt,
+            torch.addcmul(dt_grad.transpose(0, 1), drives_grad, x),
+            a_grad.sum(0),
+            b_grad.squeeze(2).transpose(0, 1),
+            c_grad.squeeze(2).transpose(0, 1),
+        )
+
+
+def doubled(decay: Tensor, state: Tensor) -> Tensor:
+    """h_t = decay_t ⊙ h_{t−1} + state_t along dim 1, from zero: ⌈log₂ L⌉ rounds; spoils both.
+
+    After round k each position holds what its last 2ᵏ inputs leave of themselves.
+    """
+    span, length = 1, state.shape[1]
+    while span < length:
+        added = decay[:, span:] * state[:, :-span]
+        if 2 * span < length:  # what the next round multiplies by
+            decay[:, span:] = decay[:, span:] * decay[:, :-span]
+        state[:, span:] += added
+        span *= 2
+    return state
+
+
+class ParallelScan(torch.autograd.Function):
+    """:func:`selective_scan` over all positions at once: few and large operations, for a GPU."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor):
+        decay = (dt.unsqueeze(-1) * a).exp_()
+        states = doubled(decay, (dt * x).unsqueeze(-1) * b.unsqueeze(2))
+        ctx.save_for_backward(x, dt, a, b, c, states)
+        ctx.mark_non_differentiable(states)
+        return (states @ c.unsqueeze(-1)).squeeze(-1), states
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        x, dt, a, b, c, states = ctx.saved_tensors
+        y_grad = grads[0]
+        decay = (dt.unsqueeze(-1) * a).exp_()
+        # The same recurrence from the end: what state t is worth is what y_t and state t + 1 say.
+        later = torch.cat([decay[:, 1:], decay[:, :1]], 1).flip(1)
+        worth = doubled(later, (y_grad.unsqueeze(-1) * c.unsqueeze(2)).flip(1)).flip(1)
+        drive_grad = (worth @ b.unsqueeze(-1)).squeeze(-1)
+        b_grad = ((dt * x).unsqueeze(2) @ worth).squeeze(2)
+        c_grad = (y_grad.unsqueeze(2) @ states).squeeze(2)
+        exponent_grad = worth[:, 1:] * decay[:, 1:] * states[:, :-1]
+        dt_grad = drive_grad * x
+        dt_grad[:, 1:] += (exponent_grad * a).sum(-1)
+        a_grad = (exponent_grad * dt[:, 1:].unsqueeze(-1)).sum((0, 1))
+        return drive_grad * dt, dt_grad, a_grad, b_grad, c_grad
+
+
+def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """h_t = exp(dt_t A) ⊙ h_{t−1} + dt_t B_t x_t from a zero state, and y_t = C_t h_t (eqs. 1–3).
+
+    Args:
+        x, dt: (B, L, d_inner); a: (d_inner, N), below zero; b, c: (B, L, N); all of one dtype.
+
+    Returns:
+        y (B, L, d_inner), and the states (B, L, d_inner, N), which carry no gradient. Cost O(L)
+        forth and back.
+    """
+    scan = ParallelScan if x.is_cuda else LoopScan
+    return scan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
+
+
+class CausalTaps(torch.autograd.Function):
+    """:meth:`Mamba._taps` of (d_conv, d_inner) taps, its gradient added up in place."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+        taps = taps.contiguous()
+        out = torch.addcmul(bias, x, taps[-1])
+        for back in range(1, min(len(taps), x.shape[1])):
+            out[:, back:].addcmul_(x[:, :-back], taps[-1 - back])
+        ctx.save_for_backward(x, taps)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, taps = ctx.saved_tensors
+        (grad,) = grads
+        x_grad, taps_grad = grad * taps[-1], torch.zeros_like(taps)
+        taps_grad[-1] = (grad * x).sum((0, 1))
+        for back in range(1, min(len(taps), x.shape[1])):
+            x_grad[:, :-back].addcmul_(grad[:, back:], taps[-1 - back])
+            taps_grad[-1 - back] = (grad[:, back:] * x[:, :-back]).sum((0, 1))
+        return x_grad, taps_grad, grad.sum((0, 1))
+
+
+class WindowTaps(torch.autograd.Function):
+    """:meth:`Mamba._window_taps` of (d_conv, d_inner) taps, its gradient added up in place."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tensor:
+        batch, length, inner = inputs.shape
+        count, taps = length - window + 1, taps.contiguous()
+        out = inputs.new_empty(window, batch, count, inner)
+        shifted = [inputs[:, i : i + count] for i in range(window)]
+        for i in range(window):
+            torch.addcmul(bias, shifted[i], taps[-1], out=out[i])
+            for back in range(1, min(i + 1, len(taps))):
+                out[i].addcmul_(shifted[i - back], taps[-1 - back])
+        ctx.save_for_backward(inputs, taps)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        inputs, taps = ctx.saved_tensors
+        grad, count = grads[0], grads[0].shape[2]
+        inputs_grad, taps_grad = torch.zeros_like(inputs), torch.zeros_like(taps)
+        for i in range(len(grad)):
+            for back in range(min(i + 1, len(taps))):
+                at = slice(i - back, i - back + count)
+                inputs_grad[:, at].addcmul_(grad[i], taps[-1 - back])
+                taps_grad[-1 - back] += (grad[i] * inputs[:, at]).sum((0, 1))
+        return inputs_grad, taps_grad, grad.sum((0, 1, 2)), None
+
+
+class _DecayedRead(torch.autograd.Function):
+    """:func:`decayed_read` a few rows at a time, so that what is (rows, N, d_inner) stays in the
+    cache; it is computed again on the way back."""
+
+    ROWS = 32
+
+    @staticmethod
+    def forward(ctx, after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        rows, inner = after.shape
+        transposed = a.T.contiguous()
+        out = after.new_empty(rows, 1, inner)
+        buffer = after.new_empty(min(_DecayedRead.ROWS, rows), *transposed.shape)
+        for start in range(0, rows, _DecayedRead.ROWS):
+            part = slice(start, start + _DecayedRead.ROWS)
+            spans = after[part].unsqueeze(1)
+            decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
+            torch.bmm(weight[part].unsqueeze(1), decay, out=out[part])
+        ctx.save_for_backward(after, a, weight)
+        return out.squeeze(1)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        after, a, weight = ctx.saved_tensors
+        grad, transposed = grads[0].contiguous(), a.T.contiguous()
+        rows, inner = after.shape
+        after_grad, a_grad = after.new_empty(rows, 1, inner), torch.zeros_like(transposed)
+        weight_grad = weight.new_empty(*weight.shape, 1)
+        size = min(_DecayedRead.ROWS, rows), *transposed.shape
+        buffer, product = after.new_empty(size), after.new_empty(size)
+        for start in range(0, rows, _DecayedRead.ROWS):
+            part = slice(start, start + _DecayedRead.ROWS)
+            spans, grads_out = after[part].unsqueeze(1), grad[part]
+            decay = torch.mul(spans, transposed, out=buffer[: len(spans)]).exp_()
+            torch.bmm(decay, grads_out.unsqueeze(2), out=weight_grad[part])
+            by_a = torch.mul(decay, transposed, out=product[: len(spans)])
+            torch.bmm(weight[part].unsqueeze(1), by_a, out=after_grad[part])
+            decay.mul_((after[part] * grads_out).unsqueeze(1)).mul_(weight[part].unsqueeze(2))
+            a_grad += decay.sum(0)
+        return after_grad.squeeze(1).mul_(grad), a_grad.T, weight_grad.squeeze(2)
+
+
+def decayed_read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+    """Σ_n weight_n exp(after_d A_dn): how much of an input is left to read some time after it.
+
+    Args:
+        after: (M, d_inner), the time; a: (d_inner, N); weight: (M, N).
+
+    Returns:
+        (M, d_inner).
+    """
+    if after.is_cuda:  # few launches count there, not the cache
+        decay = (after.unsqueeze(1) * a.T).exp_()
+        return (weight.unsqueeze(1) @ decay).squeeze(1)
+    return _DecayedRead.apply(after, a, weight)  # type: ignore[no-any-return]
