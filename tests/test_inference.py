@@ -52,7 +52,7 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("temperature", [1.0, 0.0, 0.5, 0.7])
+@pytest.mark.parametrize("temperature", [1.0, 0.0, 0.5, 0.25, 0.7])
 def test_a_laid_out_step_is_the_models_step(changes, temperature) -> None:
     model = make_model(**changes)
     stepper = DreamStepper(model, temperature=temperature)
