@@ -57,8 +57,9 @@ class Iterations:
         self.trainer.env_steps = {"images": config.random_steps, "latents": config.total_steps}[
             phase
         ]
-        if phase == "images" and getattr(config, "freeze_images_from", 1.0) <= 0.0:
-            raise SystemExit(f"{preset} freezes its images from the start")
+        if phase == "latents" and _freezes_at(config) < 1.0:
+            self.trainer.freezes = len(config.freeze.at)
+            self.trainer._freeze_images()
 
     def _play(self) -> None:
         """One step of every game: small things that move over a plain ground."""
@@ -111,7 +112,7 @@ class Iterations:
     def shares(self) -> dict[str, float]:
         """What part of a run's iterations falls in each phase."""
         c = self.trainer.config
-        frozen = c.total_steps * getattr(c, "freeze_images_from", 1.0)
+        frozen = c.total_steps * _freezes_at(c)
         images = max(0.0, frozen - c.random_steps) / (c.total_steps - c.random_steps)
         return {"images": images, "latents": 1.0 - images}
 
@@ -136,6 +137,11 @@ class Iterations:
         ]
         calls = sum(event.count for event in events) / turns
         return {"ms": whole / turns / 1000, "calls": calls, "operators": heaviest}
+
+
+def _freezes_at(config: Any) -> float:
+    """The share of a run after which it learns from stored latents; older code never does."""
+    return min([*config.freeze.at, 1.0]) if hasattr(config, "freeze") else 1.0
 
 
 def now() -> float:
