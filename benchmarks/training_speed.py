@@ -38,7 +38,7 @@ class Args:
     Attributes:
         before: the older commit.
         presets: whose sizes.
-        turns: of each preset and phase; the first of them warms up and does not count.
+        turns: of each preset and phase; the first two warm up and do not count.
         paper_turns: the same for ``paper``, whose iterations take long on a CPU.
         model_only: run the world model's updates alone.
         agent_hidden: width of the agent's layers in both (0: each its preset's own).
@@ -128,7 +128,7 @@ def measure(
     for turn in range(turns):
         for name, measurer in (("before", before), ("after", after)):
             times = measurer.ask("turn", preset, phase, model_only=model_only)
-            if turn > 0:
+            if turn > 1:
                 taken[name].append(times | {"iteration": sum(times.values())})
     parts = list(taken["after"][0])
     figures: dict[str, dict[str, float]] = {
@@ -180,7 +180,8 @@ def profiles(args: Args, before: Measurer, after: Measurer) -> list[dict[str, An
                 continue
             for name, measurer in (("before", before), ("after", after)):
                 turns = 1 if preset == "paper" else 3
-                measurer.ask("turn", preset, phase, model_only=args.model_only)
+                for _ in range(3):  # until no memory is new any more
+                    measurer.ask("turn", preset, phase, model_only=args.model_only)
                 record = measurer.ask(
                     "profile",
                     preset,
