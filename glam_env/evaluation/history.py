@@ -290,7 +290,7 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
     Raises:
         GlamError: If matplotlib is not installed, or the file cannot be written.
     """
-    from glam_env.evaluation.plots import pyplot
+    from glam_env.evaluation.plots import pyplot, save_figure
 
     plt = pyplot()
     names = [name for name in CURVES if any(name in h.figures for h in histories.values())]
@@ -324,10 +324,4 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
             score.axhline(value, color="gray", linewidth=0.9, linestyle=style, label=name)
     score.set(title="return of training episodes", xlabel="environment steps")
     score.legend()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:  # ValueError: no such kind of picture
-        raise GlamError(f"cannot write {path} ({error}); choose a writable .png") from error
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)

@@ -41,6 +41,22 @@ def pyplot() -> ModuleType:
     return matplotlib.pyplot
 
 
+def save_figure(figure: Any, path: Path) -> Path:
+    """Writes a figure, makes its folder if there is none, and closes it.
+
+    Raises:
+        GlamError: If the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:  # ValueError: no such kind of picture
+        raise GlamError(f"cannot write {path} ({error}); choose a writable .png") from error
+    finally:
+        pyplot().close(figure)
+    return path
+
+
 def save_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     """Draws a report as PNG files: images, objects (if there are any), rewards, behavior.
 
@@ -71,7 +87,7 @@ def _save_images(path: Path, report: Mapping[str, Any]) -> Path:
             axis.set_ylim(bottom=0)
     axes[0, 0].legend()
     figure.suptitle(f"{report['game']}: dreams beside the game, {report['windows']} windows")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _save_objects(path: Path, report: Mapping[str, Any]) -> Path:
@@ -99,7 +115,7 @@ def _save_objects(path: Path, report: Mapping[str, Any]) -> Path:
         axis.set_xlabel("steps ahead")
     axes[0, 0].legend()
     figure.suptitle(f"{report['game']}: where things are, dreamt and real")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _save_rewards(path: Path, report: Mapping[str, Any]) -> Path:
@@ -140,7 +156,7 @@ def _save_rewards(path: Path, report: Mapping[str, Any]) -> Path:
     )
     right.legend()
     figure.suptitle(f"{report['game']}: rewards of dreams along the real actions")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _save_behavior(path: Path, behavior: Mapping[str, Any], game: str) -> Path:
@@ -179,16 +195,10 @@ def _save_behavior(path: Path, behavior: Mapping[str, Any], game: str) -> Path:
     for axis in (left, middle, right):
         axis.legend()
     figure.suptitle(f"{game}: one policy from {behavior['moments']} real moments, in both worlds")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _curve(axis: Any, figures: list[float | None], **style: Any) -> None:
     known = [(k + 1, figure) for k, figure in enumerate(figures) if figure is not None]
     if known:
         axis.plot(*zip(*known, strict=True), **style)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
-    pyplot().close(figure)
-    return path

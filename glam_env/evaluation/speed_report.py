@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.plots import pyplot
+from glam_env.evaluation.plots import pyplot, save_figure
 
 FORMAT = 1
 COLORS = {"latent": "tab:blue", "rgb": "tab:orange", "grayscale": "tab:purple"}
@@ -183,13 +183,7 @@ def save_speed_plot(path: Path, reports: Sequence[Mapping[str, Any]]) -> None:
     for axis, report in zip(axes[0], reports, strict=True):
         _draw_speeds(axis, report)
     axes[0, 0].set_ylabel("environment steps a second")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:  # ValueError: no such kind of picture
-        raise GlamError(f"cannot write {path} ({error}); choose a writable .png") from error
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)
 
 
 def _drawable(preset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
