@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glam_env.dream.contexts import ContextPool, draw_frames
-from glam_env.dream.engine import DreamEngine, EngineStep, find_device
+from glam_env.dream.engine import DreamEngine, find_device
 from glam_env.errors import GlamError
 from glam_env.model.distributions import symexp
 from glam_env.model.structures import DreamState
@@ -39,12 +39,14 @@ def parts(state: DreamState) -> list[Tensor]:
     return [state.code, state.h, *state.core]
 
 
-def flat(step: EngineStep) -> list[Tensor]:
-    return [*parts(step.state), *step[1:]]
+def step_once(engine: DreamEngine, t: int) -> list[Tensor]:
+    """One step, and all that came of it."""
+    step = engine.step(actions_at(t, engine.num_envs))
+    return [*(part.clone() for part in parts(engine.state)), *step]
 
 
 def run(engine: DreamEngine, steps: int) -> list[list[Tensor]]:
-    return [flat(engine.step(actions_at(t, engine.num_envs))) for t in range(steps)]
+    return [step_once(engine, t) for t in range(steps)]
 
 
 def same(a: list[list[Tensor]], b: list[list[Tensor]], rows: Any = slice(None)) -> bool:
@@ -102,16 +104,16 @@ def test_dreams_from_one_moment_have_futures_of_their_own(make_engine) -> None:
     engine.reset(indices=torch.full((64,), 4), seed=0)
     assert len(engine.state.code.unique(dim=0)) == 1
     for _ in range(4):
-        step = engine.step(torch.zeros(64, dtype=torch.int64))
-    assert len(step.state.code.unique(dim=0)) > 32
+        engine.step(torch.zeros(64, dtype=torch.int64))
+    assert len(engine.state.code.unique(dim=0)) > 32
 
 
 def test_temperature_zero_dreams_the_mode(make_engine) -> None:
     engine = make_engine(temperature=0.0)
     engine.reset(indices=torch.full((E,), 4), seed=0)
     for _ in range(4):
-        step = engine.step(torch.zeros(E, dtype=torch.int64))
-    assert len(step.state.code.unique(dim=0)) == 1
+        engine.step(torch.zeros(E, dtype=torch.int64))
+    assert len(engine.state.code.unique(dim=0)) == 1
 
 
 # --- dreams do not touch one another -------------------------------------------------------------
@@ -139,8 +141,8 @@ def test_a_reset_changes_nothing_that_the_others_will_ever_dream(make_engine) ->
     busy.reset(seed=5)
     histories: tuple[list[Any], list[Any]] = ([], [])
     for t in range(9):
-        histories[0].append(flat(quiet.step(actions_at(t))))
-        histories[1].append(flat(busy.step(actions_at(t))))
+        histories[0].append(step_once(quiet, t))
+        histories[1].append(step_once(busy, t))
         busy.reset(mask)
     assert same(*histories, rows=~mask)
     assert torch.equal(quiet.reset()[~mask], busy.reset()[~mask])
@@ -200,8 +202,8 @@ def test_frame_reward_and_end_come_from_one_transition(
     for t in range(12):
         step = engine.step(actions_at(t))
         expected = model.step(state, actions_at(t), temperature=0.7, generator=generator)
-        assert torch.equal(step.state.code, expected.state.code)
-        for part, other in zip(parts(step.state), parts(expected.state), strict=True):
+        assert torch.equal(engine.state.code, expected.state.code)
+        for part, other in zip(parts(engine.state), parts(expected.state), strict=True):
             torch.testing.assert_close(part, other, atol=1e-5, rtol=1e-5)
         probability = expected.termination_logit.sigmoid()
         if sampled:
@@ -223,9 +225,9 @@ def test_types_and_devices(make_engine) -> None:
     engine = make_engine()
     engine.reset(seed=0)
     step = engine.step(actions_at(0))
-    assert [t.dtype for t in step[1:]] == [torch.float32, torch.bool, torch.bool, torch.float32]
-    assert all(t.shape == (E,) and not t.is_inference() for t in step[1:])
-    assert not any(t.requires_grad for t in flat(step))
+    assert [t.dtype for t in step] == [torch.float32, torch.bool, torch.bool, torch.float32]
+    assert all(t.shape == (E,) and not t.is_inference() for t in step)
+    assert not any(t.requires_grad for t in step)
 
 
 def test_a_dream_is_truncated_at_the_horizon_and_not_before(make_engine) -> None:
@@ -272,10 +274,10 @@ def test_returned_tensors_are_never_written_again(make_engine) -> None:
     engine = make_engine()
     engine.reset(seed=0)
     steps = [engine.step(actions_at(t)) for t in range(3)]
-    copies = [[t.clone() for t in flat(step)] for step in steps]
+    copies = [[t.clone() for t in step] for step in steps]
     engine.reset(torch.arange(E) < 3)
     run(engine, 3)
-    assert same([flat(step) for step in steps], copies)
+    assert same([list(step) for step in steps], copies)
 
 
 # --- start contexts ------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ def record(envs: DreamVectorEnv, steps: int, mode: AutoresetMode) -> list[list[t
     waiting = torch.zeros(E, dtype=torch.bool)
     for t in range(steps):
         step = engine.step(torch.from_numpy(actions_at(t)))
-        features = model.features(step.state).numpy()
+        features = model.features(engine.state).numpy()
         for i in (~waiting).nonzero().flatten():
             tapes[i].append(
                 (

@@ -581,6 +581,7 @@ def test_a_bad_action_is_refused_by_the_single_env(make_single, world) -> None:
         ({"reward": "max"}, "reward must be one of mean, sample"),
         ({"max_doubt": float("nan")}, "max_doubt must be a number of nats >= 0, or None"),
         ({"max_doubt": -1.0}, "max_doubt must be a number of nats >= 0, or None"),
+        ({"backend": "numba"}, "backend must be one of"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
         ({"obs_type": "latent", "checkpoint": "/nowhere/Pong"}, "/nowhere/Pong is no checkpoint"),
     ],
@@ -618,6 +619,7 @@ def test_a_dream_s_options_are_taken_by_the_real_game(keep, make) -> None:
         "termination": "sample",
         "reward": "sample",
         "max_doubt": 0.0,
+        "backend": "torch",
         "contexts": {"frames": np.zeros(0), "actions": np.zeros(0)},
         "autoreset_mode": "DISABLED",
     }

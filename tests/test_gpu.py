@@ -103,8 +103,11 @@ def test_a_seeded_dream_twice(make_contexts, make_world_model):
             model, make_contexts(), 64, device="cuda", max_episode_steps=12, temperature=1.0
         )
         engine.reset(seed=3)
-        steps = [engine.step(torch.arange(64, device="cuda") % 6) for _ in range(20)]
-        films.append(torch.stack([step.state.code for step in steps]))
+        codes = []
+        for _ in range(20):
+            engine.step(torch.arange(64, device="cuda") % 6)
+            codes.append(engine.state.code)
+        films.append(torch.stack(codes))
     assert torch.equal(*films)
 
 

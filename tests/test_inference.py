@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from glam_env.model.distributions import categorical_entropy
-from glam_env.model.inference import DreamStepper
 from glam_env.model.structures import DreamState, WorldModelConfig
 from glam_env.model.world_model import WorldModel
+from glam_env.native import make_stepper
+from glam_env.native.stepper import suits
 
 TINY = WorldModelConfig(num_actions=3, stem=4, categoricals=3, classes=5, width=16, reward_bins=41)
 E = 7
@@ -53,9 +54,12 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
     ids=str,
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.0, 0.5, 0.25, 0.7])
-def test_a_laid_out_step_is_the_models_step(changes, temperature) -> None:
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_a_laid_out_step_is_the_models_step(changes, temperature, backend) -> None:
     model = make_model(**changes)
-    stepper = DreamStepper(model, temperature=temperature)
+    if backend == "native" and not suits(model.config):
+        pytest.skip("sizes that the native step does not suit")
+    stepper = make_stepper(model, temperature=temperature, backend=backend)
     expected_state, state = start(model), start(model)
     seen = set()
     for t in range(20):
@@ -89,9 +93,10 @@ def test_a_laid_out_step_is_the_models_step(changes, temperature) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.3])
-def test_the_last_number_below_one_draws_a_class_that_there_is(temperature) -> None:
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_the_last_number_below_one_draws_a_class_that_there_is(temperature, backend) -> None:
     model = make_model(draw_temperature=1.0)
-    stepper = DreamStepper(model, temperature=temperature)
+    stepper = make_stepper(model, temperature=temperature, backend=backend)
     draw = torch.full((E, 3), 1.0 - 2.0**-24)
     code = stepper.step(start(model), torch.zeros(E, dtype=torch.int64), draw).state.code
     assert bool(((code >= 0) & (code < 5)).all())

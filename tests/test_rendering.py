@@ -11,19 +11,27 @@ import torch
 from glam_env.checkpoints import load_contexts, load_world_model
 from glam_env.model.distributions import one_hot
 from glam_env.model.precision import int8_pays
-from glam_env.model.rendering import FloatRenderer, IntegerRenderer, fold, make_renderer
+from glam_env.model.rendering import FloatRenderer, IntegerRenderer, fold, round_decoder
 from glam_env.model.vision import ImageDecoder
+from glam_env.native import make_renderer
+from glam_env.native.renderer import NativeRenderer, can_draw
 
 K, C = 6, 5
 PONG = Path(__file__).resolve().parents[1] / "checkpoints" / "Pong"
 
-needs_int8 = pytest.mark.skipif(not int8_pays("cpu"), reason="this CPU has no 8-bit products")
+integer_renderers = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.skipif(not there(), reason="not on this CPU"))
+        for kind, there in ((IntegerRenderer, lambda: int8_pays("cpu")), (NativeRenderer, can_draw))
+    ],
+)
 
 
-def make_decoder(*, residual: bool) -> ImageDecoder:
+def make_decoder(*, residual: bool, stem: int = 4) -> ImageDecoder:
     """With statistics and scales that folding must not lose, and colours within the range."""
     torch.manual_seed(3)
-    decoder = ImageDecoder(4, K, C, residual=residual)
+    decoder = ImageDecoder(stem, K, C, residual=residual)
     with torch.no_grad():
         for module in decoder.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -64,23 +72,41 @@ def test_bfloat16_is_near() -> None:
     assert (frames.double() - decoded(decoder, codes, C)).abs().max() < 4.0
 
 
-@needs_int8
-def test_integers_draw_the_shipped_pong_as_well_as_their_docstring_says() -> None:
+@integer_renderers
+def test_integers_draw_the_shipped_pong_as_well_as_their_docstring_says(kind) -> None:
     model, contexts = load_world_model(PONG), load_contexts(PONG)
     codes = contexts.codes[:, -1].long()
-    render = IntegerRenderer(fold(model.decoder, model.config.categoricals), codes[::16])
+    render = kind(round_decoder(fold(model.decoder, model.config.categoricals), codes[::16]))
     others = codes[1::16]  # none of those that fixed the steps
     off = (render(others).double() - decoded(model.decoder, others, model.config.classes)).abs()
     assert off.mean() < 0.5
     assert (off > 2.5).double().mean() < 2e-4
 
 
-@needs_int8
-def test_an_integer_picture_does_not_hang_on_its_batch() -> None:
-    decoder, codes = make_decoder(residual=True), make_codes(70)
-    render = IntegerRenderer(fold(decoder, K), codes)
+@integer_renderers
+def test_an_integer_picture_does_not_hang_on_its_batch(kind) -> None:
+    decoder, codes = make_decoder(residual=True, stem=16), make_codes(70)
+    render = kind(round_decoder(fold(decoder, K), codes))
     alone = torch.cat([render(code) for code in codes.split(1)])
     assert torch.equal(render(codes), alone)
+
+
+@pytest.mark.skipif(not (int8_pays("cpu") and can_draw()), reason="not on this CPU")
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("stem", [16, 32])
+def test_native_integers_are_onednns_up_to_rounding(residual, stem) -> None:
+    """Every pixel of every row, edges too; borders between steps fall either way."""
+    codes = make_codes(33, seed=2)
+    decoder = round_decoder(
+        fold(make_decoder(residual=residual, stem=stem), K), make_codes(64, seed=3)
+    )
+    one, other = IntegerRenderer(decoder)(codes).int(), NativeRenderer(decoder)(codes).int()
+    off = (one - other).abs()
+    assert off.max() <= 5  # the last layer is ten times a step's height here
+    assert (off > 0).double().mean() < 1e-3
+    assert one.double().std() > 15
+    for edge in (one[:, 0], one[:, -1], one[:, :, 0], one[:, :, -1]):
+        assert edge.double().std() > 5
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
@@ -98,4 +124,6 @@ def test_frames_belong_to_the_caller(precision) -> None:
 def test_auto_takes_integers_only_where_they_pay() -> None:
     render = make_renderer(make_decoder(residual=False), make_codes(5))
     assert isinstance(render, IntegerRenderer if int8_pays("cpu") else FloatRenderer)
+    large = make_renderer(make_decoder(residual=False, stem=16), make_codes(5))
+    assert isinstance(large, NativeRenderer if can_draw() else type(render))
     assert np.array_equal(render(make_codes(2)).shape, (2, 64, 64, 3))

@@ -91,7 +91,8 @@ class RealVectorEnv(PixelVectorEnv):
         obs_type: ``"rgb"``, ``"grayscale"`` or ``"latent"``.
         max_episode_steps: agent steps after which a game is cut; at most, and if None, 27 000.
         autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
-        temperature, termination, reward, max_doubt, contexts: a dream's; they do nothing here.
+        temperature, termination, reward, max_doubt, contexts, backend: a dream's; they do
+            nothing here.
         checkpoint: as for dreams; only ``latent`` opens it.
         repeat_action_probability: chance that a frame repeats the action before it.
         render_mode: None, ``"rgb_array"``, ``"rgb_grid"`` or ``"human"``.
@@ -119,6 +120,7 @@ class RealVectorEnv(PixelVectorEnv):
         max_doubt: float | None = None,
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
+        backend: str = "auto",
         repeat_action_probability: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
@@ -133,7 +135,7 @@ class RealVectorEnv(PixelVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
         )
-        require_drawing(temperature, termination, reward)
+        require_drawing(temperature, termination, reward, backend)
         require_doubt(max_doubt)
         self.max_episode_steps = require_count(
             "max_episode_steps", MAX_STEPS if max_episode_steps is None else max_episode_steps
@@ -244,6 +246,7 @@ class RealEnv(PixelEnv):
         max_doubt: float | None = None,
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
+        backend: str = "auto",
         repeat_action_probability: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
@@ -262,6 +265,7 @@ class RealEnv(PixelEnv):
             max_doubt=max_doubt,
             checkpoint=checkpoint,
             contexts=contexts,
+            backend=backend,
             repeat_action_probability=repeat_action_probability,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
 
@@ -15,11 +14,11 @@ from glam_env.dream.contexts import ContextPool, Contexts
 from glam_env.errors import GlamError
 from glam_env.model.distributions import sample_at
 from glam_env.model.graphs import Captured
-from glam_env.model.inference import DreamStepper
-from glam_env.model.rendering import PRECISIONS, make_renderer
+from glam_env.model.rendering import PRECISIONS
 from glam_env.model.structures import DreamState
 from glam_env.model.variation import CoreState
 from glam_env.model.world_model import WorldModel
+from glam_env.native import BACKENDS, make_renderer, make_stepper
 
 TERMINATIONS = ("threshold", "sample")
 REWARDS = ("mean", "sample")
@@ -30,12 +29,11 @@ _UINT64 = 1 << 64
 class EngineStep(NamedTuple):
     """One transition of E dreams; every part comes from the same h_t.
 
-    ``state`` after it; ``reward`` (E) float32 in the game's units; ``terminated`` (E) bool, it
-    ended the life; ``truncated`` (E) bool, it reached the horizon without; ``prior_entropy`` (E)
-    float32 nats, the model's doubt about the latent it drew, summed over the K categoricals.
+    ``reward`` (E) float32 in the game's units; ``terminated`` (E) bool, it ended the life;
+    ``truncated`` (E) bool, it reached the horizon without; ``prior_entropy`` (E) float32 nats, the
+    model's doubt about the latent it drew, summed over the K categoricals.
     """
 
-    state: DreamState
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
@@ -98,9 +96,10 @@ class DreamEngine:
         frames: whether :attr:`pool` shall hold first frames, and steps shall draw.
         precision: of the drawing, see :data:`~glam_env.model.rendering.PRECISIONS`; all that is
             remembered, drawn by lot or handed out otherwise is float32.
+        backend: of step and drawing, see :func:`~glam_env.native.make_stepper`.
 
     Raises:
-        GlamError: an option out of range.
+        GlamError: an option out of range, or a backend that can't be had.
     """
 
     def __init__(
@@ -116,10 +115,11 @@ class DreamEngine:
         reward: str = "mean",
         frames: bool = False,
         precision: str = "auto",
+        backend: str = "auto",
     ) -> None:
         self.num_envs = num_envs = require_count("num_envs", num_envs)
         self.max_episode_steps = require_count("max_episode_steps", max_episode_steps)
-        require_drawing(temperature, termination, reward)
+        require_drawing(temperature, termination, reward, backend)
         require_choice("precision", precision, PRECISIONS)
         self.world_model = world_model
         self.device = torch.device(device)
@@ -127,11 +127,13 @@ class DreamEngine:
         self._sample_termination = termination == "sample"
         self._sample_reward = reward == "sample"
         codes = contexts.codes[:, -1].to(self.device)
-        self._render = make_renderer(world_model.decoder, codes, precision) if frames else None
+        self._render = (
+            make_renderer(world_model.decoder, codes, precision, backend) if frames else None
+        )
         self.pool = ContextPool(
             world_model, contexts, self.device, frames=frames, draw=self._render
         )
-        self._stepper = DreamStepper(world_model, temperature=self._temperature)
+        self._stepper = make_stepper(world_model, temperature=self._temperature, backend=backend)
         self._graph = Captured(self._advance) if self.device.type == "cuda" else None
         self._shown: Tensor | None = None  # what the last step showed, until it is handed out
         self._generator = torch.Generator(self.device)
@@ -143,7 +145,7 @@ class DreamEngine:
 
     @property
     def state(self) -> DreamState:
-        """Where the dreams stand, not a copy: read it only."""
+        """Where the dreams stand, no copy: read it only, and before the next call."""
         if self._state is None:
             raise GlamError("the dreams have not begun: call reset() first")
         return self._state
@@ -184,8 +186,7 @@ class DreamEngine:
             self._state = self.pool.states(indices, mask)
         elif self.device.type == "cpu":  # there, to know which costs less than to move them all
             rows = mask.nonzero().flatten()
-            start = self.pool.states(indices[rows], mask[rows])
-            self._state = _put(rows, start, self._state)
+            _put(rows, self.pool.states(indices[rows], mask[rows]), self._state)
         else:
             self._state = _choose(mask, self.pool.states(indices, mask), self._state)
         self._steps = torch.where(mask, 0, self._steps)
@@ -207,8 +208,9 @@ class DreamEngine:
         if self._sample_termination:
             draws.append(self._rand(self.num_envs))
         advance = self._graph or self._advance
-        step, self._steps, self._shown = advance(self.state, self._steps, actions, tuple(draws))
-        self._state = step.state
+        step, self._state, self._steps, self._shown = advance(
+            self.state, self._steps, actions, tuple(draws)
+        )
         return step
 
     def _rand(self, *shape: int) -> Tensor:
@@ -216,7 +218,7 @@ class DreamEngine:
 
     def _advance(
         self, state: DreamState, steps: Tensor, actions: Tensor, draws: tuple[Tensor, ...]
-    ) -> tuple[EngineStep, Tensor, Tensor]:
+    ) -> tuple[EngineStep, DreamState, Tensor, Tensor]:
         """The step without its lots, which are given: static, and never waiting for the device."""
         next_code, *others = draws
         step = self._stepper.step(state, actions, next_code)
@@ -231,7 +233,8 @@ class DreamEngine:
         truncated = (steps >= self.max_episode_steps) & ~terminated
         shown = self._show(step.state)
         return (
-            EngineStep(step.state, reward, terminated, truncated, step.prior_entropy),
+            EngineStep(reward, terminated, truncated, step.prior_entropy),
+            step.state,
             steps,
             shown,
         )
@@ -285,13 +288,14 @@ class DreamEngine:
         return _shift(x ^ _shift(x, 31), 1) % len(self.pool)
 
 
-def require_drawing(temperature: float, termination: str, reward: str) -> None:
+def require_drawing(temperature: float, termination: str, reward: str, backend: str) -> None:
     """Raises GlamError unless :class:`DreamEngine` knows how to draw so."""
     number = isinstance(temperature, Real) and not isinstance(temperature, bool)
     if not number or not 0.0 <= temperature < math.inf:
         raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
     require_choice("termination", termination, TERMINATIONS)
     require_choice("reward", reward, REWARDS)
+    require_choice("backend", backend, BACKENDS)
 
 
 def _signed(value: int) -> int:
@@ -310,19 +314,14 @@ def _choose(mask: Tensor, new: DreamState, old: DreamState) -> DreamState:
     def choose(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *(1,) * (a.ndim - 1)), a, b)
 
-    return _merge(choose, new, old)
+    core = CoreState(*map(choose, new.core, old.core))
+    return DreamState(choose(new.code, old.code), choose(new.h, old.h), core)
 
 
-def _put(rows: Tensor, new: DreamState, old: DreamState) -> DreamState:
-    """``old`` with the rows of ``new`` at the (N) int64 places ``rows``; fresh tensors."""
-    return _merge(lambda a, b: b.index_copy(0, rows, a), new, old)
-
-
-def _merge(
-    function: Callable[[Tensor, Tensor], Tensor], new: DreamState, old: DreamState
-) -> DreamState:
-    core = CoreState(*map(function, new.core, old.core))
-    return DreamState(function(new.code, old.code), function(new.h, old.h), core)
+def _put(rows: Tensor, new: DreamState, old: DreamState) -> None:
+    """Writes the rows of ``new`` to the (N) int64 places ``rows`` of ``old``."""
+    for part, into in zip((new.code, new.h, *new.core), (old.code, old.h, *old.core), strict=True):
+        into.index_copy_(0, rows, part)
 
 
 def _copy(state: DreamState) -> DreamState:

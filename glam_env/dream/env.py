@@ -37,6 +37,7 @@ class DreamEnv(PixelEnv):
         max_doubt: float | None = None,
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
+        backend: str = "auto",
         render_mode: str | None = None,
     ) -> None:
         super().__init__(
@@ -54,6 +55,7 @@ class DreamEnv(PixelEnv):
             max_doubt=max_doubt,
             checkpoint=checkpoint,
             contexts=contexts,
+            backend=backend,
         )
 
     @property

@@ -48,6 +48,8 @@ class DreamVectorEnv(PixelVectorEnv):
         checkpoint: a folder, or ``hf://owner/name[@revision]``; the game's shipped one if None.
         contexts: real play to start from instead of the checkpoint's moments, see
             :func:`~glam_env.dream.recordings.read_contexts`.
+        backend: ``"native"`` (C++, on CPUs), ``"torch"``, or ``"auto"``: native where it can be
+            had, see :func:`~glam_env.native.make_stepper`.
         render_mode: None, ``"rgb_array"``, ``"rgb_grid"`` or ``"human"``.
 
     Raises:
@@ -72,6 +74,7 @@ class DreamVectorEnv(PixelVectorEnv):
         max_doubt: float | None = None,
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
+        backend: str = "auto",
         render_mode: str | None = None,
     ) -> None:
         super().__init__(
@@ -101,6 +104,7 @@ class DreamVectorEnv(PixelVectorEnv):
             termination=termination,
             reward=reward,
             frames=obs_type != "latent",
+            backend=backend,
         )
         self._set_spaces(config.world_model.num_actions, config.world_model.feature_dim)
         self.max_episode_steps = self.engine.max_episode_steps
@@ -167,6 +171,10 @@ class DreamVectorEnv(PixelVectorEnv):
     def _begin(self, mask: Tensor, start: Tensor | None) -> None:
         indices = self.engine.reset(mask, start)
         if self.obs_type != "latent":
+            if self._drawn is not None and self.device.type == "cpu":  # see the engine's reset
+                rows = mask.nonzero().flatten()
+                self._drawn[rows] = self.engine.pool.frames(indices[rows], mask[rows])
+                return
             first = self.engine.pool.frames(indices, mask)
             if self._drawn is not None:
                 first = torch.where(mask[:, None, None, None], first, self._drawn)

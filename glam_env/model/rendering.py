@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glam_env.model.distributions import one_hot
-from glam_env.model.precision import int8_pays
 from glam_env.model.vision import IMAGE_SIZE, MAP_SIZE, ImageDecoder
 
 Renderer = Callable[[Tensor], Tensor]
@@ -187,8 +186,78 @@ class FloatRenderer:
         return maps
 
 
-class _IntegerWeights(NamedTuple):
-    """Packed int8 weights, the value of a step in each output channel, zeros, and the bias."""
+class Rounded(NamedTuple):
+    """A layer in 8-bit integers: int8 ``weight`` (out, ...), the value of a step in each output
+    channel ``scale`` (out), and ``bias`` (out)."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor) -> Rounded:
+        """Weights in ±127 steps of each output channel's own."""
+        flat = weight.flatten(1)
+        scale = (flat.abs().amax(1) / 127.0).clamp_min(1e-12)
+        return cls((flat / scale[:, None]).round().to(torch.int8).view(weight.shape), scale, bias)
+
+
+class IntegerDecoder(NamedTuple):
+    """A decoder in 8-bit integers: activations in 255 steps, weights in ±127 a channel.
+
+    ``classes``: C. ``first``: codes to the first map. ``hidden``: as :func:`as_blocks`. ``rows``:
+    the last layer as :func:`as_rows`, for both parities. ``steps``: the value of a step in each of
+    the four maps. ``background``: (33, 17, 12) uint8 for both parities.
+    """
+
+    classes: int
+    first: Rounded
+    hidden: list[Rounded]
+    rows: list[Rounded]
+    steps: list[float]
+    background: list[Tensor]
+
+
+@torch.no_grad()
+def round_decoder(folded: Folded, codes: Tensor) -> IntegerDecoder:
+    """Rounds a decoder's weights, and fixes the steps of its maps.
+
+    Args:
+        folded: the decoder.
+        codes: (N, K) int64 real latents; the largest activations seen in drawing them fix the
+            steps, and larger ones saturate.
+    """
+    peaks = [x.amax((0, 2, 3)) for x in FloatRenderer(folded).maps(codes)]
+    # ReLU commutes with positive factors: channels are brought halfway to one height, and
+    # what reads them takes the factor back.
+    lifts = [(p.max() / p.clamp_min(1e-3 * p.max() + 1e-12)).sqrt() for p in peaks]
+    steps = [
+        max(float((peak * lift).max()) / 255.0, 1e-12)
+        for peak, lift in zip(peaks, lifts, strict=True)
+    ]
+    lift = lifts[0].repeat(MAP_SIZE**2)
+    first = Rounded.of((folded.table.flatten(0, 1) * lift).T.contiguous(), folded.bias * lift)
+    *hidden, (weight, bias) = folded.layers
+    blocks = []
+    for before, after, (inner, shift) in zip(lifts, lifts[1:], hidden, strict=False):
+        weights = as_blocks(inner / before[:, None, None, None] * after[:, None, None])
+        blocks.append(Rounded.of(weights, (shift * after).repeat(4)))
+    weight = weight / lifts[-1][:, None, None, None]
+    return IntegerDecoder(
+        folded.table.shape[1],
+        first,
+        blocks,
+        [Rounded.of(as_rows(weight, parity), bias.repeat(4)) for parity in range(2)],
+        steps,
+        [
+            _background_rows(folded.background, parity).round().to(torch.uint8)
+            for parity in range(2)
+        ],
+    )
+
+
+class _Packed(NamedTuple):
+    """Weights as oneDNN takes them, :class:`Rounded`'s scale, zeros, and its bias."""
 
     packed: Tensor
     scale: Tensor
@@ -196,71 +265,35 @@ class _IntegerWeights(NamedTuple):
     bias: Tensor
 
 
-def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, ...) weights as int8, and the value of a step in each output channel (out)."""
-    flat = weight.flatten(1)
-    scale = (flat.abs().amax(1) / 127.0).clamp_min(1e-12)
-    return (flat / scale[:, None]).round().to(torch.int8).view(weight.shape), scale
-
-
 class IntegerRenderer:
-    """Draws with 8-bit integers, on a CPU: activations in 255 steps, weights in ±127 a channel.
+    """Draws with 8-bit integers, on a CPU, through oneDNN.
 
     Sums are exact integers, so a frame does not depend on the batch it is drawn in.
 
     Args:
-        folded: the decoder.
-        codes: (N, K) int64 real latents; the largest activations seen in drawing them fix the
-            steps, and larger ones saturate.
+        decoder: from :func:`round_decoder`.
     """
 
     @torch.no_grad()
-    def __init__(self, folded: Folded, codes: Tensor) -> None:
-        table, first_bias, layers = folded.table.flatten(0, 1), folded.bias, folded.layers
-        self._classes = folded.table.shape[1]
-        peaks = [x.amax((0, 2, 3)) for x in FloatRenderer(folded).maps(codes)]
-        # ReLU commutes with positive factors: channels are brought halfway to one height, and
-        # what reads them takes the factor back.
-        lifts = [(p.max() / p.clamp_min(1e-3 * p.max() + 1e-12)).sqrt() for p in peaks]
-        self._steps = [
-            max(float((peak * lift).max()) / 255.0, 1e-12)
-            for peak, lift in zip(peaks, lifts, strict=True)
+    def __init__(self, decoder: IntegerDecoder) -> None:
+        self._classes, self._steps = decoder.classes, decoder.steps
+        weight, scale, bias = decoder.first
+        zero = torch.zeros(len(scale), dtype=torch.int32)
+        self._first = _Packed(_CONV.qlinear_prepack(weight, None), scale, zero, bias)
+        self._hidden = [
+            self._pack(at, layer, [1, 1], [1, 1] if at == 0 else [0, 0])
+            for at, layer in enumerate(decoder.hidden)
         ]
-        lift = lifts[0].repeat(MAP_SIZE**2)
-        weight, scale = _rounded((table * lift).T.contiguous())
-        self._first = _IntegerWeights(
-            _CONV.qlinear_prepack(weight, None),
-            scale,
-            torch.zeros(len(scale), dtype=torch.int32),
-            first_bias * lift,
-        )
-        self._hidden, self._rows = [], []
-        for at, (weight, bias) in enumerate(layers):
-            weight = weight / lifts[at][:, None, None, None]
-            if at + 1 < len(layers):
-                lift = lifts[at + 1]
-                blocks = as_blocks(weight * lift[:, None, None])
-                padding = [1, 1] if at == 0 else [0, 0]
-                self._hidden.append(
-                    self._pack(at, blocks, (bias * lift).repeat(4), [1, 1], padding)
-                )
-            else:
-                for parity in range(2):
-                    rows = as_rows(weight, parity)
-                    self._rows.append(self._pack(at, rows, bias.repeat(4), [1, 2], [0, 1]))
-        self._background = [
-            _background_rows(folded.background, parity).round().to(torch.uint8)
-            for parity in range(2)
-        ]
+        last = len(decoder.hidden)
+        self._rows = [self._pack(last, layer, [1, 2], [0, 1]) for layer in decoder.rows]
+        self._background = decoder.background
 
-    def _pack(
-        self, at: int, weight: Tensor, bias: Tensor, stride: list[int], padding: list[int]
-    ) -> _IntegerWeights:
-        rounded, scale = _rounded(weight)
+    def _pack(self, at: int, layer: Rounded, stride: list[int], padding: list[int]) -> _Packed:
+        weight, scale, bias = layer
         packed = _CONV.qconv_prepack(
-            rounded, scale, self._steps[at], 0, stride, padding, [1, 1], 1, None
+            weight, scale, self._steps[at], 0, stride, padding, [1, 1], 1, None
         )
-        return _IntegerWeights(packed, scale, torch.zeros(len(scale), dtype=torch.int32), bias)
+        return _Packed(packed, scale, torch.zeros(len(scale), dtype=torch.int32), bias)
 
     @torch.no_grad()
     def __call__(self, codes: Tensor) -> Tensor:
@@ -304,19 +337,7 @@ def _spread(blocks: Tensor) -> Tensor:
     return x
 
 
-def make_renderer(decoder: ImageDecoder, codes: Tensor, precision: str = "auto") -> Renderer:
-    """The renderer of a decoder whose weights stand still.
-
-    Args:
-        decoder: in eval mode, on its device.
-        codes: (N, K) real latents of any integer dtype, on the same device.
-        precision: one of :data:`PRECISIONS`; ``"auto"`` takes the fastest that suits the device.
-    """
-    device = decoder.background.device.type
-    if precision == "auto":
-        precision = "bfloat16" if device == "cuda" else "int8" if int8_pays(device) else "float32"
-    folded = fold(decoder, codes.shape[1])
-    if precision == "int8":
-        chosen = torch.linspace(0, len(codes) - 1, min(CALIBRATION_FRAMES, len(codes))).long()
-        return IntegerRenderer(folded, codes[chosen].long())
-    return FloatRenderer(folded, getattr(torch, precision))
+def calibration(codes: Tensor) -> Tensor:
+    """(N, K) latents to the (M, K) int64 ones among them that :func:`round_decoder` shall see."""
+    chosen = torch.linspace(0, len(codes) - 1, min(CALIBRATION_FRAMES, len(codes))).long()
+    return codes[chosen].long()

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from glam_env.model.inference import DreamStepper
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
+from glam_env.native import make_stepper
 
 
 class Rollout(NamedTuple):
@@ -85,7 +85,7 @@ def imagine(
 ) -> Rollout:
     """Lets an agent play dreams.
 
-    They are stepped through a :class:`DreamStepper` of the weights as they are now: the same draws
+    They are stepped through a :func:`make_stepper` of the weights as they are now: the same draws
     as :meth:`WorldModel.step` takes, and its numbers up to rounding.
 
     Args:
@@ -95,7 +95,7 @@ def imagine(
         horizon: H steps.
         generator: for the draws of latents and actions.
     """
-    stepper, c = DreamStepper(world_model), world_model.config  # laid out anew: weights move
+    stepper, c = make_stepper(world_model), world_model.config  # laid out anew: weights move
     shape = (c.categoricals, c.classes)
     width = c.categoricals * c.classes
     act = agent.player(width)

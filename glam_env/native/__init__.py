@@ -1,0 +1,90 @@
+"""Dreams in C++, for CPUs: the step and the drawing; compiled on first use, which takes some
+seconds, and kept."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from glam_env.model.inference import DreamStepper
+from glam_env.model.precision import int8_pays
+from glam_env.model.rendering import (
+    FloatRenderer,
+    IntegerRenderer,
+    Renderer,
+    calibration,
+    fold,
+    round_decoder,
+)
+from glam_env.model.vision import ImageDecoder
+from glam_env.model.world_model import WorldModel
+from glam_env.native import renderer, stepper
+from glam_env.native.build import BuildError, load_library
+from glam_env.native.renderer import NativeRenderer
+from glam_env.native.stepper import NativeStepper
+
+BACKENDS = ("auto", "native", "torch")
+
+
+@cache
+def available() -> bool:
+    """Whether the library can be had on this machine; if not, a warning has said why."""
+    try:
+        load_library()
+    except BuildError as error:
+        warnings.warn(
+            f"dreams take PyTorch's slower way, since C++ can't be compiled here: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def make_stepper(
+    world_model: WorldModel, *, temperature: float = 1.0, backend: str = "auto"
+) -> DreamStepper:
+    """The stepper of a world model whose weights stand still.
+
+    Args:
+        world_model: in eval mode, on its device.
+        temperature: see :class:`DreamStepper`.
+        backend: ``"native"``, ``"torch"``, or ``"auto"``: native on a CPU if it can be compiled
+            and suits the model's sizes.
+
+    Raises:
+        GlamError: ``"native"`` was asked for, and it can't be compiled or does not suit.
+    """
+    on_cpu = world_model.prior.weight.device.type == "cpu"
+    if backend == "auto":
+        native = on_cpu and available() and stepper.suits(world_model.config)
+        backend = "native" if native else "torch"
+    kind = NativeStepper if backend == "native" else DreamStepper
+    return kind(world_model, temperature=temperature)
+
+
+def make_renderer(
+    decoder: ImageDecoder, codes: Tensor, precision: str = "auto", backend: str = "auto"
+) -> Renderer:
+    """The renderer of a decoder whose weights stand still.
+
+    Args:
+        decoder: in eval mode, on its device.
+        codes: (N, K) real latents of any integer dtype, on the same device.
+        precision: one of :data:`~glam_env.model.rendering.PRECISIONS`; ``"auto"`` takes the
+            fastest that suits the device.
+        backend: as :func:`make_stepper`; only ``int8`` knows the difference, and only CPUs with
+            AVX512-VNNI draw natively.
+    """
+    device = decoder.background.device.type
+    if precision == "auto":
+        precision = "bfloat16" if device == "cuda" else "int8" if int8_pays(device) else "float32"
+    folded = fold(decoder, codes.shape[1])
+    if precision != "int8":
+        return FloatRenderer(folded, getattr(torch, precision))
+    rounded = round_decoder(folded, calibration(codes))
+    native = backend != "torch" and available() and renderer.can_draw()
+    return (NativeRenderer if native and renderer.suits(rounded) else IntegerRenderer)(rounded)

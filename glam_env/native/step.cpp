@@ -1,0 +1,381 @@
+// One step of many dreams on a CPU: the arithmetic of model/inference.py (DreamStepper), a block of
+// rows at a time, so that all between a weight and the next state stays in a core's caches.
+//
+// A row's numbers do not depend on the rows beside it, on their count or on the threads: every sum
+// runs in the same order. What is remembered is laid out channels innermost: conv (rows, taps − 1,
+// inner), ssm (rows, size, inner).
+
+#include "kernels.h"
+
+namespace {
+
+using namespace kernels;
+
+constexpr int64_t BLOCK = 64;  // rows that share a pass over the weights
+constexpr float EPSILON = 1e-5f;  // of LayerNorm
+
+struct Scan {
+  const float *taps;  // (taps, inner), the current input's last
+  const float *bias;  // (inner), of the convolution
+  const float *decay;  // (size, inner): log2(e) · A
+  const float *skip;  // (inner)
+  Dense select, dt;
+};
+
+struct Model {
+  int64_t categoricals, classes, actions, width, inner, size, taps, window, rank, bins;
+  int64_t lanes_of_categoricals;  // categoricals rounded up to whole vectors
+  float unimix, temperature;
+  const float *table;  // (categoricals · classes + actions, width)
+  const float *embed_scale, *embed_shift;
+  Dense embed;
+  Dense in[2];
+  Scan scan[2];
+  Dense out[2];
+  const float *variation_scale, *variation_shift;
+  Dense prior;  // outputs class by class, each of lanes_of_categoricals
+  Dense heads;  // reward's and termination's first layers side by side
+  const float *first_scale, *first_shift, *second_scale, *second_shift;  // (2, width)
+  Dense middle[2];
+  Dense reward;
+  const float *centers;  // (reward.out), zeros behind the bins
+  const float *termination;  // (width), then its bias
+};
+
+struct Rows {
+  const int64_t *code, *action;
+  const float *window, *conv, *ssm, *local, *draw, *h;
+  int64_t *new_code;
+  float *new_window, *new_conv, *new_ssm, *new_local, *new_h;
+  float *reward, *reward_logits, *termination_logit, *entropy, *features;  // each may be null
+};
+
+// x (rows, width) with mean 0 and variance 1 in y; scale and shift may be null.
+template <bool RELU>
+void normalise(const float *x, float *y, int64_t width, const float *scale, const float *shift) {
+  V sum = splat(0.0f);
+  for (int64_t i = 0; i < width; i += LANES) sum += load(x + i);
+  V mean = splat(total(sum) / float(width)), square = splat(0.0f);
+  for (int64_t i = 0; i < width; i += LANES) {
+    V d = load(x + i) - mean;
+    square += d * d;
+  }
+  V factor = splat(1.0f / std::sqrt(total(square) / float(width) + EPSILON));
+  for (int64_t i = 0; i < width; i += LANES) {
+    V v = (load(x + i) - mean) * factor;
+    if (scale) v = v * load(scale + i) + load(shift + i);
+    store(y + i, RELU ? largest(v, splat(0.0f)) : v);
+  }
+}
+
+// Features e (rows, embed.out) of codes and actions.
+void embed(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena, float *e) {
+  float *x = arena.take(rows * m.width);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t *code = r.code + (first + row) * m.categoricals;
+    float *sum = x + row * m.width;
+    const float *action = m.table + (m.categoricals * m.classes + r.action[first + row]) * m.width;
+    std::memcpy(sum, action, m.width * sizeof(float));
+    for (int64_t k = 0; k < m.categoricals; ++k) {
+      const float *entry = m.table + (k * m.classes + code[k]) * m.width;
+      for (int64_t i = 0; i < m.width; i += LANES) store(sum + i, load(sum + i) + load(entry + i));
+    }
+    normalise<true>(sum, sum, m.width, m.embed_scale, m.embed_shift);
+  }
+  dense(m.embed, x, m.width, e, rows);
+}
+
+// y with the skip (rows, out_stride) of the last of `count` inputs, whose dt are behind softplus.
+void read_window(const Model &m, const Scan &s, const float *x, const float *dt, const float *chosen,
+                 int64_t count, float *y) {
+  const int64_t last = count - 1;
+  const float *c = chosen + last * s.select.out + m.rank + m.size;
+  float weight[64 * 16];
+  for (int64_t j = 0; j < count; ++j)
+    for (int64_t n = 0; n < m.size; ++n)
+      weight[j * m.size + n] = chosen[j * s.select.out + m.rank + n] * c[n];
+  float now = 0.0f;
+  for (int64_t n = 0; n < m.size; ++n) now += weight[last * m.size + n];
+  for (int64_t i = 0; i < m.inner; i += LANES) {
+    V input = load(x + last * m.inner + i);
+    V sum = load(dt + last * s.dt.out + i) * input * splat(now) + input * load(s.skip + i);
+    V span = splat(0.0f);
+    for (int64_t j = last - 1; j >= 0; --j) {
+      span += load(dt + (j + 1) * s.dt.out + i);
+      V kernel = splat(0.0f);
+      for (int64_t n = 0; n < m.size; ++n)
+        kernel += exp2(span * load(s.decay + n * m.inner + i)) * splat(weight[j * m.size + n]);
+      sum += load(dt + j * s.dt.out + i) * load(x + j * m.inner + i) * kernel;
+    }
+    store(y + i, sum);
+  }
+}
+
+// h' = exp(dt A) h + dt B x, and y = C h' + skip x (eqs. 1 to 3).
+void recur(const Model &m, const Scan &s, const float *x, const float *dt, const float *chosen,
+           const float *ssm, float *new_ssm, float *y) {
+  const float *b = chosen + m.rank, *c = b + m.size;
+  for (int64_t i = 0; i < m.inner; i += LANES) {
+    V span = load(dt + i), input = load(x + i), drive = span * input;
+    V sum = input * load(s.skip + i);
+    for (int64_t n = 0; n < m.size; ++n) {
+      const int64_t at = n * m.inner + i;
+      V h = exp2(span * load(s.decay + at)) * load(ssm + at) + drive * splat(b[n]);
+      store(new_ssm + at, h);
+      sum += h * splat(c[n]);
+    }
+    store(y + i, sum);
+  }
+}
+
+void select(const Scan &s, const float *x, int64_t inner, int64_t rows, float *chosen, float *dt) {
+  dense(s.select, x, inner, chosen, rows);
+  dense(s.dt, chosen, s.select.out, dt, rows);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t i = 0; i < inner; i += LANES)
+      store(dt + row * s.dt.out + i, softplus(load(dt + row * s.dt.out + i)));
+}
+
+// h (rows, width) after (z, a), and the memory there.
+void remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
+  const int64_t width = m.width, inner = m.inner, behind = m.window - 1, past = m.taps - 1;
+  float *e = arena.take(rows * m.embed.out);
+  embed(m, r, first, rows, arena, e);
+
+  // What goes into the output products: [gated y, base], G's and L's.
+  const int64_t joined = inner + width;
+  float *bases[2] = {arena.take(rows * joined), arena.take(rows * joined)};
+  float *normed = arena.take(rows * width), *projected[2];
+  for (int64_t row = 0; row < rows; ++row) {
+    const float *window = r.window + (first + row) * behind * width;
+    float *next = r.new_window + (first + row) * behind * width;
+    const float *feature = e + row * m.embed.out;
+    std::memmove(next, window + width, (behind - 1) * width * sizeof(float));
+    std::memcpy(next + (behind - 1) * width, feature, width * sizeof(float));
+    for (int64_t i = 0; i < width; i += LANES) {
+      V now = load(feature + i);
+      store(bases[0] + row * joined + inner + i, now - load(window + (behind - 1) * width + i));
+      store(bases[1] + row * joined + inner + i, now);
+    }
+  }
+  for (int part = 0; part < 2; ++part) {
+    for (int64_t row = 0; row < rows; ++row)
+      normalise<false>(bases[part] + row * joined + inner, normed + row * width, width, nullptr,
+                       nullptr);
+    projected[part] = arena.take(rows * m.in[part].out);
+    dense(m.in[part], normed, width, projected[part], rows);
+  }
+
+  const Scan &global = m.scan[0];
+  float *x = arena.take(rows * inner), *chosen = arena.take(rows * global.select.out);
+  float *dt = arena.take(rows * global.dt.out);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float *conv = r.conv + (first + row) * past * inner;
+    float *next = r.new_conv + (first + row) * past * inner;
+    const float *input = projected[0] + row * m.in[0].out;
+    for (int64_t i = 0; i < inner; i += LANES) {
+      V now = load(input + i), sum = load(global.bias + i);
+      for (int64_t tap = 0; tap < past; ++tap)
+        sum += load(conv + tap * inner + i) * load(global.taps + tap * inner + i);
+      sum += now * load(global.taps + past * inner + i);
+      for (int64_t tap = 1; tap < past; ++tap)
+        store(next + (tap - 1) * inner + i, load(conv + tap * inner + i));
+      if (past) store(next + (past - 1) * inner + i, now);
+      store(x + row * inner + i, silu(sum));
+    }
+  }
+  select(global, x, inner, rows, chosen, dt);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = (first + row) * m.size * inner;
+    recur(m, global, x + row * inner, dt + row * global.dt.out, chosen + row * global.select.out,
+          r.ssm + at, r.new_ssm + at, bases[0] + row * joined);
+  }
+
+  const Scan &local = m.scan[1];
+  const int64_t together = 16, count = m.window;  // rows whose windows stay in the first cache
+  float *xs = arena.take(together * count * inner);
+  float *chosens = arena.take(together * count * local.select.out);
+  float *dts = arena.take(together * count * local.dt.out);
+  for (int64_t begin = 0; begin < rows; begin += together) {
+    const int64_t some = rows - begin < together ? rows - begin : together;
+    for (int64_t row = begin; row < begin + some; ++row) {
+      const float *kept = r.local + (first + row) * behind * inner;
+      const float *input = projected[1] + row * m.in[1].out;
+      float *next = r.new_local + (first + row) * behind * inner;
+      std::memmove(next, kept + inner, (behind - 1) * inner * sizeof(float));
+      std::memcpy(next + (behind - 1) * inner, input, inner * sizeof(float));
+      for (int64_t j = 0; j < count; ++j) {
+        float *to = xs + ((row - begin) * count + j) * inner;
+        for (int64_t i = 0; i < inner; i += LANES) {
+          V sum = load(local.bias + i);
+          for (int64_t back = 0; back < m.taps && back <= j; ++back) {
+            const float *from = j - back < behind ? kept + (j - back) * inner : input;
+            sum += load(from + i) * load(local.taps + (past - back) * inner + i);
+          }
+          store(to + i, silu(sum));
+        }
+      }
+    }
+    select(local, xs, inner, some * count, chosens, dts);
+    for (int64_t row = 0; row < some; ++row)
+      read_window(m, local, xs + row * count * inner, dts + row * count * local.dt.out,
+                  chosens + row * count * local.select.out, count,
+                  bases[1] + (begin + row) * joined);
+  }
+
+  float *after[2];
+  for (int part = 0; part < 2; ++part) {
+    for (int64_t row = 0; row < rows; ++row) {
+      float *y = bases[part] + row * joined;
+      const float *gate = projected[part] + row * m.in[part].out + inner;
+      for (int64_t i = 0; i < inner; i += LANES) store(y + i, load(y + i) * silu(load(gate + i)));
+    }
+    after[part] = arena.take(rows * m.out[part].out);
+    dense(m.out[part], bases[part], joined, after[part], rows);
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    float *h = r.new_h + (first + row) * width, *u = after[0] + row * m.out[0].out;
+    normalise<false>(u, u, width, m.variation_scale, m.variation_shift);
+    for (int64_t i = 0; i < width; i += LANES)
+      store(h + i, silu(load(u + i)) + load(after[1] + row * m.out[1].out + i));
+  }
+}
+
+// The next latents of h, and the doubt about them.
+void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
+  const int64_t lanes = m.lanes_of_categoricals;
+  float *logits = arena.take(rows * m.prior.out), *lots = arena.take(lanes);
+  dense(m.prior, r.new_h + first * m.width, m.width, logits, rows);
+  const V kept = splat(1.0f - m.unimix), mixed = splat(m.unimix / float(m.classes));
+  const V tiny = splat(1e-37f), power = splat(1.0f / m.temperature);
+  std::memset(lots, 0, lanes * sizeof(float));
+  for (int64_t row = 0; row < rows; ++row) {
+    float *of_row = logits + row * m.prior.out, doubts = 0.0f;
+    std::memcpy(lots, r.draw + (first + row) * m.categoricals, m.categoricals * sizeof(float));
+    for (int64_t k = 0; k < lanes; k += LANES) {
+      float *at = of_row + k;
+      V highest = load(at), sum = splat(0.0f);
+      for (int64_t c = 1; c < m.classes; ++c) highest = largest(highest, load(at + c * lanes));
+      for (int64_t c = 0; c < m.classes; ++c) {
+        V p = exp(load(at + c * lanes) - highest);
+        sum += p;
+        store(at + c * lanes, p);
+      }
+      const V factor = kept / sum;
+      V doubt = splat(0.0f), reached = splat(0.0f), best = splat(-1.0f);
+      Int chosen = Int{} + 0;
+      for (int64_t c = 0; c < m.classes; ++c) {
+        V p = load(at + c * lanes) * factor + mixed;
+        V log_p = log(largest(p, tiny));
+        doubt -= p * log_p;
+        if (m.temperature == 0.0f) {
+          Int better = p > best;
+          best = largest(p, best);
+          chosen = better ? Int{} + int32_t(c) : chosen;
+          continue;
+        }
+        V square = p * p;
+        if (m.temperature == 0.5f) p = square;
+        else if (m.temperature == 0.25f) p = square * square;
+        else if (m.temperature != 1.0f) p = exp(log_p * power);
+        reached += p;
+        store(at + c * lanes, reached);
+      }
+      if (m.temperature != 0.0f) {
+        V threshold = load(lots + k) * reached;
+        for (int64_t c = 0; c < m.classes - 1; ++c) chosen -= load(at + c * lanes) <= threshold;
+      }
+      int64_t *code = r.new_code + (first + row) * m.categoricals + k;
+      for (int64_t i = 0; i < LANES && k + i < m.categoricals; ++i) {
+        code[i] = chosen[i];
+        doubts += doubt[i];
+      }
+    }
+    if (r.entropy) r.entropy[first + row] = doubts;
+  }
+}
+
+// Reward and ending of the transitions that led to h.
+void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64_t rows,
+             Arena &arena) {
+  const int64_t width = m.width;
+  float *x = arena.take(rows * m.heads.out), *logits = arena.take(rows * m.reward.out);
+  float *middle[2] = {arena.take(rows * m.middle[0].out), arena.take(rows * m.middle[1].out)};
+  dense(m.heads, h + first * width, width, x, rows);
+  for (int part = 0; part < 2; ++part) {
+    const int64_t at = part * width, stride = m.middle[part].out;
+    for (int64_t row = 0; row < rows; ++row) {
+      float *of_row = x + row * m.heads.out + at;
+      normalise<true>(of_row, of_row, width, m.first_scale + at, m.first_shift + at);
+    }
+    dense(m.middle[part], x + at, m.heads.out, middle[part], rows);
+    for (int64_t row = 0; row < rows; ++row) {
+      float *of_row = middle[part] + row * stride;
+      normalise<true>(of_row, of_row, width, m.second_scale + at, m.second_shift + at);
+    }
+  }
+  dense(m.reward, middle[0], m.middle[0].out, logits, rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    float *of_row = logits + row * m.reward.out;
+    if (r.reward_logits)
+      std::memcpy(r.reward_logits + (first + row) * m.bins, of_row, m.bins * sizeof(float));
+    V highest = load(of_row), sum = splat(0.0f), mean = splat(0.0f);
+    for (int64_t i = LANES; i < m.reward.out; i += LANES)
+      highest = largest(highest, load(of_row + i));
+    highest = splat(largest_lane(highest));
+    for (int64_t i = 0; i < m.reward.out; i += LANES) {
+      V p = exp(load(of_row + i) - highest);
+      sum += p;
+      mean += p * load(m.centers + i);
+    }
+    const float symlog = total(mean) / total(sum);
+    r.reward[first + row] = std::copysign(std::expm1(std::fabs(symlog)), symlog);
+    V logit = splat(0.0f);
+    for (int64_t i = 0; i < width; i += LANES)
+      logit += load(middle[1] + row * m.middle[1].out + i) * load(m.termination + i);
+    r.termination_logit[first + row] = total(logit) + m.termination[width];
+  }
+}
+
+void write_features(const Model &m, const Rows &r, int64_t first, int64_t rows) {
+  const int64_t one_hot = m.categoricals * m.classes;
+  for (int64_t row = first; row < first + rows; ++row) {
+    float *to = r.features + row * (one_hot + m.width);
+    std::memset(to, 0, one_hot * sizeof(float));
+    for (int64_t k = 0; k < m.categoricals; ++k)
+      to[k * m.classes + r.new_code[row * m.categoricals + k]] = 1.0f;
+    std::memcpy(to + one_hot, r.new_h + row * m.width, m.width * sizeof(float));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// What the layout of weights depends on: vector length and outputs of a panel.
+void glam_layout(int64_t *lanes, int64_t *panel) { *lanes = LANES, *panel = PANEL; }
+
+// PyTorch's GOMP_parallel, or null: threads of our own.
+void glam_share_threads(void *parallel) {
+  shared_threads() = reinterpret_cast<Parallel>(parallel);
+}
+
+// One step of all rows; rewards and endings too unless r->reward is null.
+void glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+  in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
+    remember(*m, *r, first, count, arena);
+    arena.reset();
+    draw(*m, *r, first, count, arena);
+    if (r->reward) outcome(*m, *r, r->new_h, first, count, arena);
+    if (r->features) write_features(*m, *r, first, count);
+  });
+}
+
+// Rewards and endings of the transitions that led to r->h.
+void glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+  in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
+    outcome(*m, *r, r->h, first, count, arena);
+  });
+}
+
+}  // extern "C"
