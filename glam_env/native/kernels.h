@@ -12,15 +12,18 @@
 
 namespace kernels {
 
-// TILE rows by two vectors of sums fit the registers, with room for two weights and an input.
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE = 12;
+constexpr int LANES = 16, VECTORS = 4;
 #elif defined(__AVX__)
-constexpr int LANES = 8, TILE = 6;
+constexpr int LANES = 8, VECTORS = 2;
 #else
-constexpr int LANES = 4, TILE = 6;
+constexpr int LANES = 4, VECTORS = 2;
 #endif
-constexpr int PANEL = 2 * LANES;
+constexpr int PANEL = VECTORS * LANES;
+
+// Rows whose sums, with as many vectors of weights and an input, fit the registers. Few rows of many
+// vectors load less than many rows of few.
+constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : VECTORS == 4 ? 12 : 6; }
 
 typedef float V __attribute__((vector_size(LANES * 4)));
 typedef int32_t Int __attribute__((vector_size(LANES * 4)));
@@ -107,49 +110,59 @@ inline V softplus(V x) {
   return largest(x, splat(0.0f)) + (log(u) + (t - (u - splat(1.0f))) / u);
 }
 
-// A linear layer: weight in panels of PANEL outputs, (out / PANEL, in, PANEL); bias (out) or null.
+// A linear layer: weight in panels of PANEL outputs, each (in, PANEL), the last of them narrower by
+// whole vectors; bias (out) or null; out is a multiple of LANES.
 struct Dense {
   const float *weight, *bias;
   int64_t in, out;
 };
 
-template <int ROWS>
+template <int ROWS, int WIDE>
 void tile(const float *a, int64_t stride, const float *weight, const float *bias, int64_t in,
           float *c, int64_t out) {
-  V sums[ROWS][2];
+  V sums[ROWS][WIDE];
   for (int row = 0; row < ROWS; ++row)
-    for (int half = 0; half < 2; ++half)
-      sums[row][half] = bias ? load(bias + half * LANES) : splat(0.0f);
+    for (int v = 0; v < WIDE; ++v) sums[row][v] = bias ? load(bias + v * LANES) : splat(0.0f);
   for (int64_t k = 0; k < in; ++k) {
-    const V left = load(weight + k * PANEL), right = load(weight + k * PANEL + LANES);
+    V weights[WIDE];
+    for (int v = 0; v < WIDE; ++v) weights[v] = load(weight + (k * WIDE + v) * LANES);
 #pragma GCC unroll 16
     for (int row = 0; row < ROWS; ++row) {
       const V x = splat(a[row * stride + k]);
-      sums[row][0] += x * left;
-      sums[row][1] += x * right;
+      for (int v = 0; v < WIDE; ++v) sums[row][v] += x * weights[v];
     }
   }
   for (int row = 0; row < ROWS; ++row)
-    for (int half = 0; half < 2; ++half) store(c + row * out + half * LANES, sums[row][half]);
+    for (int v = 0; v < WIDE; ++v) store(c + row * out + v * LANES, sums[row][v]);
 }
 
-template <int ROWS>
+template <int ROWS, int WIDE>
 void tile_of(int64_t rows, const float *a, int64_t stride, const float *weight, const float *bias,
              int64_t in, float *c, int64_t out) {
-  if (rows == ROWS) tile<ROWS>(a, stride, weight, bias, in, c, out);
-  else if constexpr (ROWS > 1) tile_of<ROWS - 1>(rows, a, stride, weight, bias, in, c, out);
+  if (rows == ROWS) tile<ROWS, WIDE>(a, stride, weight, bias, in, c, out);
+  else if constexpr (ROWS > 1)
+    tile_of<ROWS - 1, WIDE>(rows, a, stride, weight, bias, in, c, out);
+}
+
+template <int WIDE>
+void panel_of(int64_t vectors, const Dense &layer, int64_t at, const float *a, int64_t stride,
+              float *c, int64_t rows) {
+  if (vectors == WIDE) {
+    constexpr int ROWS = tile_rows(WIDE);
+    for (int64_t row = 0; row < rows; row += ROWS)
+      tile_of<ROWS, WIDE>(rows - row < ROWS ? rows - row : ROWS, a + row * stride, stride,
+                          layer.weight + at * layer.in, layer.bias ? layer.bias + at : nullptr,
+                          layer.in, c + row * layer.out + at, layer.out);
+  } else if constexpr (WIDE > 1) {
+    panel_of<WIDE - 1>(vectors, layer, at, a, stride, c, rows);
+  }
 }
 
 // c (rows, out) = a (rows, in; rows `stride` apart) · weight + bias
 inline void dense(const Dense &layer, const float *a, int64_t stride, float *c, int64_t rows) {
   for (int64_t at = 0; at < layer.out; at += PANEL) {
-    const float *weight = layer.weight + at * layer.in;
-    const float *bias = layer.bias ? layer.bias + at : nullptr;
-    for (int64_t row = 0; row < rows; row += TILE) {
-      const int64_t some = rows - row < TILE ? rows - row : TILE;
-      tile_of<TILE>(some, a + row * stride, stride, weight, bias, layer.in,
-                    c + row * layer.out + at, layer.out);
-    }
+    const int64_t left = (layer.out - at) / LANES;
+    panel_of<VECTORS>(left < VECTORS ? left : VECTORS, layer, at, a, stride, c, rows);
   }
 }
 

@@ -337,14 +337,15 @@ void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64
   }
 }
 
+// [one-hot codes, h] of states.
 void write_features(const Model &m, const Rows &r, int64_t first, int64_t rows) {
   const int64_t one_hot = m.categoricals * m.classes;
   for (int64_t row = first; row < first + rows; ++row) {
     float *to = r.features + row * (one_hot + m.width);
     std::memset(to, 0, one_hot * sizeof(float));
     for (int64_t k = 0; k < m.categoricals; ++k)
-      to[k * m.classes + r.new_code[row * m.categoricals + k]] = 1.0f;
-    std::memcpy(to + one_hot, r.new_h + row * m.width, m.width * sizeof(float));
+      to[k * m.classes + r.code[row * m.categoricals + k]] = 1.0f;
+    std::memcpy(to + one_hot, r.h + row * m.width, m.width * sizeof(float));
   }
 }
 
@@ -367,7 +368,6 @@ void glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
     arena.reset();
     draw(*m, *r, first, count, arena);
     if (r->reward) outcome(*m, *r, r->new_h, first, count, arena);
-    if (r->features) write_features(*m, *r, first, count);
   });
 }
 
@@ -376,6 +376,12 @@ void glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t threads) 
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
     outcome(*m, *r, r->h, first, count, arena);
   });
+}
+
+// The features of r->code and r->h.
+void glam_features(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+  in_blocks(rows, BLOCK, threads,
+            [&](int64_t first, int64_t count, Arena &) { write_features(*m, *r, first, count); });
 }
 
 }  // extern "C"

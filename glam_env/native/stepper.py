@@ -11,7 +11,7 @@ import ctypes
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glam_env.errors import GlamError
 from glam_env.model.inference import DreamStepper, Foretold, _Scan
@@ -107,9 +107,9 @@ class NativeStepper(DreamStepper):
         self._lanes, self._panel = layout()
         self._library = load_library()
         self._kept: list[Tensor] = []
-        self._model = self._describe(world_model)
+        self._model = self._describe()
 
-    def _describe(self, world_model: WorldModel) -> _Model:
+    def _describe(self) -> _Model:
         c, m = self.config, _Model()
         m.categoricals, m.classes, m.actions = c.categoricals, c.classes, c.num_actions
         m.width, m.inner, m.size = c.width, c.expand * c.width, c.state_size
@@ -118,26 +118,24 @@ class NativeStepper(DreamStepper):
         m.lanes_of_categoricals = -(-c.categoricals // self._lanes) * self._lanes
         m.unimix, m.temperature = c.unimix, self.temperature
         m.table = self._keep(self._table)
-        m.embed_scale = self._keep(self._embed_norm.weight)
-        m.embed_shift = self._keep(self._embed_norm.bias)
-        m.embed = self._dense(self._embed_out.weight.T, self._embed_out.bias)
+        m.embed_scale, m.embed_shift = map(self._keep, _parameters(self._embed_norm))
+        m.embed = self._dense(_parameters(self._embed_out)[0].T)
         for part, scan in enumerate(self._scans):
             m.into[part] = self._dense(self._in[part], self._in_bias[part, 0])
             m.out[part] = self._dense(self._out[part], self._out_bias[part, 0])
             m.scan[part] = self._scan(scan)
-        m.variation_scale = self._keep(self._variation_norm.weight)
-        m.variation_shift = self._keep(self._variation_norm.bias)
+        m.variation_scale, m.variation_shift = map(self._keep, _parameters(self._variation_norm))
         m.prior = self._prior_by_classes(m.lanes_of_categoricals)
         m.heads = self._dense(self._heads_in)
         scales = [self._keep(x) for x in self._heads_norms]
         m.first_scale, m.first_shift, m.second_scale, m.second_shift = scales
         for part in range(2):
             m.middle[part] = self._dense(self._heads_mid[part])
-        m.reward = self._dense(self._reward.weight.T, self._reward.bias, beyond=-math.inf)
+        weight, bias = _parameters(self._reward)
+        m.reward = self._dense(weight.T, bias, beyond=-math.inf)
         m.centers = self._keep(_padded(self._centers, m.reward.outputs))
-        m.termination = self._keep(
-            torch.cat([self._termination.weight.flatten(), self._termination.bias])
-        )
+        weight, bias = _parameters(self._termination)
+        m.termination = self._keep(torch.cat([weight.flatten(), bias]))
         return m
 
     def _keep(self, x: Tensor) -> int:
@@ -146,13 +144,15 @@ class NativeStepper(DreamStepper):
         return self._kept[-1].data_ptr()
 
     def _dense(self, weight: Tensor, bias: Tensor | None = None, beyond: float = 0.0) -> _Dense:
-        """(in, out) weights in panels; outputs that fill the last one are ``beyond``."""
+        """(in, out) weights in panels; outputs that fill the last vector are ``beyond``."""
         inputs, outputs = weight.shape
-        width = -(-outputs // self._panel) * self._panel
-        packed = _padded(weight, width).view(inputs, -1, self._panel).transpose(0, 1)
-        if bias is None:
-            return _Dense(self._keep(packed), None, inputs, width)
-        return _Dense(self._keep(packed), self._keep(_padded(bias, width, beyond)), inputs, width)
+        width = -(-outputs // self._lanes) * self._lanes
+        whole = width // self._panel * self._panel
+        wide = _padded(weight, width)
+        panels = wide[:, :whole].unflatten(1, (-1, self._panel)).transpose(0, 1)
+        packed = torch.cat([panels.flatten(), wide[:, whole:].flatten()])
+        kept = None if bias is None else self._keep(_padded(bias, width, beyond))
+        return _Dense(self._keep(packed), kept, inputs, width)
 
     def _scan(self, scan: _Scan) -> _ScanWeights:
         return _ScanWeights(
@@ -204,12 +204,7 @@ class NativeStepper(DreamStepper):
         after = [code, window, conv, ssm, local, h]
         pointers = [x.data_ptr() for x in before] + [None] + [x.data_ptr() for x in after]
         pointers += [x.data_ptr() for x in told]
-        self._library.glam_step(
-            ctypes.byref(self._model),
-            ctypes.byref(_Rows(*pointers)),
-            ctypes.c_int64(rows),
-            ctypes.c_int64(torch.get_num_threads()),
-        )
+        self._call("glam_step", _Rows(*pointers), rows)
         return DreamState(code, h, CoreState(window, conv, ssm, local))
 
     @torch.no_grad()
@@ -223,13 +218,26 @@ class NativeStepper(DreamStepper):
             reward_logits=logits.data_ptr(),
             termination_logit=ending.data_ptr(),
         )
-        self._library.glam_outcome(
-            ctypes.byref(self._model),
-            ctypes.byref(told),
-            ctypes.c_int64(rows),
-            ctypes.c_int64(torch.get_num_threads()),
-        )
+        self._call("glam_outcome", told, rows)
         return reward, logits, ending
+
+    def features(self, state: DreamState) -> Tensor:
+        code, h = state.code.contiguous(), state.h.contiguous()
+        width = self.config.categoricals * self.config.classes + self.config.width
+        features = torch.empty(len(h), width)
+        told = _Rows(code=code.data_ptr(), h=h.data_ptr(), features=features.data_ptr())
+        self._call("glam_features", told, len(h))
+        return features
+
+    def _call(self, name: str, rows: _Rows, count: int) -> None:
+        threads = ctypes.c_int64(torch.get_num_threads())
+        function = getattr(self._library, name)
+        function(ctypes.byref(self._model), ctypes.byref(rows), ctypes.c_int64(count), threads)
+
+
+def _parameters(module: nn.Module) -> list[Tensor]:
+    """Weight and bias of a layer, or its weight alone."""
+    return [parameter.detach() for parameter in module.parameters()]
 
 
 def _padded(x: Tensor, width: int, value: float = 0.0) -> Tensor:
