@@ -22,6 +22,8 @@ from glam_env.native import build, make_stepper
 from glam_env.native.build import BuildError
 from glam_env.native.stepper import NativeStepper
 
+pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing())
+
 ROWS = 150  # more than two blocks, and no whole number of them
 
 
@@ -123,7 +125,7 @@ def test_doubt_is_exact_where_the_prior_is_sure(model) -> None:
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache folder of its own, with nothing loaded yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    caches = (build.load_library, native.available)
+    caches = (build.load_library, native.missing, native.available)
     for function in caches:
         function.cache_clear()
     yield tmp_path

@@ -13,8 +13,10 @@ from glam_env.model.distributions import one_hot
 from glam_env.model.precision import int8_pays
 from glam_env.model.rendering import FloatRenderer, IntegerRenderer, fold, round_decoder
 from glam_env.model.vision import ImageDecoder
-from glam_env.native import make_renderer
+from glam_env.native import make_renderer, missing
 from glam_env.native.renderer import NativeRenderer, can_draw
+
+NATIVE = not missing() and can_draw()
 
 K, C = 6, 5
 PONG = Path(__file__).resolve().parents[1] / "checkpoints" / "Pong"
@@ -22,8 +24,8 @@ PONG = Path(__file__).resolve().parents[1] / "checkpoints" / "Pong"
 integer_renderers = pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=pytest.mark.skipif(not there(), reason="not on this CPU"))
-        for kind, there in ((IntegerRenderer, lambda: int8_pays("cpu")), (NativeRenderer, can_draw))
+        pytest.param(kind, marks=pytest.mark.skipif(not there, reason="not on this CPU"))
+        for kind, there in ((IntegerRenderer, int8_pays("cpu")), (NativeRenderer, NATIVE))
     ],
 )
 
@@ -91,7 +93,7 @@ def test_an_integer_picture_does_not_hang_on_its_batch(kind) -> None:
     assert torch.equal(render(codes), alone)
 
 
-@pytest.mark.skipif(not (int8_pays("cpu") and can_draw()), reason="not on this CPU")
+@pytest.mark.skipif(not (int8_pays("cpu") and NATIVE), reason="not on this CPU")
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("stem", [16, 32])
 def test_native_integers_are_onednns_up_to_rounding(residual, stem) -> None:
@@ -125,5 +127,5 @@ def test_auto_takes_integers_only_where_they_pay() -> None:
     render = make_renderer(make_decoder(residual=False), make_codes(5))
     assert isinstance(render, IntegerRenderer if int8_pays("cpu") else FloatRenderer)
     large = make_renderer(make_decoder(residual=False, stem=16), make_codes(5))
-    assert isinstance(large, NativeRenderer if can_draw() else type(render))
+    assert isinstance(large, NativeRenderer if NATIVE else type(render))
     assert np.array_equal(render(make_codes(2)).shape, (2, 64, 64, 3))

@@ -30,18 +30,25 @@ BACKENDS = ("auto", "native", "torch")
 
 
 @cache
-def available() -> bool:
-    """Whether the library can be had on this machine; if not, a warning has said why."""
+def missing() -> str:
+    """Why there is no C++ for dreams on this machine; empty if there is."""
     try:
         load_library()
     except BuildError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def available() -> bool:
+    """Whether there is; if not, a warning has said why, once."""
+    if why := missing():
         warnings.warn(
-            f"dreams take PyTorch's slower way, since C++ can't be compiled here: {error}",
+            f"dreams take PyTorch's slower way, since C++ can't be compiled here: {why}",
             RuntimeWarning,
             stacklevel=2,
         )
-        return False
-    return True
+    return not why
 
 
 def make_stepper(
