@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 from glam_env.native import build, make_stepper
 from glam_env.native.build import BuildError
-from glam_env.native.stepper import NativeStepper
+from glam_env.native.renderer import can_draw
+from glam_env.native.stepper import NativeStepper, layout
 
 pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing())
 
@@ -146,6 +148,20 @@ def test_it_is_compiled_once(fresh: Path, monkeypatch, model) -> None:
     assert [path.name for path in first.parent.iterdir()] == [first.name]
     assert sum("-o" in line.split() for line in counted.read_text().splitlines()) == 1
     assert isinstance(make_stepper(model), NativeStepper)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of that CPU")
+@pytest.mark.parametrize(("option", "lanes"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
+def test_shorter_vectors_give_the_same_numbers(fresh, monkeypatch, option, lanes) -> None:
+    """What other CPUs have; those that draw with 8-bit integers all have the long ones."""
+    model = make_model()
+    state = start(model)
+    expected = play(DreamStepper(model), state, slice(None))
+    monkeypatch.setenv("CXX", f"{' '.join(build.find_compiler())} {option}")
+    assert layout()[0] <= lanes
+    assert not can_draw()
+    for one, other in zip(play(NativeStepper(model), state, slice(None)), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 def test_without_a_compiler_auto_warns_once_and_pytorch_steps(fresh, monkeypatch, model) -> None:
