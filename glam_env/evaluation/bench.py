@@ -33,6 +33,7 @@ from glam_env.evaluation.speed_report import (
 )
 from glam_env.evaluation.training_speed import PartsClock
 from glam_env.games import find_game
+from glam_env.native import missing
 from glam_env.options import Bench
 from glam_env.progress import ProgressLines
 from glam_env.training.export import describe_hardware
@@ -129,6 +130,7 @@ def _head(args: Bench, game: str, device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "threads": torch.get_num_threads() if args.threads is None else args.threads,
         "cores": usable_cores(),
+        "native": device.type == "cpu" and not missing(),  # dreams in C++
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in names},
