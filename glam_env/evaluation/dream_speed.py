@@ -160,7 +160,11 @@ def _measure_dreams(
 
 @contextmanager
 def open_dreams(
-    world: BenchWorld, obs_type: str, num_envs: int, device: torch.device
+    world: BenchWorld,
+    obs_type: str,
+    num_envs: int,
+    device: torch.device,
+    backend: str = "auto",
 ) -> Iterator[Stepping]:
     """Dreams as they are after a long time: all contexts warmed up, ages spread over the horizon.
 
@@ -169,8 +173,9 @@ def open_dreams(
         obs_type: what they show.
         num_envs: E.
         device: where they live.
+        backend: of the env.
     """
-    with _dreams(world, obs_type, num_envs, device, world.horizon) as envs:
+    with _dreams(world, obs_type, num_envs, device, world.horizon, backend) as envs:
         _warm_contexts(envs)
         _spread_ages(envs)
         yield Stepping(envs.step, random_actions(envs, device), num_envs, device)
@@ -178,7 +183,12 @@ def open_dreams(
 
 @contextmanager
 def _dreams(
-    world: BenchWorld, obs_type: str, num_envs: int, device: torch.device, horizon: int
+    world: BenchWorld,
+    obs_type: str,
+    num_envs: int,
+    device: torch.device,
+    horizon: int,
+    backend: str = "auto",
 ) -> Iterator[DreamVectorEnv]:
     envs = gym.make_vec(
         f"GLAMDream-{world.game}-v0",
@@ -188,6 +198,7 @@ def _dreams(
         obs_type=obs_type,
         checkpoint=str(world.folder),
         max_episode_steps=horizon,
+        backend=backend,
     )
     assert isinstance(envs, DreamVectorEnv)
     with closing(envs):
