@@ -4,7 +4,7 @@ BatchNorm is folded into the convolutions before it and the first layer, which r
 into a table. The last convolution writes whole rows of pixels. Frames are rounded to 8 bits
 anyway, so the arithmetic before may be coarser where the hardware is faster with it: bfloat16 on
 CUDA devices, 8-bit integers on CPUs with VNNI (four times the products of float32; there the
-shipped frames are off by 0.4 of 255 in the mean and by more than 2 in one place of 10 000).
+shipped frames are off by 0.4 of 255 in the mean, by more than 2.5 in one place of 10 000).
 """
 
 from __future__ import annotations
