@@ -120,6 +120,29 @@ def test_doubt_is_exact_where_the_prior_is_sure(model) -> None:
     assert step.prior_entropy.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("bad", [-1, 5, 2**40])
+def test_what_lies_outside_the_tables_is_refused(model, bad) -> None:
+    stepper, state = NativeStepper(model), start(model)
+    action, draw = torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
+    wrong = state.code.clone()
+    wrong[ROWS - 1, 1] = bad
+    with pytest.raises(IndexError, match="none of the world model's"):
+        stepper.step(state._replace(code=wrong), action, draw)
+    with pytest.raises(IndexError, match="none of the world model's"):
+        stepper.features(state._replace(code=wrong))
+    action[7] = bad
+    with pytest.raises(IndexError, match="none of the world model's"):
+        stepper.go_on(state, action, draw)
+
+
+def test_other_number_types_are_converted(model) -> None:
+    stepper, state = NativeStepper(model), start(model)
+    expected = play(stepper, state, slice(None))
+    core = type(state.core)(*(part.double() for part in state.core))
+    other = DreamState(state.code.int(), state.h.double(), core)
+    assert all(map(torch.equal, play(stepper, other, slice(None)), expected))
+
+
 # --- compilers ---------------------------------------------------------------------------------
 
 

@@ -93,6 +93,15 @@ def test_an_integer_picture_does_not_hang_on_its_batch(kind) -> None:
     assert torch.equal(render(codes), alone)
 
 
+@pytest.mark.skipif(not NATIVE, reason="not on this CPU")
+def test_native_drawing_refuses_codes_that_there_are_not() -> None:
+    decoder = round_decoder(fold(make_decoder(residual=True, stem=16), K), make_codes(8))
+    codes = make_codes(3)
+    codes[2, 1] = C
+    with pytest.raises(IndexError, match="none of the decoder's classes"):
+        NativeRenderer(decoder)(codes)
+
+
 @pytest.mark.skipif(not (int8_pays("cpu") and NATIVE), reason="not on this CPU")
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("stem", [16, 32])

@@ -42,7 +42,7 @@ class Foretold(NamedTuple):
     prior_entropy: Tensor
 
 
-class _Scan(NamedTuple):
+class Scan(NamedTuple):
     """A Mamba's weights between its two projections.
 
     ``taps`` (d_conv, d_inner) with the current input's last; ``bias`` (d_inner) of the
@@ -60,7 +60,7 @@ class _Scan(NamedTuple):
     skip: Tensor
 
     @classmethod
-    def of(cls, mamba: Mamba) -> _Scan:
+    def of(cls, mamba: Mamba) -> Scan:
         assert mamba.conv1d.bias is not None
         a = -torch.exp(mamba.A_log)
         return cls(
@@ -201,7 +201,7 @@ class DreamStepper:
         inward = [_folded(block.norm, block.mamba.in_proj) for block in blocks]
         self._in = torch.stack([weight for weight, _ in inward])
         self._in_bias = torch.stack([bias for _, bias in inward]).unsqueeze(1)
-        self._scans = [_Scan.of(block.mamba) for block in blocks]
+        self._scans = [Scan.of(block.mamba) for block in blocks]
         pairs = zip(parts, blocks, strict=True)
         self._out = torch.stack([_after(part.project, block.mamba) for part, block in pairs])
         self._out_bias = torch.stack([part.project.bias for part in parts]).unsqueeze(1)

@@ -203,6 +203,13 @@ inline Parallel &shared_threads() {
   return parallel;
 }
 
+// Whether all of `count` indices lie in [0, limit).
+inline bool all_below(const int64_t *index, int64_t count, int64_t limit) {
+  bool good = true;
+  for (int64_t i = 0; i < count; ++i) good &= uint64_t(index[i]) < uint64_t(limit);
+  return good;
+}
+
 // Calls work(first, count, arena) for runs of at most `block` rows that cover them all.
 template <class Work>
 void in_blocks(int64_t rows, int64_t block, int64_t threads, const Work &work) {

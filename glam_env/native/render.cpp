@@ -171,9 +171,11 @@ extern "C" {
 
 int64_t glam_can_draw() { return 1; }
 
-// (count, categoricals) codes to (count, 64, 64, 3) frames.
-void glam_draw(const Decoder *d, const int64_t *codes, uint8_t *frames, int64_t count,
-               int64_t threads) {
+// (count, categoricals) codes to (count, 64, 64, 3) frames. Returns 0; or 1, and does nothing, if a
+// code is none of the decoder's.
+int64_t glam_draw(const Decoder *d, const int64_t *codes, uint8_t *frames, int64_t count,
+                  int64_t threads) {
+  if (!all_below(codes, count * d->categoricals, d->classes)) return 1;
   in_blocks(count, BLOCK, threads, [&](int64_t first, int64_t some, Arena &arena) {
     uint8_t *maps[HIDDEN + 1];
     for (int at = 0; at <= HIDDEN; ++at) {
@@ -192,6 +194,7 @@ void glam_draw(const Decoder *d, const int64_t *codes, uint8_t *frames, int64_t 
       finish(*d, maps[3], frames + frame * SIDE * SIDE * 3);
     }
   });
+  return 0;
 }
 
 }  // extern "C"

@@ -133,13 +133,15 @@ class NativeRenderer:
             raise ValueError(f"codes must be (E, {self._categoricals}) int64, got {codes.shape}")
         codes = codes.contiguous()
         frames = torch.empty(len(codes), IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
-        self._library.glam_draw(
+        refused = self._library.glam_draw(
             ctypes.byref(self._decoder),
             ctypes.c_void_p(codes.data_ptr()),
             ctypes.c_void_p(frames.data_ptr()),
             ctypes.c_int64(len(codes)),
             ctypes.c_int64(torch.get_num_threads()),
         )
+        if refused:
+            raise IndexError("a code is none of the decoder's classes")
         return frames
 
 

@@ -361,27 +361,34 @@ void glam_share_threads(void *parallel) {
   shared_threads() = reinterpret_cast<Parallel>(parallel);
 }
 
-// One step of all rows; rewards and endings too unless r->reward is null.
-void glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+// One step of all rows; rewards and endings too unless r->reward is null. Returns 0; or 1, and does
+// nothing, if a code or an action is none of the model's.
+int64_t glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+  if (!all_below(r->code, rows * m->categoricals, m->classes)) return 1;
+  if (!all_below(r->action, rows, m->actions)) return 1;
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
     remember(*m, *r, first, count, arena);
     arena.reset();
     draw(*m, *r, first, count, arena);
     if (r->reward) outcome(*m, *r, r->new_h, first, count, arena);
   });
+  return 0;
 }
 
 // Rewards and endings of the transitions that led to r->h.
-void glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+int64_t glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
     outcome(*m, *r, r->h, first, count, arena);
   });
+  return 0;
 }
 
-// The features of r->code and r->h.
-void glam_features(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+// The features of r->code and r->h; returns as glam_step.
+int64_t glam_features(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+  if (!all_below(r->code, rows * m->categoricals, m->classes)) return 1;
   in_blocks(rows, BLOCK, threads,
             [&](int64_t first, int64_t count, Arena &) { write_features(*m, *r, first, count); });
+  return 0;
 }
 
 }  // extern "C"

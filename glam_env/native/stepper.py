@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from glam_env.errors import GlamError
-from glam_env.model.inference import DreamStepper, Foretold, _Scan
+from glam_env.model.inference import DreamStepper, Foretold, Scan
 from glam_env.model.structures import DreamState, WorldModelConfig
 from glam_env.model.variation import CoreState
 from glam_env.model.world_model import WorldModel
@@ -154,7 +154,7 @@ class NativeStepper(DreamStepper):
         kept = None if bias is None else self._keep(_padded(bias, width, beyond))
         return _Dense(self._keep(packed), kept, inputs, width)
 
-    def _scan(self, scan: _Scan) -> _ScanWeights:
+    def _scan(self, scan: Scan) -> _ScanWeights:
         return _ScanWeights(
             self._keep(scan.taps),
             self._keep(scan.bias),
@@ -190,13 +190,13 @@ class NativeStepper(DreamStepper):
     ) -> DreamState:
         core, rows = state.core, len(action)
         before = [
-            state.code.contiguous(),
-            action.contiguous(),
-            core.window.contiguous(),
-            _channels_inside(core.conv),
-            _channels_inside(core.ssm),
-            core.local.contiguous(),
-            draw.contiguous(),
+            state.code.long().contiguous(),
+            action.long().contiguous(),
+            core.window.float().contiguous(),
+            _channels_inside(core.conv.float()),
+            _channels_inside(core.ssm.float()),
+            core.local.float().contiguous(),
+            draw.float().contiguous(),
         ]
         code, h = torch.empty_like(before[0]), torch.empty(rows, self.config.width)
         window, local = torch.empty_like(before[2]), torch.empty_like(before[5])
@@ -209,7 +209,7 @@ class NativeStepper(DreamStepper):
 
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, h = len(h), h.contiguous()
+        rows, h = len(h), h.float().contiguous()
         reward, ending = torch.empty(rows), torch.empty(rows)
         logits = torch.empty(rows, self.config.reward_bins)
         told = _Rows(
@@ -222,7 +222,7 @@ class NativeStepper(DreamStepper):
         return reward, logits, ending
 
     def features(self, state: DreamState) -> Tensor:
-        code, h = state.code.contiguous(), state.h.contiguous()
+        code, h = state.code.long().contiguous(), state.h.float().contiguous()
         width = self.config.categoricals * self.config.classes + self.config.width
         features = torch.empty(len(h), width)
         told = _Rows(code=code.data_ptr(), h=h.data_ptr(), features=features.data_ptr())
@@ -232,7 +232,11 @@ class NativeStepper(DreamStepper):
     def _call(self, name: str, rows: _Rows, count: int) -> None:
         threads = ctypes.c_int64(torch.get_num_threads())
         function = getattr(self._library, name)
-        function(ctypes.byref(self._model), ctypes.byref(rows), ctypes.c_int64(count), threads)
+        refused = function(
+            ctypes.byref(self._model), ctypes.byref(rows), ctypes.c_int64(count), threads
+        )
+        if refused:
+            raise IndexError("a code or an action is none of the world model's")
 
 
 def _parameters(module: nn.Module) -> list[Tensor]:

@@ -85,8 +85,8 @@ def imagine(
 ) -> Rollout:
     """Lets an agent play dreams.
 
-    They are stepped through a :func:`make_stepper` of the weights as they are now: the same draws
-    as :meth:`WorldModel.step` takes, and its numbers up to rounding.
+    They are stepped by :func:`make_stepper` of the weights as they are now: the same draws as
+    :meth:`WorldModel.step` takes, and its numbers up to rounding.
 
     Args:
         world_model: dreams; only its recurrent part is run, no image is drawn.
