@@ -213,22 +213,21 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
                 f"{self.rows_are} {rows} have ended: reset() them before the next step()"
             )
         reward, terminated, truncated, entropy = self._advance(chosen, waiting)
-        acted = ~waiting
-        if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(waiting.any()):
-            # Those that had ended begin in this step; what they have just done is dropped.
-            self._begin(waiting, None)
-            reward = reward.masked_fill(waiting, 0.0)
-            terminated, truncated = terminated & acted, truncated & acted
-        done = terminated | truncated
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            info = self._doubt(entropy, acted, ~done)
-            self._done = torch.zeros_like(done)
+            done = terminated | truncated
+            info = self._doubt(entropy, None, ~done)
             if bool(done.any()):
                 info |= self._final_info(entropy, done)
                 self._begin(done, None)
         else:
-            info = self._doubt(entropy, acted, acted)
-            self._done = done
+            acted = ~waiting
+            if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(waiting.any()):
+                # Those that had ended begin in this step; what they have just done is dropped.
+                self._begin(waiting, None)
+                reward = reward.masked_fill(waiting, 0.0)
+                terminated, truncated = terminated & acted, truncated & acted
+            info = self._doubt(entropy, acted, acted.clone())
+            self._done = terminated | truncated
         self._show()
         return (
             self._export(self._observe()),
@@ -278,15 +277,15 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         """A tensor in the caller's array type."""
         return tensor if self.array_type == "torch" else tensor.cpu().numpy()
 
-    def _doubt(self, entropy: Tensor | None, acted: Tensor, told: Tensor) -> dict[str, Any]:
-        """``prior_entropy`` of the rows that have ``acted``, 0 of the others, and its mask: those
-        whose info this is. A world without a model masks all."""
+    def _doubt(self, entropy: Tensor | None, acted: Tensor | None, told: Tensor) -> dict[str, Any]:
+        """``prior_entropy`` of the rows that have ``acted`` (None: all), 0 of the others, and its
+        mask ``told``, which is given away: those whose info this is. A world without a model masks
+        all."""
         if entropy is None:
             entropy, told = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(told)
-        return {
-            "prior_entropy": self._export(entropy.masked_fill(~acted, 0.0)),
-            "_prior_entropy": self._export(told.clone()),
-        }
+        elif acted is not None:
+            entropy = entropy.masked_fill(~acted, 0.0)
+        return {"prior_entropy": self._export(entropy), "_prior_entropy": self._export(told)}
 
     def _final_info(self, entropy: Tensor | None, done: Tensor) -> dict[str, Any]:
         """What finished rows leave behind: ``final_obs`` and ``final_info`` with their masks.
@@ -302,7 +301,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         return {
             "final_obs": final_obs,
             "_final_obs": self._export(done.clone()),
-            "final_info": self._doubt(entropy, done, done),
+            "final_info": self._doubt(entropy, done, done.clone()),
             "_final_info": self._export(done.clone()),
         }
 
