@@ -28,7 +28,7 @@ def info(args: Info) -> int:
 
     from glam_env.evaluation.history import METRICS, read_history, save_curves
     from glam_env.model.mamba import convolution_missing, scan_missing
-    from glam_env.native import missing
+    from glam_env.native import describe
     from glam_env.training.run_folder import RunFolder
 
     if not args.what:
@@ -43,7 +43,7 @@ def info(args: Info) -> int:
             "mamba convolution": (
                 f"PyTorch ({why})" if (why := convolution_missing()) else "causal-conv1d"
             ),
-            "dreams on a CPU": f"PyTorch ({why})" if (why := missing()) else "C++",
+            "dreams on a CPU": describe(),
             "checkpoints": {game: str(p) for game, p in shipped_checkpoints().items()},
         }
         print(json.dumps(facts, indent=2) if args.json else _outline(facts))

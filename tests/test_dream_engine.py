@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from glam_env.dream.contexts import ContextPool, draw_frames
-from glam_env.dream.engine import DreamEngine, find_device
+from glam_env.dream.engine import DreamEngine, _split_mix, find_device
 from glam_env.errors import GlamError
 from glam_env.model.distributions import symexp
 from glam_env.model.structures import DreamState
@@ -85,6 +86,20 @@ def test_reseeding_repeats_whatever_came_before(make_engine) -> None:
 def test_without_a_seed_no_two_engines_agree(make_engine) -> None:
     starts = [make_engine(num_envs=16).reset() for _ in range(2)]
     assert not torch.equal(*starts)
+
+
+@pytest.mark.parametrize("kind", [torch.arange, np.arange], ids=["torch", "numpy"])
+@pytest.mark.parametrize("key", [0, 1, 123456789, 2**63 - 1, 2**64 - 5])
+def test_the_hash_of_starts_is_splitmix64(kind, key) -> None:
+    """On a GPU in torch and on a CPU in numpy, whose int64 both wrap around."""
+
+    def split_mix(x: int) -> int:
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    found = [x % 2**64 for x in _split_mix(kind(1, 400), key).tolist()]
+    assert found == [split_mix((x * 0x9E3779B97F4A7C15 + key) % 2**64) for x in range(1, 400)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1, 2**64 + 5])
@@ -184,7 +199,11 @@ def test_frame_reward_and_end_come_from_one_transition(
     """
     kind = "sample" if sampled else None
     engine = make_engine(
-        bias=0.0, reward=kind or "mean", termination=kind or "threshold", temperature=0.7
+        bias=0.0,
+        reward=kind or "mean",
+        termination=kind or "threshold",
+        temperature=0.7,
+        precision="float32",
     )
     starts = engine.reset(seed=21)
     model, contexts = make_world_model(0.0), make_contexts()

@@ -582,6 +582,7 @@ def test_a_bad_action_is_refused_by_the_single_env(make_single, world) -> None:
         ({"max_doubt": float("nan")}, "max_doubt must be a number of nats >= 0, or None"),
         ({"max_doubt": -1.0}, "max_doubt must be a number of nats >= 0, or None"),
         ({"backend": "numba"}, "backend must be one of"),
+        ({"precision": "float8"}, "precision must be one of auto, float32"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
         ({"obs_type": "latent", "checkpoint": "/nowhere/Pong"}, "/nowhere/Pong is no checkpoint"),
     ],
@@ -620,6 +621,7 @@ def test_a_dream_s_options_are_taken_by_the_real_game(keep, make) -> None:
         "reward": "sample",
         "max_doubt": 0.0,
         "backend": "torch",
+        "precision": "float32",
         "contexts": {"frames": np.zeros(0), "actions": np.zeros(0)},
         "autoreset_mode": "DISABLED",
     }

@@ -91,8 +91,8 @@ class RealVectorEnv(PixelVectorEnv):
         obs_type: ``"rgb"``, ``"grayscale"`` or ``"latent"``.
         max_episode_steps: agent steps after which a game is cut; at most, and if None, 27 000.
         autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
-        temperature, termination, reward, max_doubt, contexts, backend: a dream's; they do
-            nothing here.
+        temperature, termination, reward, max_doubt, contexts, backend, precision: a dream's;
+            they do nothing here.
         checkpoint: as for dreams; only ``latent`` opens it.
         repeat_action_probability: chance that a frame repeats the action before it.
         render_mode: None, ``"rgb_array"``, ``"rgb_grid"`` or ``"human"``.
@@ -121,6 +121,7 @@ class RealVectorEnv(PixelVectorEnv):
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
+        precision: str = "auto",
         repeat_action_probability: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
@@ -135,7 +136,7 @@ class RealVectorEnv(PixelVectorEnv):
             autoreset_mode=autoreset_mode,
             render_mode=render_mode,
         )
-        require_drawing(temperature, termination, reward, backend)
+        require_drawing(temperature, termination, reward, backend, precision)
         require_doubt(max_doubt)
         self.max_episode_steps = require_count(
             "max_episode_steps", MAX_STEPS if max_episode_steps is None else max_episode_steps
@@ -247,6 +248,7 @@ class RealEnv(PixelEnv):
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
+        precision: str = "auto",
         repeat_action_probability: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
@@ -266,6 +268,7 @@ class RealEnv(PixelEnv):
             checkpoint=checkpoint,
             contexts=contexts,
             backend=backend,
+            precision=precision,
             repeat_action_probability=repeat_action_probability,
         )
 

@@ -7,7 +7,7 @@ the state a dream goes on from (its warm-up), which :class:`ContextPool` does on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -114,6 +114,7 @@ class ContextPool:
         device: where the states live.
         frames: whether first frames will be asked for.
         draw: draws them; :func:`draw_frames` if None.
+        arrange: puts states in the order of memory that they shall be kept in.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class ContextPool:
         *,
         frames: bool = False,
         draw: Renderer | None = None,
+        arrange: Callable[[DreamState], DreamState] = lambda state: state,
     ) -> None:
         self._world_model = world_model
         self._draw = partial(draw_frames, world_model) if draw is None else draw
@@ -131,11 +133,10 @@ class ContextPool:
         self._batch = 1 if device.type == "cpu" else min(_WARM_UP_BATCH, contexts.count)
         self._batches_missing = set(range(-(-contexts.count // self._batch)))
         # Uninitialised memory costs nothing until a context is written to it.
-        first = self._warm_up(0)
+        first = arrange(self._warm_up(0))
         rows = contexts.count
-        self._codes, self._h, *self._core = (
-            part.new_empty((rows, *part.shape[1:])) for part in (first.code, first.h, *first.core)
-        )
+        self._codes, self._h = (_room(part, rows) for part in (first.code, first.h))
+        self._core = CoreState(*(_room(part, rows) for part in first.core))
         self._frames = (
             torch.empty((rows, 64, 64, 3), dtype=torch.uint8, device=device) if frames else None
         )
@@ -156,24 +157,30 @@ class ContextPool:
         Returns:
             E states, copies.
         """
-        self._require(indices, mask)
-        core = CoreState(*(part[indices] for part in self._core))
-        return DreamState(self._codes[indices], self._h[indices], core)
+        everything = self.all_states(indices[mask])
+        core = CoreState(*(part[indices] for part in everything.core))
+        return DreamState(everything.code[indices], everything.h[indices], core)
+
+    def all_states(self, wanted: Tensor) -> DreamState:
+        """The start states of all contexts, no copies; they hold anything but at the (N) int64
+        places ``wanted``."""
+        self._require(wanted)
+        return DreamState(self._codes, self._h, self._core)
 
     def frames(self, indices: Tensor, mask: Tensor) -> Tensor:
         """First frames (E, 64, 64, 3) uint8, copies; arguments as in :meth:`states`."""
         assert self._frames is not None, "this pool was made without frames"
-        self._require(indices, mask)
+        self._require(indices[mask])
         if indices.is_cuda:
             return self._frames[indices]
         frames = self._frames.new_empty(len(indices), *self._frames.shape[1:])
         rows = mask.nonzero().flatten()
         return frames.index_copy_(0, rows, self._frames[indices[rows]])
 
-    def _require(self, indices: Tensor, mask: Tensor) -> None:
+    def _require(self, wanted: Tensor) -> None:
         if self._batches_missing:
-            wanted = set((indices[mask] // self._batch).tolist())
-            for batch in sorted(wanted & self._batches_missing):
+            batches = set((wanted // self._batch).tolist())
+            for batch in sorted(batches & self._batches_missing):
                 self._fill(batch)
 
     def _warm_up(self, batch: int) -> DreamState:
@@ -190,3 +197,10 @@ class ContextPool:
         if self._frames is not None:
             self._frames[rows] = self._draw(state.code)
         self._batches_missing.discard(batch)
+
+
+def _room(part: Tensor, rows: int) -> Tensor:
+    """Memory for as many rows like those of (E, ...), in the order that they have there."""
+    order = sorted(range(1, part.ndim), key=lambda axis: -part.stride(axis))
+    room = part.new_empty((rows, *(part.shape[axis] for axis in order)))
+    return room.permute(0, *(1 + order.index(axis) for axis in range(1, part.ndim)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,8 +94,9 @@ class DreamEngine:
             draws it.
         reward: ``"mean"`` of the head's distribution or a ``"sample"`` of its bins.
         frames: whether :attr:`pool` shall hold first frames, and steps shall draw.
-        precision: of the drawing, see :data:`~glam_env.model.rendering.PRECISIONS`; all that is
-            remembered, drawn by lot or handed out otherwise is float32.
+        precision: of the drawing, see :data:`~glam_env.model.rendering.PRECISIONS`; ``"auto"``
+            also lets a native step multiply in float16, see
+            :class:`~glam_env.native.stepper.NativeStepper`. All that is remembered is float32.
         backend: of step and drawing, see :func:`~glam_env.native.make_stepper`.
 
     Raises:
@@ -119,8 +120,7 @@ class DreamEngine:
     ) -> None:
         self.num_envs = num_envs = require_count("num_envs", num_envs)
         self.max_episode_steps = require_count("max_episode_steps", max_episode_steps)
-        require_drawing(temperature, termination, reward, backend)
-        require_choice("precision", precision, PRECISIONS)
+        require_drawing(temperature, termination, reward, backend, precision)
         self.world_model = world_model
         self.device = torch.device(device)
         self._temperature = float(temperature)
@@ -130,10 +130,20 @@ class DreamEngine:
         self._render = (
             make_renderer(world_model.decoder, codes, precision, backend) if frames else None
         )
-        self.pool = ContextPool(
-            world_model, contexts, self.device, frames=frames, draw=self._render
+        self._stepper = make_stepper(
+            world_model,
+            temperature=self._temperature,
+            backend=backend,
+            precision="auto" if precision == "auto" else "float32",
         )
-        self._stepper = make_stepper(world_model, temperature=self._temperature, backend=backend)
+        self.pool = ContextPool(
+            world_model,
+            contexts,
+            self.device,
+            frames=frames,
+            draw=self._render,
+            arrange=self._stepper.arrange,
+        )
         self._graph = Captured(self._advance) if self.device.type == "cuda" else None
         self._shown: Tensor | None = None  # what the last step showed, until it is handed out
         self._generator = torch.Generator(self.device)
@@ -186,7 +196,8 @@ class DreamEngine:
             self._state = self.pool.states(indices, mask)
         elif self.device.type == "cpu":  # there, to know which costs less than to move them all
             rows = mask.nonzero().flatten()
-            _put(rows, self.pool.states(indices[rows], mask[rows]), self._state)
+            starts = indices[rows]
+            self._stepper.put(self._state, rows, self.pool.all_states(starts), starts)
         else:
             self._state = _choose(mask, self.pool.states(indices, mask), self._state)
         self._steps = torch.where(mask, 0, self._steps)
@@ -218,10 +229,11 @@ class DreamEngine:
 
     def _advance(
         self, state: DreamState, steps: Tensor, actions: Tensor, draws: tuple[Tensor, ...]
-    ) -> tuple[EngineStep, DreamState, Tensor, Tensor]:
+    ) -> tuple[EngineStep, DreamState, Tensor, Tensor | None]:
         """The step without its lots, which are given: static, and never waiting for the device."""
         next_code, *others = draws
-        step = self._stepper.step(state, actions, next_code)
+        latent = self._render is None
+        step = self._stepper.step(state, actions, next_code, spend=True, show=latent)
         reward = step.reward
         if self._sample_reward:
             code = self.world_model.reward_code
@@ -231,7 +243,7 @@ class DreamEngine:
             terminated = others.pop() < step.termination_logit.sigmoid()
         steps = steps + 1
         truncated = (steps >= self.max_episode_steps) & ~terminated
-        shown = self._show(step.state)
+        shown = step.features if self._render is None else self._render(step.state.code)
         return (
             EngineStep(reward, terminated, truncated, step.prior_entropy),
             step.state,
@@ -277,18 +289,18 @@ class DreamEngine:
         self._starts_drawn = draws.starts_drawn.clone()
 
     def _draw_starts(self) -> Tensor:
-        """The next start of each dream, (E) int64 contexts.
-
-        SplitMix64 (Steele, Lea and Flood 2014) at a position of each dream's own.
-        """
-        position = self._starts_drawn * self.num_envs + self._rows + 1
-        x = position * _signed(0x9E3779B97F4A7C15) + _signed(self._start_key)
-        x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-        x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
-        return _shift(x ^ _shift(x, 31), 1) % len(self.pool)
+        """The next start of each dream, (E) int64 contexts: a hash of the key and of a position of
+        the dream's own."""
+        drawn, rows = self._starts_drawn, self._rows
+        if self.device.type == "cpu":  # numpy takes less time over so few numbers
+            drawn, rows = drawn.numpy(), rows.numpy()
+        position = drawn * self.num_envs + rows + 1
+        return torch.as_tensor(_shift(_split_mix(position, self._start_key), 1) % len(self.pool))
 
 
-def require_drawing(temperature: float, termination: str, reward: str, backend: str) -> None:
+def require_drawing(
+    temperature: float, termination: str, reward: str, backend: str, precision: str
+) -> None:
     """Raises GlamError unless :class:`DreamEngine` knows how to draw so."""
     number = isinstance(temperature, Real) and not isinstance(temperature, bool)
     if not number or not 0.0 <= temperature < math.inf:
@@ -296,6 +308,15 @@ def require_drawing(temperature: float, termination: str, reward: str, backend: 
     require_choice("termination", termination, TERMINATIONS)
     require_choice("reward", reward, REWARDS)
     require_choice("backend", backend, BACKENDS)
+    require_choice("precision", precision, PRECISIONS)
+
+
+def _split_mix(position: Any, key: int) -> Any:
+    """SplitMix64 (Steele, Lea and Flood 2014) of int64 positions in numpy or torch, as int64."""
+    x = position * _signed(0x9E3779B97F4A7C15) + _signed(key)
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
 
 
 def _signed(value: int) -> int:
@@ -303,8 +324,8 @@ def _signed(value: int) -> int:
     return (value + _UINT64 // 2) % _UINT64 - _UINT64 // 2
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 (torch's own repeats the sign)."""
+def _shift(x: Any, bits: int) -> Any:
+    """Logical right shift of int64 (the libraries' own repeats the sign)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -316,12 +337,6 @@ def _choose(mask: Tensor, new: DreamState, old: DreamState) -> DreamState:
 
     core = CoreState(*map(choose, new.core, old.core))
     return DreamState(choose(new.code, old.code), choose(new.h, old.h), core)
-
-
-def _put(rows: Tensor, new: DreamState, old: DreamState) -> None:
-    """Writes the rows of ``new`` to the (N) int64 places ``rows`` of ``old``."""
-    for part, into in zip((new.code, new.h, *new.core), (old.code, old.h, *old.core), strict=True):
-        into.index_copy_(0, rows, part)
 
 
 def _copy(state: DreamState) -> DreamState:

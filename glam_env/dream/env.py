@@ -38,6 +38,7 @@ class DreamEnv(PixelEnv):
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
+        precision: str = "auto",
         render_mode: str | None = None,
     ) -> None:
         super().__init__(
@@ -56,6 +57,7 @@ class DreamEnv(PixelEnv):
             checkpoint=checkpoint,
             contexts=contexts,
             backend=backend,
+            precision=precision,
         )
 
     @property

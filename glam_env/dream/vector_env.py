@@ -50,6 +50,9 @@ class DreamVectorEnv(PixelVectorEnv):
             :func:`~glam_env.dream.recordings.read_contexts`.
         backend: ``"native"`` (C++, on CPUs), ``"torch"``, or ``"auto"``: native where it can be
             had, see :func:`~glam_env.native.make_stepper`.
+        precision: ``"auto"``, the fastest numbers that suit the hardware (8-bit and float16 on
+            CPUs, bfloat16 on CUDA devices), or ``"float32"`` throughout; see
+            :class:`~glam_env.dream.engine.DreamEngine`.
         render_mode: None, ``"rgb_array"``, ``"rgb_grid"`` or ``"human"``.
 
     Raises:
@@ -75,6 +78,7 @@ class DreamVectorEnv(PixelVectorEnv):
         checkpoint: str | Path | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
+        precision: str = "auto",
         render_mode: str | None = None,
     ) -> None:
         super().__init__(
@@ -105,6 +109,7 @@ class DreamVectorEnv(PixelVectorEnv):
             reward=reward,
             frames=obs_type != "latent",
             backend=backend,
+            precision=precision,
         )
         self._set_spaces(config.world_model.num_actions, config.world_model.feature_dim)
         self.max_episode_steps = self.engine.max_episode_steps

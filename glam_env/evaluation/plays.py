@@ -91,7 +91,12 @@ def play_dreams_from(
         raise GlamError(f"dreams_per_moment is at least 1, not {dreams_per_moment}")
     indices = torch.arange(contexts.count, device=device).repeat_interleave(dreams_per_moment)
     engine = DreamEngine(
-        world_model, contexts, len(indices), device=device, max_episode_steps=horizon
+        world_model,
+        contexts,
+        len(indices),
+        device=device,
+        max_episode_steps=horizon,
+        precision="float32",  # the same figures on every CPU
     )
     engine.reset(indices=indices, seed=seed)
     generator = torch.Generator(device).manual_seed(seed)

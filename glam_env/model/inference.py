@@ -31,8 +31,8 @@ class Foretold(NamedTuple):
     """One dreamt transition of E dreams.
 
     ``state`` after it; ``reward_logits`` (E, bins) and their mean ``reward`` (E) in the game's
-    units; ``termination_logit`` (E); ``prior_entropy`` (E) nats, summed over the categoricals; all
-    float32.
+    units; ``termination_logit`` (E); ``prior_entropy`` (E) nats, summed over the categoricals;
+    ``features`` (E, K·C + D) of the state, if they were asked for; all float32.
     """
 
     state: DreamState
@@ -40,6 +40,7 @@ class Foretold(NamedTuple):
     reward_logits: Tensor
     termination_logit: Tensor
     prior_entropy: Tensor
+    features: Tensor | None = None
 
 
 class Scan(NamedTuple):
@@ -222,19 +223,30 @@ class DreamStepper:
         self._centers = model.reward_code.centers
 
     @torch.no_grad()
-    def step(self, state: DreamState, action: Tensor, draw: Tensor) -> Foretold:
+    def step(
+        self,
+        state: DreamState,
+        action: Tensor,
+        draw: Tensor,
+        *,
+        spend: bool = False,
+        show: bool = False,
+    ) -> Foretold:
         """Dreams one step on.
 
         Args:
-            state: E dreams, left as they are.
+            state: E dreams, left as they are unless they may be spent.
             action: (E) int64, taken on seeing z_t.
             draw: (E, K) float32 in [0, 1), for the next latent.
+            spend: the new state may take the memory of the old one, which is worth nothing then.
+            show: the features too.
 
         Returns:
-            The transition, in fresh tensors.
+            The transition, in fresh tensors but for what was spent.
         """
         h, core = self.remember(state.code, action, state.core)
-        return self._foretell(h, core, draw)
+        step = self._foretell(h, core, draw)
+        return step._replace(features=self.features(step.state)) if show else step
 
     def embed(self, code: Tensor, action: Tensor) -> Tensor:
         """(E, K) codes and (E) actions to features e (E, D)."""
@@ -318,6 +330,16 @@ class DreamStepper:
         threshold = draw.view(-1, 1) * cumulative[:, -1:]
         code = torch.searchsorted(cumulative, threshold, right=True)
         return code.clamp_(max=c.classes - 1).view_as(draw)
+
+    def arrange(self, state: DreamState) -> DreamState:
+        """The same state in the order of memory that steps read fastest."""
+        return state
+
+    def put(self, state: DreamState, rows: Tensor, source: DreamState, indices: Tensor) -> None:
+        """Writes the (N) rows ``indices`` of one state to the rows ``rows`` of another."""
+        parts, into = ((s.code, s.h, *s.core) for s in (source, state))
+        for part, own in zip(parts, into, strict=True):
+            own.index_copy_(0, rows, part[indices])
 
     def features(self, state: DreamState) -> Tensor:
         """As :meth:`WorldModel.features`."""

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from glam_env.errors import GlamError
 from glam_env.model.inference import DreamStepper
 from glam_env.model.precision import int8_pays
 from glam_env.model.rendering import (
@@ -51,8 +52,19 @@ def available() -> bool:
     return not why
 
 
+def describe() -> str:
+    """What steps dreams on this machine's CPU, for people."""
+    if why := missing():
+        return f"PyTorch ({why})"
+    return "C++, products of float16" if stepper.layout().halves else "C++, float32"
+
+
 def make_stepper(
-    world_model: WorldModel, *, temperature: float = 1.0, backend: str = "auto"
+    world_model: WorldModel,
+    *,
+    temperature: float = 1.0,
+    backend: str = "auto",
+    precision: str = "float32",
 ) -> DreamStepper:
     """The stepper of a world model whose weights stand still.
 
@@ -61,6 +73,8 @@ def make_stepper(
         temperature: see :class:`DreamStepper`.
         backend: ``"native"``, ``"torch"``, or ``"auto"``: native on a CPU if it can be compiled
             and suits the model's sizes.
+        precision: ``"float32"``, or ``"auto"``: coarser where that is faster and native, see
+            :class:`NativeStepper`.
 
     Raises:
         GlamError: ``"native"`` was asked for, and it can't be compiled or does not suit.
@@ -69,8 +83,9 @@ def make_stepper(
     if backend == "auto":
         native = on_cpu and available() and stepper.suits(world_model.config)
         backend = "native" if native else "torch"
-    kind = NativeStepper if backend == "native" else DreamStepper
-    return kind(world_model, temperature=temperature)
+    if backend == "native":
+        return NativeStepper(world_model, temperature=temperature, precision=precision)
+    return DreamStepper(world_model, temperature=temperature)
 
 
 def make_renderer(
@@ -85,10 +100,15 @@ def make_renderer(
             fastest that suits the device.
         backend: as :func:`make_stepper`; only ``int8`` knows the difference, and only CPUs with
             AVX512-VNNI draw natively.
+
+    Raises:
+        GlamError: ``int8`` was asked for where there is none.
     """
     device = decoder.background.device.type
     if precision == "auto":
         precision = "bfloat16" if device == "cuda" else "int8" if int8_pays(device) else "float32"
+    if precision == "int8" and not int8_pays(device):
+        raise GlamError("precision 'int8' is for CPUs with VNNI; take 'auto'")
     folded = fold(decoder, codes.shape[1])
     if precision != "int8":
         return FloatRenderer(folded, getattr(torch, precision))

@@ -22,7 +22,7 @@ from glam_env.errors import GlamError
 
 FOLDER = Path(__file__).parent
 UNITS = ("step.cpp", "render.cpp")
-HEADERS = ("kernels.h",)
+HEADERS = ("products.h", "threads.h", "vectors.h")
 OPTIONS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),

@@ -5,7 +5,10 @@
 // gives each of four kinds of output pixel (rows and columns odd or even) from 2 x 2 input pixels;
 // no kind needs what another one computes.
 
-#include "kernels.h"
+#include "threads.h"
+
+#include <cmath>
+#include <cstring>
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>

@@ -5,21 +5,23 @@
 // runs in the same order. What is remembered is laid out channels innermost: conv (rows, taps − 1,
 // inner), ssm (rows, size, inner).
 
-#include "kernels.h"
+#include "products.h"
 
 namespace {
 
 using namespace kernels;
 
 constexpr int64_t BLOCK = 64;  // rows that share a pass over the weights
+constexpr int64_t WINDOW_NUMBERS = 1024;  // window · size at most
 constexpr float EPSILON = 1e-5f;  // of LayerNorm
 
 struct Scan {
   const float *taps;  // (taps, inner), the current input's last
   const float *bias;  // (inner), of the convolution
   const float *decay;  // (size, inner): log2(e) · A
+  const void *half_decay;  // the same in float16, or null
   const float *skip;  // (inner)
-  Dense select, dt;
+  Dense select, read, dt;  // to dt's low rank and B, to C, and to dt
 };
 
 struct Model {
@@ -42,12 +44,21 @@ struct Model {
   const float *termination;  // (width), then its bias
 };
 
+// Each part of the new state may lie where the old one lies.
 struct Rows {
   const int64_t *code, *action;
   const float *window, *conv, *ssm, *local, *draw, *h;
   int64_t *new_code;
   float *new_window, *new_conv, *new_ssm, *new_local, *new_h;
-  float *reward, *reward_logits, *termination_logit, *entropy, *features;  // each may be null
+  // Each may be null; features are of the new code and h.
+  float *reward, *reward_logits, *termination_logit, *entropy, *features;
+};
+
+// Rows of so many bytes: where they are read, where they are written, and how many there are.
+struct Part {
+  const char *from;
+  char *to;
+  int64_t from_rows, to_rows, bytes;
 };
 
 // x (rows, width) with mean 0 and variance 1 in y; scale and shift may be null.
@@ -75,27 +86,34 @@ void embed(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &ar
     const int64_t *code = r.code + (first + row) * m.categoricals;
     float *sum = x + row * m.width;
     const float *action = m.table + (m.categoricals * m.classes + r.action[first + row]) * m.width;
-    std::memcpy(sum, action, m.width * sizeof(float));
-    for (int64_t k = 0; k < m.categoricals; ++k) {
-      const float *entry = m.table + (k * m.classes + code[k]) * m.width;
-      for (int64_t i = 0; i < m.width; i += LANES) store(sum + i, load(sum + i) + load(entry + i));
+    for (int64_t i = 0; i < m.width; i += LANES) {
+      V v = load(action + i);
+      for (int64_t k = 0; k < m.categoricals; ++k)
+        v += load(m.table + (k * m.classes + code[k]) * m.width + i);
+      store(sum + i, v);
     }
     normalise<true>(sum, sum, m.width, m.embed_scale, m.embed_shift);
   }
-  dense(m.embed, x, m.width, e, rows);
+  dense(m.embed, x, m.width, e, rows, arena);
 }
 
-// y with the skip (rows, out_stride) of the last of `count` inputs, whose dt are behind softplus.
-void read_window(const Model &m, const Scan &s, const float *x, const float *dt, const float *chosen,
-                 int64_t count, float *y) {
-  const int64_t last = count - 1;
-  const float *c = chosen + last * s.select.out + m.rank + m.size;
-  float weight[64 * 16];
+// B_j C, (count, size) of them; returns that of the last position, summed.
+float weigh_window(const Model &m, const Scan &s, const float *chosen, const float *c,
+                   int64_t count, float *weight) {
+  float now = 0.0f;
   for (int64_t j = 0; j < count; ++j)
     for (int64_t n = 0; n < m.size; ++n)
       weight[j * m.size + n] = chosen[j * s.select.out + m.rank + n] * c[n];
-  float now = 0.0f;
-  for (int64_t n = 0; n < m.size; ++n) now += weight[last * m.size + n];
+  for (int64_t n = 0; n < m.size; ++n) now += weight[(count - 1) * m.size + n];
+  return now;
+}
+
+// y with the skip (inner) of the last of `count` inputs, whose dt are behind softplus; c is its C.
+void read_window(const Model &m, const Scan &s, const float *x, const float *dt, const float *chosen,
+                 const float *c, int64_t count, float *y) {
+  const int64_t last = count - 1;
+  float weight[WINDOW_NUMBERS];
+  const float now = weigh_window(m, s, chosen, c, count, weight);
   for (int64_t i = 0; i < m.inner; i += LANES) {
     V input = load(x + last * m.inner + i);
     V sum = load(dt + last * s.dt.out + i) * input * splat(now) + input * load(s.skip + i);
@@ -111,10 +129,51 @@ void read_window(const Model &m, const Scan &s, const float *x, const float *dt,
   }
 }
 
+#if defined(__AVX512FP16__)
+
+// The same with decays, and their sums over the state, in float16.
+void read_window_in_halves(const Model &m, const Scan &s, const float *x, const float *dt,
+                           const float *chosen, const float *c, int64_t count, float *y) {
+  const int64_t last = count - 1, inner = m.inner;
+  const Half *decay = static_cast<const Half *>(s.half_decay);
+  float weight[WINDOW_NUMBERS];
+  H spread[WINDOW_NUMBERS];
+  const float now = weigh_window(m, s, chosen, c, count, weight);
+  for (int64_t k = 0; k < last * m.size; ++k) spread[k] = half(weight[k]);
+  for (int64_t i = 0; i < inner; i += HALVES) {
+    V sums[2], spans[2] = {splat(0.0f), splat(0.0f)};
+    for (int part = 0; part < 2; ++part) {
+      const int64_t at = i + part * LANES;
+      const V input = load(x + last * inner + at);
+      sums[part] = load(dt + last * s.dt.out + at) * input * splat(now) + input * load(s.skip + at);
+    }
+    for (int64_t j = last - 1; j >= 0; --j) {
+      for (int part = 0; part < 2; ++part)
+        spans[part] += load(dt + (j + 1) * s.dt.out + i + part * LANES);
+      const H span = narrowed(spans[0], spans[1]);
+      H kernel = {};
+      for (int64_t n = 0; n < m.size; ++n)
+        kernel += exp2(span * load(decay + n * inner + i)) * spread[j * m.size + n];
+      const V kernels[2] = {widened<0>(kernel), widened<1>(kernel)};
+      for (int part = 0; part < 2; ++part) {
+        const int64_t at = i + part * LANES;
+        sums[part] += load(dt + j * s.dt.out + at) * load(x + j * inner + at) * kernels[part];
+      }
+    }
+    for (int part = 0; part < 2; ++part) store(y + i + part * LANES, sums[part]);
+  }
+}
+
+#else
+
+void read_window_in_halves(const Model &, const Scan &, const float *, const float *, const float *,
+                           const float *, int64_t, float *) {}
+
+#endif
+
 // h' = exp(dt A) h + dt B x, and y = C h' + skip x (eqs. 1 to 3).
-void recur(const Model &m, const Scan &s, const float *x, const float *dt, const float *chosen,
-           const float *ssm, float *new_ssm, float *y) {
-  const float *b = chosen + m.rank, *c = b + m.size;
+void recur(const Model &m, const Scan &s, const float *x, const float *dt, const float *b,
+           const float *c, const float *ssm, float *new_ssm, float *y) {
   for (int64_t i = 0; i < m.inner; i += LANES) {
     V span = load(dt + i), input = load(x + i), drive = span * input;
     V sum = input * load(s.skip + i);
@@ -128,16 +187,18 @@ void recur(const Model &m, const Scan &s, const float *x, const float *dt, const
   }
 }
 
-void select(const Scan &s, const float *x, int64_t inner, int64_t rows, float *chosen, float *dt) {
-  dense(s.select, x, inner, chosen, rows);
-  dense(s.dt, chosen, s.select.out, dt, rows);
+// Low rank and B (rows, select.out), and dt (rows, inner) behind softplus, of convolved inputs x.
+void select(const Scan &s, const float *x, int64_t inner, int64_t rows, float *chosen, float *dt,
+            Arena &arena) {
+  dense(s.select, x, inner, chosen, rows, arena);
+  dense(s.dt, chosen, s.select.out, dt, rows, arena);
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = 0; i < inner; i += LANES)
       store(dt + row * s.dt.out + i, softplus(load(dt + row * s.dt.out + i)));
 }
 
-// h (rows, width) after (z, a), and the memory there.
-void remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
+// h (rows, width) after (z, a), and the memory there. Returns whether all of h is finite.
+bool remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
   const int64_t width = m.width, inner = m.inner, behind = m.window - 1, past = m.taps - 1;
   float *e = arena.take(rows * m.embed.out);
   embed(m, r, first, rows, arena, e);
@@ -150,25 +211,25 @@ void remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
     const float *window = r.window + (first + row) * behind * width;
     float *next = r.new_window + (first + row) * behind * width;
     const float *feature = e + row * m.embed.out;
-    std::memmove(next, window + width, (behind - 1) * width * sizeof(float));
-    std::memcpy(next + (behind - 1) * width, feature, width * sizeof(float));
     for (int64_t i = 0; i < width; i += LANES) {
       V now = load(feature + i);
       store(bases[0] + row * joined + inner + i, now - load(window + (behind - 1) * width + i));
       store(bases[1] + row * joined + inner + i, now);
     }
+    std::memmove(next, window + width, (behind - 1) * width * sizeof(float));
+    std::memcpy(next + (behind - 1) * width, feature, width * sizeof(float));
   }
   for (int part = 0; part < 2; ++part) {
     for (int64_t row = 0; row < rows; ++row)
       normalise<false>(bases[part] + row * joined + inner, normed + row * width, width, nullptr,
                        nullptr);
     projected[part] = arena.take(rows * m.in[part].out);
-    dense(m.in[part], normed, width, projected[part], rows);
+    dense(m.in[part], normed, width, projected[part], rows, arena);
   }
 
   const Scan &global = m.scan[0];
-  float *x = arena.take(rows * inner), *chosen = arena.take(rows * global.select.out);
-  float *dt = arena.take(rows * global.dt.out);
+  float *x = arena.take(rows * inner), *dt = arena.take(rows * global.dt.out);
+  float *chosen = arena.take(rows * global.select.out), *c = arena.take(rows * global.read.out);
   for (int64_t row = 0; row < rows; ++row) {
     const float *conv = r.conv + (first + row) * past * inner;
     float *next = r.new_conv + (first + row) * past * inner;
@@ -184,11 +245,13 @@ void remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
       store(x + row * inner + i, silu(sum));
     }
   }
-  select(global, x, inner, rows, chosen, dt);
+  select(global, x, inner, rows, chosen, dt, arena);
+  dense(global.read, x, inner, c, rows, arena);
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = (first + row) * m.size * inner;
-    recur(m, global, x + row * inner, dt + row * global.dt.out, chosen + row * global.select.out,
-          r.ssm + at, r.new_ssm + at, bases[0] + row * joined);
+    recur(m, global, x + row * inner, dt + row * global.dt.out,
+          chosen + row * global.select.out + m.rank, c + row * global.read.out, r.ssm + at,
+          r.new_ssm + at, bases[0] + row * joined);
   }
 
   const Scan &local = m.scan[1];
@@ -196,14 +259,13 @@ void remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
   float *xs = arena.take(together * count * inner);
   float *chosens = arena.take(together * count * local.select.out);
   float *dts = arena.take(together * count * local.dt.out);
+  float *reads = arena.take(together * local.read.out);
   for (int64_t begin = 0; begin < rows; begin += together) {
     const int64_t some = rows - begin < together ? rows - begin : together;
     for (int64_t row = begin; row < begin + some; ++row) {
       const float *kept = r.local + (first + row) * behind * inner;
       const float *input = projected[1] + row * m.in[1].out;
       float *next = r.new_local + (first + row) * behind * inner;
-      std::memmove(next, kept + inner, (behind - 1) * inner * sizeof(float));
-      std::memcpy(next + (behind - 1) * inner, input, inner * sizeof(float));
       for (int64_t j = 0; j < count; ++j) {
         float *to = xs + ((row - begin) * count + j) * inner;
         for (int64_t i = 0; i < inner; i += LANES) {
@@ -215,12 +277,16 @@ void remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
           store(to + i, silu(sum));
         }
       }
+      std::memmove(next, kept + inner, (behind - 1) * inner * sizeof(float));
+      std::memcpy(next + (behind - 1) * inner, input, inner * sizeof(float));
     }
-    select(local, xs, inner, some * count, chosens, dts);
+    select(local, xs, inner, some * count, chosens, dts, arena);
+    dense(local.read, xs + behind * inner, count * inner, reads, some, arena);
+    const auto read = local.half_decay ? read_window_in_halves : read_window;
     for (int64_t row = 0; row < some; ++row)
-      read_window(m, local, xs + row * count * inner, dts + row * count * local.dt.out,
-                  chosens + row * count * local.select.out, count,
-                  bases[1] + (begin + row) * joined);
+      read(m, local, xs + row * count * inner, dts + row * count * local.dt.out,
+           chosens + row * count * local.select.out, reads + row * local.read.out, count,
+           bases[1] + (begin + row) * joined);
   }
 
   float *after[2];
@@ -231,21 +297,26 @@ void remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
       for (int64_t i = 0; i < inner; i += LANES) store(y + i, load(y + i) * silu(load(gate + i)));
     }
     after[part] = arena.take(rows * m.out[part].out);
-    dense(m.out[part], bases[part], joined, after[part], rows);
+    dense(m.out[part], bases[part], joined, after[part], rows, arena);
   }
+  Int finite = splat(-1);
   for (int64_t row = 0; row < rows; ++row) {
     float *h = r.new_h + (first + row) * width, *u = after[0] + row * m.out[0].out;
     normalise<false>(u, u, width, m.variation_scale, m.variation_shift);
-    for (int64_t i = 0; i < width; i += LANES)
-      store(h + i, silu(load(u + i)) + load(after[1] + row * m.out[1].out + i));
+    for (int64_t i = 0; i < width; i += LANES) {
+      const V v = silu(load(u + i)) + load(after[1] + row * m.out[1].out + i);
+      finite &= v - v == splat(0.0f);
+      store(h + i, v);
+    }
   }
+  return all_lanes(finite);
 }
 
 // The next latents of h, and the doubt about them.
 void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
   const int64_t lanes = m.lanes_of_categoricals;
   float *logits = arena.take(rows * m.prior.out), *lots = arena.take(lanes);
-  dense(m.prior, r.new_h + first * m.width, m.width, logits, rows);
+  dense(m.prior, r.new_h + first * m.width, m.width, logits, rows, arena);
   const V kept = splat(1.0f - m.unimix), mixed = splat(m.unimix / float(m.classes));
   const V tiny = splat(1e-37f), power = splat(1.0f / m.temperature);
   std::memset(lots, 0, lanes * sizeof(float));
@@ -263,7 +334,7 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
       }
       const V factor = kept / sum;
       V doubt = splat(0.0f), reached = splat(0.0f), best = splat(-1.0f);
-      Int chosen = Int{} + 0;
+      Int chosen = splat(0);
       for (int64_t c = 0; c < m.classes; ++c) {
         V p = load(at + c * lanes) * factor + mixed;
         V log_p = log(largest(p, tiny));
@@ -271,7 +342,7 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
         if (m.temperature == 0.0f) {
           Int better = p > best;
           best = largest(p, best);
-          chosen = better ? Int{} + int32_t(c) : chosen;
+          chosen = better ? splat(int32_t(c)) : chosen;
           continue;
         }
         V square = p * p;
@@ -301,20 +372,20 @@ void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64
   const int64_t width = m.width;
   float *x = arena.take(rows * m.heads.out), *logits = arena.take(rows * m.reward.out);
   float *middle[2] = {arena.take(rows * m.middle[0].out), arena.take(rows * m.middle[1].out)};
-  dense(m.heads, h + first * width, width, x, rows);
+  dense(m.heads, h + first * width, width, x, rows, arena);
   for (int part = 0; part < 2; ++part) {
     const int64_t at = part * width, stride = m.middle[part].out;
     for (int64_t row = 0; row < rows; ++row) {
       float *of_row = x + row * m.heads.out + at;
       normalise<true>(of_row, of_row, width, m.first_scale + at, m.first_shift + at);
     }
-    dense(m.middle[part], x + at, m.heads.out, middle[part], rows);
+    dense(m.middle[part], x + at, m.heads.out, middle[part], rows, arena);
     for (int64_t row = 0; row < rows; ++row) {
       float *of_row = middle[part] + row * stride;
       normalise<true>(of_row, of_row, width, m.second_scale + at, m.second_shift + at);
     }
   }
-  dense(m.reward, middle[0], m.middle[0].out, logits, rows);
+  dense(m.reward, middle[0], m.middle[0].out, logits, rows, arena);
   for (int64_t row = 0; row < rows; ++row) {
     float *of_row = logits + row * m.reward.out;
     if (r.reward_logits)
@@ -338,14 +409,15 @@ void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64
 }
 
 // [one-hot codes, h] of states.
-void write_features(const Model &m, const Rows &r, int64_t first, int64_t rows) {
+void write_features(const Model &m, const int64_t *code, const float *h, int64_t first,
+                    int64_t rows, float *features) {
   const int64_t one_hot = m.categoricals * m.classes;
   for (int64_t row = first; row < first + rows; ++row) {
-    float *to = r.features + row * (one_hot + m.width);
+    float *to = features + row * (one_hot + m.width);
     std::memset(to, 0, one_hot * sizeof(float));
     for (int64_t k = 0; k < m.categoricals; ++k)
-      to[k * m.classes + r.code[row * m.categoricals + k]] = 1.0f;
-    std::memcpy(to + one_hot, r.h + row * m.width, m.width * sizeof(float));
+      to[k * m.classes + code[row * m.categoricals + k]] = 1.0f;
+    std::memcpy(to + one_hot, h + row * m.width, m.width * sizeof(float));
   }
 }
 
@@ -353,25 +425,44 @@ void write_features(const Model &m, const Rows &r, int64_t first, int64_t rows) 
 
 extern "C" {
 
-// What the layout of weights depends on: vector length and outputs of a panel.
-void glam_layout(int64_t *lanes, int64_t *panel) { *lanes = LANES, *panel = PANEL; }
+// What the layout of weights depends on: numbers of a vector, of float32 and of float16 (0 where the
+// CPU does not multiply them), and vectors of a panel.
+void glam_layout(int64_t *lanes, int64_t *halves, int64_t *vectors) {
+  *lanes = LANES, *halves = HALVES, *vectors = VECTORS;
+}
 
 // PyTorch's GOMP_parallel, or null: threads of our own.
 void glam_share_threads(void *parallel) {
   shared_threads() = reinterpret_cast<Parallel>(parallel);
 }
 
-// One step of all rows; rewards and endings too unless r->reward is null. Returns 0; or 1, and does
-// nothing, if a code or an action is none of the model's.
+// One step of all rows; rewards, endings and features too unless null. Returns 0; or 1, and does
+// nothing, if a code or an action is none of the model's; or 2 if numbers are not finite.
 int64_t glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
   if (!all_below(r->code, rows * m->categoricals, m->classes)) return 1;
   if (!all_below(r->action, rows, m->actions)) return 1;
+  std::atomic<bool> finite{true};
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
-    remember(*m, *r, first, count, arena);
+    if (!remember(*m, *r, first, count, arena)) finite = false;
     arena.reset();
     draw(*m, *r, first, count, arena);
     if (r->reward) outcome(*m, *r, r->new_h, first, count, arena);
+    if (r->features) write_features(*m, r->new_code, r->new_h, first, count, r->features);
   });
+  return finite ? 0 : 2;
+}
+
+// Copies rows of each part's `from` to rows of its `to`; returns as glam_step.
+int64_t glam_put(const Part *parts, int64_t count, const int64_t *sources, const int64_t *rows,
+                 int64_t copies) {
+  for (int64_t p = 0; p < count; ++p)
+    if (!all_below(sources, copies, parts[p].from_rows) || !all_below(rows, copies, parts[p].to_rows))
+      return 1;
+  for (int64_t p = 0; p < count; ++p) {
+    const auto [from, to, from_rows, to_rows, bytes] = parts[p];
+    for (int64_t i = 0; i < copies; ++i)
+      std::memcpy(to + rows[i] * bytes, from + sources[i] * bytes, bytes);
+  }
   return 0;
 }
 
@@ -387,7 +478,9 @@ int64_t glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t thread
 int64_t glam_features(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
   if (!all_below(r->code, rows * m->categoricals, m->classes)) return 1;
   in_blocks(rows, BLOCK, threads,
-            [&](int64_t first, int64_t count, Arena &) { write_features(*m, *r, first, count); });
+            [&](int64_t first, int64_t count, Arena &) {
+              write_features(*m, r->code, r->h, first, count, r->features);
+            });
   return 0;
 }
 
