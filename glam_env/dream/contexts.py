@@ -157,30 +157,30 @@ class ContextPool:
         Returns:
             E states, copies.
         """
-        everything = self.all_states(indices[mask])
+        everything = self.all_states(indices, mask)
         core = CoreState(*(part[indices] for part in everything.core))
         return DreamState(everything.code[indices], everything.h[indices], core)
 
-    def all_states(self, wanted: Tensor) -> DreamState:
-        """The start states of all contexts, no copies; they hold anything but at the (N) int64
-        places ``wanted``."""
-        self._require(wanted)
+    def all_states(self, indices: Tensor, mask: Tensor) -> DreamState:
+        """The start states of all contexts, no copies; they hold anything but at those of the (N)
+        ``indices`` where the mask is true."""
+        self._require(indices, mask)
         return DreamState(self._codes, self._h, self._core)
 
     def frames(self, indices: Tensor, mask: Tensor) -> Tensor:
         """First frames (E, 64, 64, 3) uint8, copies; arguments as in :meth:`states`."""
         assert self._frames is not None, "this pool was made without frames"
-        self._require(indices[mask])
-        if indices.is_cuda:
+        self._require(indices, mask)
+        if indices.device.type != "cpu":
             return self._frames[indices]
         frames = self._frames.new_empty(len(indices), *self._frames.shape[1:])
         rows = mask.nonzero().flatten()
         return frames.index_copy_(0, rows, self._frames[indices[rows]])
 
-    def _require(self, wanted: Tensor) -> None:
+    def _require(self, indices: Tensor, mask: Tensor) -> None:
         if self._batches_missing:
-            batches = set((wanted // self._batch).tolist())
-            for batch in sorted(batches & self._batches_missing):
+            wanted = set((indices[mask] // self._batch).tolist())
+            for batch in sorted(wanted & self._batches_missing):
                 self._fill(batch)
 
     def _warm_up(self, batch: int) -> DreamState:

@@ -196,8 +196,8 @@ class DreamEngine:
             self._state = self.pool.states(indices, mask)
         elif self.device.type == "cpu":  # there, to know which costs less than to move them all
             rows = mask.nonzero().flatten()
-            starts = indices[rows]
-            self._stepper.put(self._state, rows, self.pool.all_states(starts), starts)
+            source = self.pool.all_states(indices, mask)
+            self._stepper.put(self._state, rows, source, indices[rows])
         else:
             self._state = _choose(mask, self.pool.states(indices, mask), self._state)
         self._steps = torch.where(mask, 0, self._steps)

@@ -129,7 +129,7 @@ def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tu
         y (B, L, d_inner), and the states (B, L, d_inner, N), which carry no gradient. Cost O(L)
         forth and back.
     """
-    scan = ParallelScan if x.is_cuda else LoopScan
+    scan = LoopScan if x.device.type == "cpu" else ParallelScan
     return scan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
 
 
@@ -236,7 +236,7 @@ def decayed_read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (M, d_inner).
     """
-    if after.is_cuda:  # few launches count there, not the cache
+    if after.device.type != "cpu":  # few launches count there, not the cache
         decay = (after.unsqueeze(1) * a.T).exp_()
         return (weight.unsqueeze(1) @ decay).squeeze(1)
     return _DecayedRead.apply(after, a, weight)  # type: ignore[no-any-return]

@@ -162,7 +162,7 @@ class FloatRenderer:
 
     @torch.no_grad()
     def __call__(self, codes: Tensor) -> Tensor:
-        if codes.is_cuda:
+        if codes.device.type != "cpu":
             return self._draw(codes)
         return torch.cat([self._draw(part) for part in codes.split(PART * torch.get_num_threads())])
 
