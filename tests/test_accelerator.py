@@ -38,9 +38,9 @@ def test_the_stand_in_can_tell() -> None:
     x = torch.zeros(3, device=META)
     with pytest.raises(RuntimeError):
         x + torch.ones(3)
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         bool((x > 0).any())
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         x.nonzero()
 
 
