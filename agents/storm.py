@@ -113,6 +113,7 @@ class ActorCritic(nn.Module):
     """
 
     return_range: Tensor
+    _quantiles: Tensor
 
     def __init__(self, config: AgentConfig, feature_dim: int, num_actions: int) -> None:
         super().__init__()
@@ -123,6 +124,7 @@ class ActorCritic(nn.Module):
         self.value_code = SymlogTwoHot(config.value_bins)
         # Moving 5th and 95th percentile of the returns; NaN until the first update sets them.
         self.register_buffer("return_range", torch.full((2,), float("nan")))
+        self.register_buffer("_quantiles", torch.tensor([0.05, 0.95]), persistent=False)
         self.optimizer = torch.optim.Adam(
             [*self.actor.parameters(), *self.critic.parameters()],
             lr=config.learning_rate,
@@ -203,8 +205,7 @@ class ActorCritic(nn.Module):
 
     def _move_range(self, returns: Tensor) -> Tensor:
         """Moves the percentiles towards those of returns (NaN: none); the divisor max(floor, S)."""
-        quantiles = torch.tensor([0.05, 0.95], device=returns.device)
-        now = torch.nanquantile(returns.flatten(), quantiles)
+        now = torch.nanquantile(returns.flatten(), self._quantiles)
         decay = self.config.range_decay
         moved = torch.where(
             self.return_range.isnan(), now, decay * self.return_range + (1 - decay) * now

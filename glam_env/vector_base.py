@@ -108,6 +108,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         require_choice("render_mode", render_mode, (None, *RENDER_MODES))
         self.game = find_game(game).name
         self.device = device
+        self._luminance = torch.tensor(_LUMINANCE, device=device)
         self.array_type, self.obs_type, self.render_mode = array_type, obs_type, render_mode
         self.autoreset_mode = read_autoreset_mode(autoreset_mode)
         self.metadata = {
@@ -265,8 +266,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         if self.obs_type == "latent":
             return self._features()
         if self.obs_type == "grayscale":
-            weights = torch.tensor(_LUMINANCE, device=self.device)
-            return (self._frames() * weights).sum(-1, keepdim=True).round_().to(torch.uint8)
+            return (self._frames() * self._luminance).sum(-1, keepdim=True).round_().to(torch.uint8)
         return self._frames().clone()
 
     def _show(self) -> None:

@@ -61,6 +61,7 @@ class EpisodeStatistics(VectorWrapper):
         self._returns = torch.zeros(self.num_envs)
         self._lengths = torch.zeros(self.num_envs, dtype=torch.int64)
         self._waiting = torch.zeros(self.num_envs, dtype=torch.bool)
+        self._any_waiting = False  # known to the host, which need not ask the device for it
         self._begun_at = np.full(self.num_envs, time.perf_counter())
 
     def reset(
@@ -93,17 +94,19 @@ class EpisodeStatistics(VectorWrapper):
         if self._mode != AutoresetMode.SAME_STEP:
             # This step began rows that had ended before it, and is no step of theirs.
             counted = ~self._waiting
-            self._forget(self._waiting)
+            if self._any_waiting:
+                self._forget(self._waiting)
         else:
             counted = torch.ones_like(done)
         self._returns = self._returns + torch.where(counted, reward, 0.0).float()
         self._lengths = self._lengths + counted
-        if bool(done.any()):
+        ended = bool(done.any())
+        if ended:
             info = {**info, **self._finish(done, isinstance(rewards, np.ndarray))}
-        if self._mode == AutoresetMode.SAME_STEP:
+        if self._mode != AutoresetMode.SAME_STEP:
+            self._waiting, self._any_waiting = done.clone(), ended
+        elif ended:
             self._forget(done)
-        else:
-            self._waiting = done.clone()
         return observations, rewards, terminations, truncations, info
 
     def _finish(self, done: Tensor, to_numpy: bool) -> dict[str, Any]:

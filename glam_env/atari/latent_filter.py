@@ -13,6 +13,7 @@ from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState
 from glam_env.model.variation import CoreState
 from glam_env.model.world_model import WorldModel
+from glam_env.transfer import upload
 
 Act = Callable[[Tensor, torch.Generator], Tensor]
 """(E, F) features and a generator to (E) int64 actions."""
@@ -56,8 +57,7 @@ class LatentFilter:
             (E, K·C + D) float32 features; h is zero on an episode's first frame.
         """
         device = self._first.device
-        images = torch.as_tensor(frames).to(device)
-        self._first = torch.as_tensor(first).to(device)
+        images, self._first = upload(frames, device), upload(first, device)
         training = self.world_model.training
         self.world_model.eval()  # BatchNorm with its running statistics
         log_probs = self.world_model.encode(images)

@@ -14,6 +14,7 @@ import torch
 from glam_env.model.structures import LatentBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.replay import Replay
+from glam_env.transfer import upload
 
 CHUNK = 256  # frames encoded at once
 
@@ -58,7 +59,7 @@ class LatentStore:
     ) -> LatentBatch:
         """As :meth:`Replay.sample`, without images; call :meth:`catch_up` before."""
         places = self.replay.draw_places(batch, length, rng)
-        log_probs, projected = torch.from_numpy(self._array[places]).to(device).float().unbind(2)
+        log_probs, projected = upload(self._array[places], device).float().unbind(2)
         others = (self.replay.take(name, places, device) for name in LatentBatch._fields[2:])
         return LatentBatch(log_probs.unflatten(-1, self._shape), projected, *others)
 

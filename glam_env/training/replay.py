@@ -19,6 +19,7 @@ import torch
 from glam_env.errors import GlamError
 from glam_env.model.structures import SequenceBatch
 from glam_env.model.vision import IMAGE_SIZE
+from glam_env.transfer import upload
 
 _FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
     "images": (np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
@@ -171,7 +172,7 @@ class Replay:
         self, name: str, places: tuple[np.ndarray, np.ndarray], device: torch.device | str = "cpu"
     ) -> torch.Tensor:
         """One field, as in :meth:`add`, at drawn places: (B, L, ...)."""
-        return torch.from_numpy(self._arrays[name][places]).to(device)
+        return upload(self._arrays[name][places], device)
 
     def sample(
         self,
@@ -191,7 +192,7 @@ class Replay:
         order = self._order()
         stream = rng.integers(self.streams, size=count)
         slots = order[rng.integers(len(order), size=count)]
-        return torch.from_numpy(self._arrays["images"][stream, slots]).to(device)
+        return upload(self._arrays["images"][stream, slots], device)
 
     def flush(self) -> None:
         """Hands everything to the disk."""

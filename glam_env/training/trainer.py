@@ -33,6 +33,7 @@ from glam_env.training.memory import keep_freed_memory
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
+from glam_env.transfer import upload
 
 AgentFactory = Callable[[int, int], Agent]
 """(feature_dim, num_actions) to an agent that learns in imagination."""
@@ -240,9 +241,10 @@ class Trainer:
             with self._autocast():
                 choice = self.agent.act(self.filter.see(self._frames, self._first))
                 if self._exploration.any():
-                    others = torch.from_numpy(self.rng.integers(self.game.num_actions, size=count))
-                    explored = torch.from_numpy(self.rng.random(count) < self._exploration)
-                    choice = torch.where(explored.to(self.device), others.to(self.device), choice)
+                    others = self.rng.integers(self.game.num_actions, size=count)
+                    explored = self.rng.random(count) < self._exploration
+                    others, explored = (upload(array, self.device) for array in (others, explored))
+                    choice = torch.where(explored, others, choice)
                 self.filter.act(choice)
             actions = choice.cpu().numpy()
         step = self.emulator.step(actions)
