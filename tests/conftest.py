@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cuda_stand_in
 import pytest
+
+if os.environ.get(cuda_stand_in.NAME) == "1":
+    cuda_stand_in.install()
+
 import torch
 
 from glam_env.checkpoint_config import CheckpointConfig, ContextsConfig, Protocol, Provenance

@@ -111,6 +111,37 @@ def test_a_seeded_dream_twice(make_contexts, make_world_model):
     assert torch.equal(*films)
 
 
+@pytest.mark.parametrize("frames", [False, True])
+def test_a_captured_dream_is_the_eager_one(make_contexts, make_world_model, frames):
+    """To the bit, over resets too, which move the state between two replays."""
+    model = make_world_model().cuda()
+    engines = [
+        DreamEngine(
+            model,
+            make_contexts(),
+            16,
+            device="cuda",
+            max_episode_steps=6,
+            termination="sample",
+            reward="sample",
+            frames=frames,
+        )
+        for _ in range(2)
+    ]
+    assert all(engine._graph is not None for engine in engines)
+    engines[1]._graph = None
+    for engine in engines:
+        engine.reset(seed=5)
+    for t in range(15):
+        actions = (torch.arange(16, device="cuda") + t) % 6
+        steps = [engine.step(actions) for engine in engines]
+        for captured, eager in zip(*steps, strict=True):
+            assert torch.equal(captured, eager)
+        for engine, step in zip(engines, steps, strict=True):
+            engine.reset(step.terminated | step.truncated)
+        assert torch.equal(*(engine.observe() for engine in engines))
+
+
 def test_an_agent_learns_from_a_dream_in_bfloat16():
     _, gpu = twins()
     agent = ActorCritic(replace(AgentConfig(), hidden=32), CONFIG.feature_dim, 6).cuda()

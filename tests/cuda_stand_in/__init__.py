@@ -1,0 +1,153 @@
+"""A CUDA device made of the CPU, so that ``pytest -m gpu`` runs where there is none.
+
+``GLAM_CUDA_STAND_IN=1 pytest -m gpu tests`` puts it in place of the CUDA that PyTorch was built
+without: tensors are ``cuda``, autocast is CUDA's, a call with tensors of two devices is an error,
+graphs are captured and replayed on the memory that they were captured with,
+``torch.cuda.set_sync_debug_mode`` tells who waits for the device, ``torch.cuda.memory_allocated``
+counts. Kernels are the CPU's, so it shows that code runs and what it computes, not how fast, nor
+how a GPU rounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+SOURCE = Path(__file__).with_name("device.cpp")
+OPTIONS = ("-std=c++20", "-O1", "-fPIC", "-shared")
+NAME = "GLAM_CUDA_STAND_IN"
+
+
+def compile_device() -> Path:
+    """The library, compiled if it isn't there yet (some seconds), beside those of the dreams."""
+    # PyTorch must not be loaded before the library: it asks once, early, whether there is CUDA.
+    torch = Path(importlib.util.find_spec("torch").origin).parent
+    version = (torch / "version.py").read_text()
+    digest = hashlib.sha256("\0".join([SOURCE.read_text(), version, *OPTIONS]).encode()).hexdigest()
+    library = Path(tempfile.gettempdir()) / f"cuda-stand-in-{os.getuid()}-{digest[:24]}.so"
+    if not library.exists():
+        made = library.with_suffix(f".{os.getpid()}")
+        compiler = shlex.split(os.environ.get("CXX", "c++"))
+        folders = [f"-I{torch}/include", f"-I{torch}/include/torch/csrc/api/include"]
+        links = [f"-L{torch}/lib", f"-Wl,-rpath,{torch}/lib", "-lc10", "-ltorch_cpu"]
+        command = [*compiler, *OPTIONS, *folders, str(SOURCE), "-o", str(made), *links]
+        subprocess.run(command, check=True)
+        made.replace(library)
+    return library
+
+
+def install() -> None:
+    """Makes ``cuda`` a device of this process, from its beginning on.
+
+    Raises:
+        RuntimeError: PyTorch is loaded already, or it has CUDA itself.
+    """
+    if "torch" in sys.modules:
+        raise RuntimeError("PyTorch is loaded already: it can't be given a device any more")
+    library = ctypes.CDLL(str(compile_device()))
+    library.stand_in_bytes.restype = library.stand_in_peak.restype = ctypes.c_int64
+    library.stand_in_capture.restype = ctypes.c_void_p
+
+    import torch
+
+    if torch.backends.cuda.is_built():
+        raise RuntimeError("this PyTorch was built with CUDA: test on that")
+    for name, value in functions(torch, library).items():
+        setattr(torch.cuda, name, value)
+    torch._C._cuda_getDevice = lambda: 0
+    torch._C._cuda_getDeviceCount = lambda: 1
+    torch._C._cuda_getCurrentRawStream = lambda device: 0
+
+    def restore(storage: Any, location: str) -> Any:
+        """``torch.load``'s storages, which C++ can't make on a device that it was built without."""
+        if not location.startswith("cuda"):
+            return None
+        held = torch.empty(0, dtype=torch.uint8).set_(storage)
+        return held.to("cuda").untyped_storage()
+
+    torch.serialization.register_package(0, lambda storage: None, restore)
+
+
+def functions(torch: Any, library: ctypes.CDLL) -> dict[str, Any]:
+    """What the library leaves of ``torch.cuda`` to be done in Python."""
+    device = torch.device("cuda", 0)
+
+    class Stream:
+        """The only one: what is launched has been done."""
+
+        def __init__(self, device: Any = None, **_: Any) -> None:
+            self.device = device
+
+        def wait_stream(self, stream: Stream) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            pass
+
+    class CUDAGraph:
+        def __init__(self) -> None:
+            self._graph: int | None = None
+
+        def replay(self) -> None:
+            message = ctypes.create_string_buffer(4096)
+            graph = ctypes.c_void_p(self._graph)
+            if library.stand_in_replay(graph, message, ctypes.c_size_t(len(message))):
+                raise RuntimeError(message.value.decode())
+
+        def __del__(self) -> None:
+            if self._graph is not None:
+                library.stand_in_forget(ctypes.c_void_p(self._graph))
+
+    @contextmanager
+    def graph(captured: CUDAGraph, **_: Any) -> Iterator[None]:
+        captured._graph = library.stand_in_capture()
+        try:
+            yield
+        finally:
+            library.stand_in_captured()
+
+    def set_sync_debug_mode(mode: int | str) -> None:
+        library.stand_in_waits(int(mode in (2, "error")))
+
+    def nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    def allocated(*_: Any) -> int:
+        return library.stand_in_bytes()
+
+    return {
+        "_initialized": True,
+        "_lazy_init": nothing,
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "_exchange_device": lambda device: 0,
+        "_maybe_exchange_device": lambda device: 0,
+        "get_device_name": lambda *_: "a CPU that stands in for CUDA",
+        "get_device_capability": lambda *_: (9, 0),
+        "get_device_properties": lambda *_: SimpleNamespace(name="stand-in", total_memory=1 << 34),
+        "is_bf16_supported": lambda *_, **__: True,
+        "default_generators": (torch.Generator(device),),
+        "synchronize": nothing,
+        "empty_cache": nothing,
+        "memory_allocated": allocated,
+        "max_memory_allocated": lambda *_: library.stand_in_peak(),
+        "reset_peak_memory_stats": lambda *_: library.stand_in_reset_peak(),
+        "mem_get_info": lambda *_: ((1 << 34) - library.stand_in_bytes(), 1 << 34),
+        "Stream": Stream,
+        "stream": lambda *_: nullcontext(),
+        "current_stream": lambda *_: Stream(),
+        "CUDAGraph": CUDAGraph,
+        "graph": graph,
+        "set_sync_debug_mode": set_sync_debug_mode,
+    }

@@ -1,0 +1,84 @@
+"""The tests of a GPU, on a CUDA device made of the CPU; and what that device refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cuda_stand_in
+import pytest
+import torch
+
+TESTS = Path(__file__).parent
+
+pytestmark = [
+    pytest.mark.skipif(torch.backends.cuda.is_built(), reason="PyTorch has CUDA of its own"),
+    pytest.mark.skipif(
+        shutil.which(os.environ.get("CXX", "c++").split()[0]) is None, reason="no C++ compiler"
+    ),
+]
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=TESTS.parent,
+        env=os.environ | {cuda_stand_in.NAME: "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    return done.stdout
+
+
+@pytest.mark.emulator
+def test_all_tests_of_a_gpu_pass_on_it() -> None:
+    files = sorted(map(str, TESTS.glob("test_gpu*.py")))
+    told = run("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *files)
+    last = told.strip().splitlines()[-1]
+    assert "skipped" not in last
+    assert int(last.split(" passed")[0].split()[-1]) >= 40
+
+
+def test_a_graph_is_replayed_on_the_memory_that_it_was_captured_with() -> None:
+    """And what a capture refuses on a GPU: reading a number, lots of a generator of one's own."""
+    run("-c", REPLAY)
+
+
+REPLAY = """
+import sys
+sys.path.insert(0, "tests")
+import cuda_stand_in
+cuda_stand_in.install()
+import torch
+
+held, factor = torch.ones(3, device="cuda"), 2.0
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    parts = (held * factor).split([1, 2])
+    doubled = torch.stack([parts[1][0], held.sum()])
+factor = 100.0  # what Python knew is part of the graph
+held.copy_(torch.tensor([1.0, 5.0, 7.0]))
+before = doubled.tolist()
+graph.replay()
+assert before == [2.0, 3.0], before
+assert doubled.tolist() == [10.0, 13.0], doubled
+assert held.is_cuda and torch.cuda.memory_allocated() > 0
+
+generator = torch.Generator("cuda")
+for refused in (
+    lambda: held.sum().item(),
+    lambda: held[held > 0],
+    lambda: held.cpu(),
+    lambda: torch.rand(3, device="cuda", generator=generator),
+):
+    try:
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            refused()
+    except RuntimeError:
+        continue
+    raise AssertionError("captured what can't be")
+"""

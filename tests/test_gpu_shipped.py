@@ -1,0 +1,108 @@
+"""On a CUDA device: what is shipped loads there, dreams as on the CPU, plays, and is trained.
+
+Run with ``pytest -m gpu``; without such a device they skip.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+
+import glam_env  # noqa: F401  (registers the ids)
+from glam_env.checkpoint_config import load_config
+from glam_env.checkpoints import (
+    load_agent_state,
+    load_contexts,
+    load_world_model,
+    shipped_checkpoints,
+)
+from glam_env.cli import main
+from glam_env.dream.engine import DreamEngine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+SHIPPED = shipped_checkpoints()
+E = 32
+
+
+@pytest.mark.parametrize("game", SHIPPED)
+def test_a_shipped_checkpoint_loads_and_dreams_as_on_the_cpu(game) -> None:
+    """The most likely latent each time, so that no lots decide: nearly all are the same."""
+    features, rewards = [], []
+    for device in ("cpu", "cuda"):
+        model = load_world_model(SHIPPED[game]).to(device)
+        assert {p.device.type for p in model.parameters()} == {device}
+        engine = DreamEngine(
+            model,
+            load_contexts(SHIPPED[game]),
+            E,
+            device=device,
+            max_episode_steps=64,
+            temperature=0.0,
+            precision="float32",
+        )
+        engine.reset(indices=torch.arange(E, device=device))
+        seen = [engine.observe().cpu()]
+        paid = []
+        for t in range(16):
+            actions = (torch.arange(E) + t) % engine.world_model.config.num_actions
+            paid.append(engine.step(actions.to(device)).reward.cpu())
+            seen.append(engine.observe().cpu())
+        features.append(torch.stack(seen))
+        rewards.append(torch.stack(paid))
+    torch.testing.assert_close(features[1][0], features[0][0], atol=2e-3, rtol=2e-2)
+    assert ((features[0] - features[1]).abs() < 0.05).float().mean() > 0.98
+    assert ((rewards[0] - rewards[1]).abs() < 0.05).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("obs_type", ["rgb", "latent"])
+def test_gym_make_dreams_there(obs_type) -> None:
+    envs = gym.make_vec(
+        "GLAMDream-Pong-v0", num_envs=E, device="cuda", array_type="torch", obs_type=obs_type
+    )
+    first, _ = envs.reset(seed=0)
+    for _ in range(5):
+        seen, *_ = envs.step(torch.ones(E, dtype=torch.int64, device="cuda"))
+    assert seen.is_cuda
+    assert bool((seen != first).any())
+    envs.close()
+
+
+@pytest.mark.emulator
+def test_the_shipped_agent_wins_real_pong_from_there(capsys) -> None:
+    assert not main(["eval", "Pong", "--episodes", "1", "--device", "cuda", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["mean"] > 0
+
+
+@pytest.mark.emulator
+def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys) -> None:
+    run, exported = tmp_path / "run", tmp_path / "Pong"
+    train = ["train", "Pong", "--preset", "debug", "--device", "cuda", "--run", str(run)]
+    assert not main([*train, "--total-steps", "300"])
+    settings = json.loads((run / "config.json").read_text())
+    settings["train"]["total_steps"] = 600
+    (run / "config.json").write_text(json.dumps(settings))
+    assert not main([*train[:2], "--device", "cuda", "--run", str(run), "--resume"])
+    assert "finished at step 600" in capsys.readouterr().out
+    folders = ["--run", str(run), "--to", str(exported)]
+    short = ["--episodes", "1", "--fidelity-steps", "400", "--behavior-steps", "400"]
+    assert not main(["export", "Pong", "--device", "cuda", *folders, *short])
+    assert load_config(exported).game == "Pong"
+    for state in (load_world_model(exported).state_dict(), load_agent_state(exported)):
+        assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def test_speed_is_measured_there(capsys) -> None:
+    words = ["bench", "Pong", "--preset", "debug", "--device", "cuda", "--json"]
+    quick = ["--skip", "emulator", "--envs", "2", "--repeats", "1", "--seconds", "0.05"]
+    assert not main([*words, *quick, "--long", "20", "--long-envs", "2"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["device"] == "cuda"
