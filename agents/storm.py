@@ -228,6 +228,11 @@ class ActorCritic(nn.Module):
                 slow.lerp_(fast, 1.0 - self.config.slow_decay)
         return metrics
 
+    def make_capturable(self) -> None:
+        """Readies :meth:`update` for a CUDA graph."""
+        for group in self.optimizer.param_groups:
+            group["capturable"] = True
+
     def learner_state(self) -> dict[str, Any]:
         """Weights, moving statistics and optimiser."""
         return {"agent": self.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -223,6 +223,7 @@ class Bench:
         long: vector steps of the long dream, whose cost and memory should not grow.
         long_envs: dreams side by side in it.
         skip: what to leave out: emulator, dreams, long, training.
+        graphs: on CUDA, time training whose updates are graphs, see ``glam train --help``.
         threads: CPU threads of PyTorch, and the most that the emulator gets (default: all cores).
         device: auto, cpu, cuda, …
         json: print the figures as JSON.
@@ -242,6 +243,7 @@ class Bench:
     long: int = 2000
     long_envs: int = 16
     skip: tuple[str, ...] = ()
+    graphs: bool = False
     threads: int | None = None
     device: str = "auto"
     json: bool = False

@@ -10,6 +10,7 @@ import torch
 
 from agents.storm import ActorCritic, AgentConfig
 from glam_env.dream.engine import DreamEngine
+from glam_env.model.graphs import CapturedUpdate
 from glam_env.model.mamba import Mamba
 from glam_env.model.structures import LossConfig, SequenceBatch, WorldModelConfig
 from glam_env.model.world_model import WorldModel
@@ -151,3 +152,30 @@ def test_an_agent_learns_from_a_dream_in_bfloat16():
         rollout = imagine(gpu, agent, start, 8)
     metrics = agent.update(rollout)
     assert all(bool(value.isfinite()) for value in metrics.values())
+
+
+def test_a_captured_update_runs_once_a_call_and_sees_what_has_changed():
+    """Weights, the optimiser's state and the learning rate lie where the graph finds them."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0], device="cuda"))
+    rate = torch.tensor(0.5, device="cuda")
+    optimizer = torch.optim.Adam([weight], lr=rate, fused=True, capturable=True)
+    twin = torch.nn.Parameter(weight.detach().clone())
+    plain = torch.optim.Adam([twin], lr=0.5, fused=True)
+
+    def step(parameter, optimizer, x):
+        loss = (parameter * x).square().sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach()}
+
+    update = CapturedUpdate(lambda x: step(weight, optimizer, x))
+    for call in range(9):
+        if call == 6:
+            rate.fill_(0.125)
+            plain.param_groups[0]["lr"] = 0.125
+        x = torch.tensor([1.0, call], device="cuda")
+        loss = update(x)["loss"].clone()
+        torch.testing.assert_close(loss, step(twin, plain, x)["loss"])
+        torch.testing.assert_close(weight, twin)
+    assert float(optimizer.state[weight]["step"]) == 9

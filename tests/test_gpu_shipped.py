@@ -100,9 +100,11 @@ def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys) -> N
         assert all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
-def test_speed_is_measured_there(capsys) -> None:
-    words = ["bench", "Pong", "--preset", "debug", "--device", "cuda", "--json"]
+@pytest.mark.parametrize("graphs", ["--no-graphs", "--graphs"])
+def test_speed_is_measured_there(capsys, graphs) -> None:
+    words = ["bench", "Pong", "--preset", "debug", "--device", "cuda", "--json", graphs]
     quick = ["--skip", "emulator", "--envs", "2", "--repeats", "1", "--seconds", "0.05"]
     assert not main([*words, *quick, "--long", "20", "--long-envs", "2"])
     report = json.loads(capsys.readouterr().out)
     assert report["device"] == "cuda"
+    assert all(part["seconds"]["low"] > 0 for part in report["presets"]["debug"]["training"])

@@ -17,7 +17,7 @@ import glam_env  # noqa: F401  (registers the ids)
 from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 from glam_env.checkpoints import find_checkpoint, load_contexts, load_world_model
 from glam_env.dream.engine import DreamEngine
-from glam_env.model.graphs import tensors_of
+from glam_env.model.graphs import WARM_UPS, tensors_of
 from glam_env.model.structures import LossConfig, SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import imagine
@@ -135,9 +135,10 @@ def test_the_world_model_s_update_does_not_wait(world_model, bfloat16) -> None:
 
 
 @pytest.mark.emulator
-def test_a_trainer_s_updates_do_not_wait(tmp_path) -> None:
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_trainer_s_updates_do_not_wait(tmp_path, graphs) -> None:
     """Batches included, from images and from stored latents."""
-    config = replace(PRESETS["debug"], log_every=1000)
+    config = replace(PRESETS["debug"], log_every=1000, graphs=graphs)
     run = RunFolder(tmp_path / "run", {"train": asdict(config)})
 
     def make_agent(width: int, actions: int) -> ActorCritic:
@@ -150,8 +151,9 @@ def test_a_trainer_s_updates_do_not_wait(tmp_path) -> None:
         stored = trainer.latents is not None
         if phase == "joint training" and (stored not in seen):
             trainer.advance()
-            trainer._update_model()
-            trainer._update_agent()
+            for _ in range(1 + WARM_UPS):  # then its graphs are captured
+                trainer._update_model()
+                trainer._update_agent()
             with no_waiting():
                 for _ in range(3):
                     trainer._update_model()

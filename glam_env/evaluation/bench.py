@@ -106,7 +106,8 @@ def _measure_preset(
             )
     if "training" not in args.skip:
         agent, turn = agent_of(world.preset), (args.repeats, args.seconds)
-        parts = PartsClock(world.game, world.preset, agent, device, *turn, progress).measure()
+        clock = PartsClock(world.game, world.preset, agent, device, *turn, progress, args.graphs)
+        parts = clock.measure()
     return world.as_json() | {
         "dreams": [one.as_json() for one in dreams],
         "long": [one.as_json() for one in long],
@@ -117,11 +118,8 @@ def _measure_preset(
 def _head(args: Bench, game: str, device: torch.device) -> dict[str, Any]:
     """What a report says of itself before anything is measured."""
     names = ("glam-env", "torch", "gymnasium", "ale-py", "numpy")
-    settings = {
-        name: value
-        for name, value in asdict(args).items()
-        if name in ("envs", "obs", "repeats", "steps", "seconds", "long", "long_envs", "skip")
-    }
+    told = ["envs", "obs", "repeats", "steps", "seconds", "long", "long_envs", "skip", "graphs"]
+    settings = {name: value for name, value in asdict(args).items() if name in told}
     return {
         "bench_format": FORMAT,
         "game": game,

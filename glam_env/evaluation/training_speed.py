@@ -15,6 +15,7 @@ import torch
 from glam_env.atari.latent_filter import FilteredPolicy
 from glam_env.evaluation.bench_world import preset_sizes
 from glam_env.evaluation.speed import Figure, Memory, PeakMemory, Progress, take_turns, timed
+from glam_env.model.graphs import WARM_UPS as GRAPH_WARM_UPS
 from glam_env.model.precision import autocast
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
@@ -63,6 +64,8 @@ class PartsClock:
             :data:`TURNS_FIT` times ``seconds``; twice at least.
         seconds: see ``repeats``.
         progress: told how far it is.
+        graphs: whether the trainer's updates are CUDA graphs; imagination and the agent's update
+            by themselves never are.
     """
 
     def __init__(
@@ -74,11 +77,12 @@ class PartsClock:
         repeats: int,
         seconds: float,
         progress: Progress,
+        graphs: bool = False,
     ) -> None:
         self._game, self._preset, self._make_agent = game, preset, make_agent
         self._device, self._repeats, self._seconds = device, repeats, seconds
         self._progress = progress
-        self._config = PRESETS[preset]
+        self._config = replace(PRESETS[preset], graphs=graphs)
 
     def measure(self) -> list[Part]:
         """All parts, in the order in which training does them."""
@@ -99,7 +103,9 @@ class PartsClock:
         """Seconds of some work, over ``per``."""
         title = f"{self._preset}, {name} ({what})"
         self._progress(title, 0, self._repeats)
-        once = [timed(work, self._device) for _ in range(WARM_UPS)][-1]
+        # An update becomes a graph when it has run a few times.
+        warm_ups = WARM_UPS + (GRAPH_WARM_UPS if self._config.graphs else 0)
+        once = [timed(work, self._device) for _ in range(warm_ups)][-1]
         fitting = int(TURNS_FIT * self._seconds / max(once, 1e-9))
         repeats = min(self._repeats, max(2, fitting))
         done = 0

@@ -226,7 +226,8 @@ class WorldModel(nn.Module):
         frames, targets = z, batch.images.flatten(0, 1)
         if config.decode_fraction < 1.0:
             count = max(1, round(config.decode_fraction * b * length))
-            chosen = torch.randperm(b * length, device=z.device)[:count]
+            # Not randperm, which a CUDA graph may not hold.
+            chosen = torch.rand(b * length, device=z.device).argsort()[:count]
             frames, targets = frames[chosen], targets[chosen]
         reconstruction, metrics = self.image_loss(targets, frames, config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -72,6 +72,15 @@ class Agent(Protocol):
 
     def load_exported(self, state: dict[str, Tensor]) -> None:
         """Goes on from an :meth:`export_state`; GlamError if it does not fit."""
+        ...
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """An agent whose ``update`` may run as a CUDA graph: static shapes, no wait for the device."""
+
+    def make_capturable(self) -> None:
+        """Readies its optimisers for that."""
         ...
 
 

@@ -83,6 +83,7 @@ class TrainConfig:
         horizon: their length.
         model, loss: sizes and loss of the world model (``model.num_actions`` follows the game).
         autocast: bfloat16 where it is safe and the hardware is faster with it.
+        graphs: on CUDA, each kind of update as one CUDA graph: one launch in place of thousands.
         log_every: world-model updates between lines of metrics.
         checkpoint_every: environment steps between checkpoints.
     """
@@ -114,6 +115,7 @@ class TrainConfig:
     model: WorldModelConfig = field(default_factory=lambda: WorldModelConfig(num_actions=18))
     loss: LossConfig = field(default_factory=LossConfig)
     autocast: bool = True
+    graphs: bool = False
     log_every: int = 100
     checkpoint_every: int = 5_000
 

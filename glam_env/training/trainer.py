@@ -24,10 +24,11 @@ from glam_env.checkpoints import find_checkpoint, load_agent_state, load_world_m
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
+from glam_env.model.graphs import CapturedUpdate
 from glam_env.model.precision import autocast
-from glam_env.model.structures import DreamState, Posterior
+from glam_env.model.structures import DreamState, LossConfig, Posterior
 from glam_env.model.world_model import WorldModel
-from glam_env.training.imagination import Agent, imagine
+from glam_env.training.imagination import Agent, Capturable, imagine
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.memory import keep_freed_memory
 from glam_env.training.presets import TrainConfig
@@ -54,10 +55,10 @@ class Averages:
         self.counts: dict[str, int] = {}
 
     def add(self, scalars: dict[str, Tensor]) -> None:
-        """Takes in detached scalars."""
+        """Takes in detached scalars, whose memory may be written to after."""
         for name, value in scalars.items():
             value = value.float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
@@ -106,6 +107,8 @@ class Trainer:
             lr=config.learning_rate,
             fused=True,
         )
+        self._graphs = config.graphs and self.device.type == "cuda"
+        self._updates: dict[str, tuple[Any, CapturedUpdate]] = {}  # by name: what fixes it, and it
         self.agent = make_agent(self.world_model.config.feature_dim, self.game.num_actions)
         if isinstance(self.agent, torch.nn.Module):
             self.agent.to(self.device)
@@ -142,6 +145,7 @@ class Trainer:
             self._first = np.ones(config.num_envs, bool)
         else:
             self._load(checkpoint)
+        self._ready_optimizers()
         run.truncate_metrics(self.metrics_size)
         self._clock = time.perf_counter()
 
@@ -267,9 +271,31 @@ class Trainer:
             rate += (c.final_learning_rate - rate) * self.polished / max(1, c.freeze.polish)
         return rate
 
-    def _step_optimizer(self, loss: Tensor) -> None:
+    def _ready_optimizers(self) -> None:
+        """In a graph a learning rate must be a tensor, or it stays what it was."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate
+            group["capturable"] = self._graphs
+            if self._graphs:
+                group["lr"] = torch.tensor(self._learning_rate, device=self.device)
+        if self._graphs and isinstance(self.agent, Capturable):
+            self.agent.make_capturable()
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            if self._graphs:
+                group["lr"].fill_(self._learning_rate)
+            else:
+                group["lr"] = self._learning_rate
+
+    def _run(self, name: str, fixed: Any, update: Callable[..., Any], *inputs: Any) -> Any:
+        """An update, with graphs as one; captured anew where what it is made of is another."""
+        if not self._graphs:
+            return update(*inputs)
+        if name not in self._updates or self._updates[name][0] != fixed:
+            self._updates[name] = fixed, CapturedUpdate(update)
+        return self._updates[name][1](*inputs)
+
+    def _step_optimizer(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(
@@ -286,9 +312,15 @@ class Trainer:
             loss_config = replace(c.loss, **margin)
             self.world_model.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
-        with self._autocast():
-            loss, metrics = self.world_model.autoencoder_loss(images, loss_config)
-        self._step_optimizer(loss)
+
+        def update(images: Tensor) -> dict[str, Tensor]:
+            with self._autocast():
+                loss, metrics = self.world_model.autoencoder_loss(images, loss_config)
+            self._step_optimizer(loss)
+            return metrics
+
+        self._set_learning_rate()
+        metrics = self._run("images", (loss_config, self.freezes), update, images)
         self.image_updates += 1
         self.averages.add(metrics)
         self._maybe_log(self.image_updates)
@@ -296,17 +328,29 @@ class Trainer:
     def _update_model(self) -> None:
         """One update of the whole world model; keeps the states it computed."""
         c, model = self.config, self.world_model
-        with self._autocast():
-            if self.latents is not None:
+        loss_of: Callable[[Any, LossConfig], tuple[Tensor, dict[str, Tensor], Posterior]]
+        if self.latents is not None:
+            with self._autocast():
                 self.latents.catch_up()
-                stored = self.latents.sample(
-                    c.freeze.latent_batch, c.freeze.latent_length, self.rng, self.device
-                )
-                loss, metrics, self._posterior = model.latent_loss(stored, c.loss)
-            else:
-                batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
-                loss, metrics, self._posterior = model.loss(batch, c.loss)
-        self._step_optimizer(loss)
+            freeze = c.freeze
+            batch: Any = self.latents.sample(
+                freeze.latent_batch, freeze.latent_length, self.rng, self.device
+            )
+            loss_of = model.latent_loss
+        else:
+            batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
+            loss_of = model.loss
+
+        kind = type(batch)
+
+        def update(*parts: Tensor) -> tuple[dict[str, Tensor], Posterior]:
+            with self._autocast():
+                loss, metrics, posterior = loss_of(kind(*parts), c.loss)
+            self._step_optimizer(loss)
+            return metrics, posterior
+
+        self._set_learning_rate()
+        metrics, self._posterior = self._run("model", (kind, self.freezes), update, *batch)
         self.model_updates += 1
         self.averages.add(metrics)
         self._maybe_log(self.model_updates)
@@ -321,9 +365,19 @@ class Trainer:
     def _update_agent(self) -> None:
         """One update of the agent, in imagination."""
         horizon = self.config.horizon.at(self.env_steps)
+
+        def update(start: DreamState) -> dict[str, Tensor]:
+            with self._autocast():
+                rollout = imagine(self.world_model, self.agent, start, horizon)
+            return self.agent.update(rollout)
+
         with self._autocast():
-            rollout = imagine(self.world_model, self.agent, self._starts(), horizon)
-        self.averages.add(self.agent.update(rollout))
+            start = self._starts()
+        if isinstance(self.agent, Capturable):
+            metrics = self._run("agent", horizon, update, start)
+        else:
+            metrics = update(start)
+        self.averages.add(metrics)
         self.agent_updates += 1
 
     def _starts(self) -> DreamState:

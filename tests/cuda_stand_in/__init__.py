@@ -27,6 +27,7 @@ from typing import Any
 SOURCE = Path(__file__).with_name("device.cpp")
 OPTIONS = ("-std=c++20", "-O1", "-fPIC", "-shared")
 NAME = "GLAM_CUDA_STAND_IN"
+_installed = False
 
 
 def compile_device() -> Path:
@@ -47,12 +48,18 @@ def compile_device() -> Path:
     return library
 
 
+def installed() -> bool:
+    """Whether ``cuda`` is the stand-in."""
+    return _installed
+
+
 def install() -> None:
     """Makes ``cuda`` a device of this process, from its beginning on.
 
     Raises:
         RuntimeError: PyTorch is loaded already, or it has CUDA itself.
     """
+    global _installed
     if "torch" in sys.modules:
         raise RuntimeError("PyTorch is loaded already: it can't be given a device any more")
     library = ctypes.CDLL(str(compile_device()))
@@ -63,20 +70,25 @@ def install() -> None:
 
     if torch.backends.cuda.is_built():
         raise RuntimeError("this PyTorch was built with CUDA: test on that")
+    torch.backends.cuda.is_built = lambda: True
     for name, value in functions(torch, library).items():
         setattr(torch.cuda, name, value)
     torch._C._cuda_getDevice = lambda: 0
     torch._C._cuda_getDeviceCount = lambda: 1
     torch._C._cuda_getCurrentRawStream = lambda device: 0
 
+    def as_bytes(storage: Any) -> Any:
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+    # What C++ can't make on a device that it was built without.
+    torch.UntypedStorage.clone = lambda self: as_bytes(self).clone().untyped_storage()
+
     def restore(storage: Any, location: str) -> Any:
-        """``torch.load``'s storages, which C++ can't make on a device that it was built without."""
-        if not location.startswith("cuda"):
-            return None
-        held = torch.empty(0, dtype=torch.uint8).set_(storage)
-        return held.to("cuda").untyped_storage()
+        """A storage of ``torch.load``'s."""
+        return as_bytes(storage).to("cuda").untyped_storage() if "cuda" in location else None
 
     torch.serialization.register_package(0, lambda storage: None, restore)
+    _installed = True
 
 
 def functions(torch: Any, library: ctypes.CDLL) -> dict[str, Any]:
@@ -149,5 +161,6 @@ def functions(torch: Any, library: ctypes.CDLL) -> dict[str, Any]:
         "current_stream": lambda *_: Stream(),
         "CUDAGraph": CUDAGraph,
         "graph": graph,
+        "is_current_stream_capturing": lambda: bool(library.stand_in_capturing()),
         "set_sync_debug_mode": set_sync_debug_mode,
     }

@@ -20,6 +20,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -45,7 +46,26 @@ void hold(int64_t bytes) {
 
 /// What a captured graph does again, on the memory that it was captured with.
 using Graph = std::vector<std::function<void()>>;
-Graph* capturing = nullptr;
+
+/// A capture launches nothing. Here it must, to learn what is returned; then all is put back.
+struct Capture {
+  Graph* graph;
+  Tensor lots;                   // the shared generator's state
+  std::set<const void*> born;    // memory of the capture's own
+  std::map<const void*, std::pair<c10::Storage, std::vector<char>>> before;
+
+  void about_to_write(const Tensor& tensor) {
+    if (!tensor.defined() || !tensor.is_cuda() || !tensor.storage().nbytes()) return;
+    const auto* data = static_cast<const char*>(tensor.storage().data());
+    if (born.count(data) || before.count(data)) return;
+    before[data] = {tensor.storage(), std::vector<char>(data, data + tensor.storage().nbytes())};
+  }
+  void put_back() {
+    for (auto& [data, kept] : before)
+      std::memcpy(kept.first.mutable_data(), kept.second.data(), kept.second.size());
+  }
+};
+std::unique_ptr<Capture> capturing;
 
 void wait(const std::string& what) {
   TORCH_CHECK(!waits_are_errors, "this waits for the device: ", what);
@@ -99,6 +119,7 @@ struct Memory final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     auto* block = new Block{c10::GetCPUAllocator()->allocate(bytes), static_cast<int64_t>(bytes)};
     hold(block->bytes);
+    if (capturing) capturing->born.insert(block->data.get());
     return {block->data.get(), block, &release, DEVICE};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
@@ -170,6 +191,7 @@ c10::Storage rename(const c10::Storage& storage, c10::Device device) {
   c10::DataPtr pointer;
   if (device == DEVICE) {
     hold(static_cast<int64_t>(bytes));
+    if (capturing) capturing->born.insert(data);
     pointer = {data, new Counted{storage, static_cast<int64_t>(bytes)}, &release_counted, device};
   } else {
     pointer = {data, new c10::Storage(storage), &release_storage, device};
@@ -303,6 +325,19 @@ void find_waits(const std::string& name, const Stack& stack, size_t arguments) {
   }
 }
 
+void about_to_write(const c10::Argument& argument, const IValue& value) {
+  const auto* alias = argument.alias_info();
+  // Batch normalisation's statistics, which its schema does not say that it writes.
+  bool writes = argument.name() == "running_mean" || argument.name() == "running_var";
+  writes |= alias && alias->isWrite();
+  if (alias)
+    for (const auto& inner : alias->containedTypes()) writes |= inner.isWrite();
+  if (!writes) return;
+  if (value.isTensor()) capturing->about_to_write(value.toTensor());
+  if (value.isTensorList())
+    for (const Tensor& tensor : value.toTensorVector()) capturing->about_to_write(tensor);
+}
+
 /// Once more into the tensors that it returned.
 void again(const c10::OperatorHandle& op, Stack arguments, const Stack& returned);
 
@@ -312,7 +347,10 @@ void on_the_cpu(const c10::OperatorHandle& op, Stack* stack) {
   const auto arguments = schema.arguments().size();
   find_waits(name, *stack, arguments);
   Stack given;
-  if (capturing) given.assign(stack->end() - static_cast<ptrdiff_t>(arguments), stack->end());
+  if (capturing) {
+    given.assign(stack->end() - static_cast<ptrdiff_t>(arguments), stack->end());
+    for (size_t i = 0; i < arguments; ++i) about_to_write(schema.arguments()[i], given[i]);
+  }
   Call call(name);
   for (size_t i = 0; i < arguments; ++i) {
     auto& value = (*stack)[stack->size() - arguments + i];
@@ -327,7 +365,7 @@ void on_the_cpu(const c10::OperatorHandle& op, Stack* stack) {
     (*stack)[i] = call.to_device((*stack)[i]);
   if (capturing) {
     Stack returned(stack->end() - static_cast<ptrdiff_t>(schema.returns().size()), stack->end());
-    capturing->push_back([op, given, returned] { again(op, given, returned); });
+    capturing->graph->push_back([op, given, returned] { again(op, given, returned); });
   }
 }
 
@@ -357,8 +395,11 @@ Tensor& copy(Tensor& to, const Tensor& from, bool non_blocking) {
     Tensor own = call.to_cpu(to);
     own.copy_(call.to_cpu(from));
   };
+  if (capturing) {
+    capturing->about_to_write(to);
+    capturing->graph->push_back(run);
+  }
   run();
-  if (capturing) capturing->push_back(run);
   return to;
 }
 
@@ -459,8 +500,18 @@ void stand_in_waits(int are_errors) { waits_are_errors = are_errors != 0; }
 int64_t stand_in_bytes() { return held; }
 int64_t stand_in_peak() { return peak; }
 void stand_in_reset_peak() { peak = held.load(); }
-void* stand_in_capture() { return capturing = new Graph; }
-void stand_in_captured() { capturing = nullptr; }
+void* stand_in_capture() {
+  auto* graph = new Graph;
+  const auto lots = Lots::shared().get<Lots>()->own.get_state();
+  capturing = std::make_unique<Capture>(Capture{graph, lots, {}, {}});
+  return graph;
+}
+void stand_in_captured() {
+  const auto done = std::exchange(capturing, nullptr);
+  done->put_back();
+  Lots::shared().get<Lots>()->own.set_state(done->lots);
+}
+int stand_in_capturing() { return capturing != nullptr; }
 void stand_in_forget(void* graph) { delete static_cast<Graph*>(graph); }
 /// 0, or -1 with what went wrong in `message`.
 int stand_in_replay(void* graph, char* message, size_t size) {

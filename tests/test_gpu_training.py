@@ -1,0 +1,79 @@
+"""On a CUDA device: training whose updates are graphs is the training whose updates are not.
+
+Run with ``pytest -m gpu``; without such a device they skip.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import cuda_stand_in
+import pytest
+import torch
+
+from agents.storm import AGENT_PRESETS, ActorCritic
+from glam_env.training.presets import PRESETS, HorizonConfig, TrainConfig
+from glam_env.training.run_folder import RunFolder
+from glam_env.training.trainer import Trainer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.emulator,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+DEBUG = PRESETS["debug"]
+
+
+def make(folder: Path, config: TrainConfig) -> Trainer:
+    exists = (folder / "config.json").exists()
+    run = RunFolder(folder, None if exists else {"train": asdict(config)})
+
+    def agent(width: int, actions: int) -> ActorCritic:
+        return ActorCritic(AGENT_PRESETS["debug"], width, actions)
+
+    return Trainer("Pong", config, run, agent, "cuda")
+
+
+def train(folder: Path, config: TrainConfig, stop_at: int = 0) -> list[dict]:
+    """The metrics of a run that may be stopped and resumed once."""
+    if stop_at:
+        first = make(folder, config)
+        first.train(lambda: first.env_steps >= stop_at)
+        first.close()
+    trainer = make(folder, config)
+    assert trainer.train()
+    trainer.close()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def test_graphs_train_as_updates_one_by_one_do(tmp_path: Path) -> None:
+    """Through all phases, a falling learning rate, growing horizons, a stop and a resumption."""
+    config = replace(
+        DEBUG,
+        log_every=4,
+        decay_from=0.3,
+        image_warmup=8,
+        model_warmup=8,
+        freeze=replace(DEBUG.freeze, polish=6, settle=6),
+        horizon=HorizonConfig(initial=2, increase=1, every=150, maximum=4),
+    )
+    assert len(config.freeze.at) == 2
+    graphed = replace(config, graphs=True)
+    one, other, resumed = (
+        train(tmp_path / "one", config),
+        train(tmp_path / "other", graphed),
+        train(tmp_path / "resumed", graphed, stop_at=config.total_steps // 2),
+    )
+    assert sum("phase" in line for line in other) >= 8
+    for line in [*one, *other, *resumed]:
+        assert all(math.isfinite(value) for value in line.values() if isinstance(value, float))
+    if cuda_stand_in.installed():  # a GPU's random numbers hang on how often graphs are replayed
+        for lines in zip(one, other, resumed, strict=True):
+            for name, value in lines[0].items():
+                expected = value if isinstance(value, str) else pytest.approx(value, 1e-4, 1e-6)
+                assert [line[name] for line in lines[1:]] == [expected] * 2, name
