@@ -37,7 +37,7 @@ from glam_env.native import missing
 from glam_env.options import Bench
 from glam_env.progress import ProgressLines
 from glam_env.training.export import describe_hardware
-from glam_env.training.trainer import AgentFactory
+from glam_env.training.learner import AgentFactory
 from glam_env.vector_base import OBS_TYPES
 
 SKIPS = ("emulator", "dreams", "long", "training")

@@ -20,9 +20,10 @@ from glam_env.model.precision import autocast
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Rollout, imagine
+from glam_env.training.learner import AgentFactory
 from glam_env.training.presets import PRESETS, TrainConfig
 from glam_env.training.run_folder import RunFolder
-from glam_env.training.trainer import AgentFactory, Trainer
+from glam_env.training.trainer import Trainer
 
 NEVER = 1 << 40  # updates of a warm-up that does not end
 TURNS_FIT = 20  # turns of the usual length that a part's may take together; two at least

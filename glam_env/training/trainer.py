@@ -19,25 +19,17 @@ from torch import Tensor
 
 from glam_env.atari.emulator import Emulator, EmulatorState
 from glam_env.atari.latent_filter import LatentFilter
-from glam_env.checkpoint_config import load_config
-from glam_env.checkpoints import find_checkpoint, load_agent_state, load_world_model
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
-from glam_env.model.graphs import CapturedUpdate
-from glam_env.model.precision import autocast
-from glam_env.model.structures import DreamState, LossConfig, Posterior
-from glam_env.model.world_model import WorldModel
-from glam_env.training.imagination import Agent, Capturable, imagine
+from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch
 from glam_env.training.latent_store import LatentStore
+from glam_env.training.learner import AgentFactory, Learner
 from glam_env.training.memory import keep_freed_memory
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
 from glam_env.transfer import upload
-
-AgentFactory = Callable[[int, int], Agent]
-"""(feature_dim, num_actions) to an agent that learns in imagination."""
 
 
 def open_replay(config: TrainConfig, run: RunFolder, *, writable: bool = True) -> Replay:
@@ -100,18 +92,8 @@ class Trainer:
         self._log = log
         torch.manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
-        sizes = replace(config.model, num_actions=self.game.num_actions)
-        self.world_model = WorldModel(sizes).to(self.device)
-        self.optimizer = torch.optim.Adam(
-            [p for p in self.world_model.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            fused=True,
-        )
-        self._graphs = config.graphs and self.device.type == "cuda"
-        self._updates: dict[str, tuple[Any, CapturedUpdate]] = {}  # by name: what fixes it, and it
-        self.agent = make_agent(self.world_model.config.feature_dim, self.game.num_actions)
-        if isinstance(self.agent, torch.nn.Module):
-            self.agent.to(self.device)
+        self.learner = Learner(config, self.game, make_agent, self.device)
+        self.world_model, self.agent = self.learner.world_model, self.learner.agent
         self.replay = open_replay(config, run)
         self.latents: LatentStore | None = None  # once the images are frozen
         chances = np.resize(config.exploration, config.num_envs)
@@ -136,16 +118,14 @@ class Trainer:
         self.averages = Averages()
         self.recent_returns: list[float] = []
         self._saved_at = 0
-        self._posterior: Posterior | None = None
         checkpoint = run.load_checkpoint(self.device)
         if checkpoint is None:
             if config.warm_start:
-                self._warm_start(config.warm_start)
+                self.learner.warm_start(config.warm_start)
             self._frames = self.emulator.reset()
             self._first = np.ones(config.num_envs, bool)
         else:
             self._load(checkpoint)
-        self._ready_optimizers()
         run.truncate_metrics(self.metrics_size)
         self._clock = time.perf_counter()
 
@@ -233,16 +213,13 @@ class Trainer:
                 for _ in range(self.config.agent_updates):
                     self._update_agent()
 
-    def _autocast(self) -> torch.autocast:
-        return autocast(self.device, self.config.autocast)
-
     def _collect(self, *, random: bool) -> None:
         """One step of every real game."""
         count = self.config.num_envs
         if random:
             actions = self.rng.integers(self.game.num_actions, size=count)
         else:
-            with self._autocast():
+            with self.learner.autocast():
                 choice = self.agent.act(self.filter.see(self._frames, self._first))
                 if self._exploration.any():
                     others = self.rng.integers(self.game.num_actions, size=count)
@@ -271,92 +248,37 @@ class Trainer:
             rate += (c.final_learning_rate - rate) * self.polished / max(1, c.freeze.polish)
         return rate
 
-    def _ready_optimizers(self) -> None:
-        """In a graph a learning rate must be a tensor, or it stays what it was."""
-        for group in self.optimizer.param_groups:
-            group["capturable"] = self._graphs
-            if self._graphs:
-                group["lr"] = torch.tensor(self._learning_rate, device=self.device)
-        if self._graphs and isinstance(self.agent, Capturable):
-            self.agent.make_capturable()
-
-    def _set_learning_rate(self) -> None:
-        for group in self.optimizer.param_groups:
-            if self._graphs:
-                group["lr"].fill_(self._learning_rate)
-            else:
-                group["lr"] = self._learning_rate
-
-    def _run(self, name: str, fixed: Any, update: Callable[..., Any], *inputs: Any) -> Any:
-        """An update, with graphs as one; captured anew where what it is made of is another."""
-        if not self._graphs:
-            return update(*inputs)
-        if name not in self._updates or self._updates[name][0] != fixed:
-            self._updates[name] = fixed, CapturedUpdate(update)
-        return self._updates[name][1](*inputs)
-
-    def _step_optimizer(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(
-            self.world_model.parameters(), self.config.gradient_clip, error_if_nonfinite=False
-        )
-        self.optimizer.step()
-
     def _update_images(self) -> None:
         """One update of the image model alone."""
-        c = self.config
-        loss_config = c.loss
+        c, loss_config = self.config, self.config.loss
         if self.phase == "image polish":
             margin = {"margin": c.freeze.margin, "margin_weight": c.freeze.margin_weight}
             loss_config = replace(c.loss, **margin)
-            self.world_model.freeze_images(False)
+            self.learner.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
-
-        def update(images: Tensor) -> dict[str, Tensor]:
-            with self._autocast():
-                loss, metrics = self.world_model.autoencoder_loss(images, loss_config)
-            self._step_optimizer(loss)
-            return metrics
-
-        self._set_learning_rate()
-        metrics = self._run("images", (loss_config, self.freezes), update, images)
+        metrics = self.learner.update_images(images, loss_config, self._learning_rate)
         self.image_updates += 1
         self.averages.add(metrics)
         self._maybe_log(self.image_updates)
 
     def _update_model(self) -> None:
-        """One update of the whole world model; keeps the states it computed."""
-        c, model = self.config, self.world_model
-        loss_of: Callable[[Any, LossConfig], tuple[Tensor, dict[str, Tensor], Posterior]]
-        if self.latents is not None:
-            with self._autocast():
-                self.latents.catch_up()
-            freeze = c.freeze
-            batch: Any = self.latents.sample(
-                freeze.latent_batch, freeze.latent_length, self.rng, self.device
-            )
-            loss_of = model.latent_loss
-        else:
+        """One update of the whole world model."""
+        c, freeze = self.config, self.config.freeze
+        batch: SequenceBatch | LatentBatch
+        if self.latents is None:
             batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
-            loss_of = model.loss
-
-        kind = type(batch)
-
-        def update(*parts: Tensor) -> tuple[dict[str, Tensor], Posterior]:
-            with self._autocast():
-                loss, metrics, posterior = loss_of(kind(*parts), c.loss)
-            self._step_optimizer(loss)
-            return metrics, posterior
-
-        self._set_learning_rate()
-        metrics, self._posterior = self._run("model", (kind, self.freezes), update, *batch)
+        else:
+            with self.learner.autocast():
+                self.latents.catch_up()
+            shape = freeze.latent_batch, freeze.latent_length
+            batch = self.latents.sample(*shape, self.rng, self.device)
+        metrics = self.learner.update_model(batch, self._learning_rate)
         self.model_updates += 1
         self.averages.add(metrics)
         self._maybe_log(self.model_updates)
 
     def _freeze_images(self) -> None:
-        self.world_model.freeze_images()
+        self.learner.freeze_images()
         # A file for each time: the checkpoint before may still count on the one before.
         self.latents = LatentStore(self.replay, self.world_model, f"latents-{self.freezes}")
         if self.freezes > 2:
@@ -364,39 +286,24 @@ class Trainer:
 
     def _update_agent(self) -> None:
         """One update of the agent, in imagination."""
-        horizon = self.config.horizon.at(self.env_steps)
-
-        def update(start: DreamState) -> dict[str, Tensor]:
-            with self._autocast():
-                rollout = imagine(self.world_model, self.agent, start, horizon)
-            return self.agent.update(rollout)
-
-        with self._autocast():
-            start = self._starts()
-        if isinstance(self.agent, Capturable):
-            metrics = self._run("agent", horizon, update, start)
-        else:
-            metrics = update(start)
-        self.averages.add(metrics)
-        self.agent_updates += 1
-
-    def _starts(self) -> DreamState:
-        """Where the next dreams start."""
         c = self.config
         if c.dream_starts == "fresh":
-            batch = self.replay.sample(c.imagination_batch, c.context + 1, self.rng, self.device)
-            with torch.no_grad():
-                self.world_model.eval()
-                codes = sample_codes(self.world_model.encode(batch.images))
-                self.world_model.train()
+            start = self._fresh_starts()
+        else:
+            start = self.learner.draw_starts(c.imagination_batch)
+        self.averages.add(self.learner.update_agent(start, c.horizon.at(self.env_steps)))
+        self.agent_updates += 1
+
+    @torch.no_grad()
+    def _fresh_starts(self) -> DreamState:
+        """Where contexts that are drawn anew end."""
+        c = self.config
+        batch = self.replay.sample(c.imagination_batch, c.context + 1, self.rng, self.device)
+        with self.learner.autocast():
+            self.world_model.eval()
+            codes = sample_codes(self.world_model.encode(batch.images))
+            self.world_model.train()
             return self.world_model.warm_up(codes, batch.actions[:, :-1])
-        assert self._posterior is not None  # every agent update follows a model update
-        batch, length = self._posterior.codes.shape[:2]
-        places = torch.randperm(batch * (length - c.context), device=self.device)
-        places = places[: c.imagination_batch]
-        rows = places // (length - c.context)
-        positions = c.context + places % (length - c.context)
-        return self.world_model.dream_starts(self._posterior, rows, positions)
 
     # --- metrics -------------------------------------------------------------------------
 
@@ -444,23 +351,6 @@ class Trainer:
 
     # --- state ---------------------------------------------------------------------------
 
-    def _warm_start(self, checkpoint: str) -> None:
-        """Takes the weights of an exported checkpoint; optimisers and statistics begin anew."""
-        folder = find_checkpoint(checkpoint)
-        config, own = load_config(folder), self.world_model.config
-        if config.game != self.game.name:
-            raise GlamError(
-                f"warm_start {folder} is of {config.game}; {self.game.name} needs one of its own"
-            )
-        for name, size in vars(config.world_model).items():
-            if name not in ("unimix", "draw_temperature") and size != getattr(own, name):
-                raise GlamError(
-                    f"warm_start {folder} has model.{name} {size}, this run {getattr(own, name)}; "
-                    "they must be equal"
-                )
-        self.world_model.load_exported(load_world_model(folder, self.device).export_state())
-        self.agent.load_exported(load_agent_state(folder))
-
     def save(self) -> None:
         """Writes a checkpoint from which training goes on exactly.
 
@@ -490,9 +380,7 @@ class Trainer:
                 "metrics_size": self.metrics_size,
             },
             "seconds": self._elapsed(),
-            "world_model": self.world_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "agent": self.agent.learner_state(),
+            **self.learner.state(),
             "replay": self.replay.state(),
             "latents": None if self.latents is None else self.latents.state(),
             "emulator": emulator,
@@ -515,9 +403,7 @@ class Trainer:
         for name, count in state["counts"].items():
             setattr(self, name, count)
         self.seconds = state["seconds"]
-        self.world_model.load_state_dict(state["world_model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.agent.load_learner_state(state["agent"])
+        self.learner.load_state(state)
         self.replay.load_state(state["replay"])
         if state["latents"] is not None:
             self._freeze_images()

@@ -1,0 +1,207 @@
+"""What learns in a run: a world model and an agent with their optimisers; updates of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glam_env.checkpoint_config import load_config
+from glam_env.checkpoints import find_checkpoint, load_agent_state, load_world_model
+from glam_env.errors import GlamError
+from glam_env.games import Game
+from glam_env.model.graphs import CapturedUpdate
+from glam_env.model.precision import autocast
+from glam_env.model.structures import (
+    DreamState,
+    LatentBatch,
+    LossConfig,
+    Posterior,
+    SequenceBatch,
+)
+from glam_env.model.world_model import WorldModel
+from glam_env.training.imagination import Agent, Capturable, imagine
+from glam_env.training.presets import TrainConfig
+
+AgentFactory = Callable[[int, int], Agent]
+"""(feature_dim, num_actions) to an agent that learns in imagination."""
+
+
+class Learner:
+    """A world model and an agent that learn.
+
+    Args:
+        config: settings.
+        game: whose actions there are.
+        make_agent: the agent to train.
+        device: where all lies.
+
+    Attributes:
+        world_model, agent: they learn in place.
+        graphs: whether each kind of update is one CUDA graph.
+    """
+
+    def __init__(
+        self, config: TrainConfig, game: Game, make_agent: AgentFactory, device: torch.device
+    ) -> None:
+        self.config, self.game, self.device = config, game, device
+        sizes = replace(config.model, num_actions=game.num_actions)
+        self.world_model = WorldModel(sizes).to(device)
+        self._optimizer = torch.optim.Adam(
+            [p for p in self.world_model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            fused=True,
+        )
+        self.agent = make_agent(self.world_model.config.feature_dim, game.num_actions)
+        if isinstance(self.agent, torch.nn.Module):
+            self.agent.to(device)
+        self.graphs = config.graphs and device.type == "cuda"
+        self._updates: dict[str, tuple[Any, CapturedUpdate]] = {}  # by name: what fixes it, and it
+        self._frozen = False
+        self._posterior: Posterior | None = None
+        self._ready_optimizers()
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where it is wanted and pays."""
+        return autocast(self.device, self.config.autocast)
+
+    def freeze_images(self, frozen: bool = True) -> None:
+        """Makes the image model stand still, or learn again."""
+        self.world_model.freeze_images(frozen)
+        if frozen != self._frozen:
+            self._updates.clear()  # graphs hold what learned when they were captured
+        self._frozen = frozen
+
+    # --- updates; each returns detached scalars that hold until the next of its kind -----------
+
+    def update_images(
+        self, images: Tensor, loss_config: LossConfig, learning_rate: float
+    ) -> dict[str, Tensor]:
+        """One update of the image model alone, on (N, 64, 64, 3) uint8 frames."""
+
+        def update(images: Tensor) -> dict[str, Tensor]:
+            with self.autocast():
+                loss, metrics = self.world_model.autoencoder_loss(images, loss_config)
+            self._step_optimizer(loss)
+            return metrics
+
+        self._set_learning_rate(learning_rate)
+        return self._run("images", loss_config, update, images)  # type: ignore[no-any-return]
+
+    def update_model(
+        self, batch: SequenceBatch | LatentBatch, learning_rate: float
+    ) -> dict[str, Tensor]:
+        """One update of the world model, of its sequence model alone if latents are given."""
+        kind = type(batch)
+        loss_of: Any = (
+            self.world_model.loss if kind is SequenceBatch else self.world_model.latent_loss
+        )
+
+        def update(*parts: Tensor) -> tuple[dict[str, Tensor], Posterior]:
+            with self.autocast():
+                loss, metrics, posterior = loss_of(kind(*parts), self.config.loss)
+            self._step_optimizer(loss)
+            return metrics, posterior
+
+        self._set_learning_rate(learning_rate)
+        metrics, self._posterior = self._run("model", kind, update, *batch)
+        return metrics  # type: ignore[no-any-return]
+
+    def update_agent(self, start: DreamState, horizon: int) -> dict[str, Tensor]:
+        """One update of the agent, in dreams of ``horizon`` steps from ``start``."""
+
+        def update(start: DreamState) -> dict[str, Tensor]:
+            with self.autocast():
+                rollout = imagine(self.world_model, self.agent, start, horizon)
+            return self.agent.update(rollout)
+
+        if isinstance(self.agent, Capturable):
+            return self._run("agent", horizon, update, start)  # type: ignore[no-any-return]
+        return update(start)
+
+    @torch.no_grad()
+    def draw_starts(self, count: int) -> DreamState:
+        """States that the last :meth:`update_model` has computed behind a full context."""
+        assert self._posterior is not None  # every agent update follows a model update
+        context = self.config.context
+        batch, length = self._posterior.codes.shape[:2]
+        places = torch.randperm(batch * (length - context), device=self.device)[:count]
+        rows = places // (length - context)
+        positions = context + places % (length - context)
+        with self.autocast():
+            return self.world_model.dream_starts(self._posterior, rows, positions)
+
+    def _run(self, name: str, fixed: Any, update: Callable[..., Any], *inputs: Any) -> Any:
+        """An update, with graphs as one; captured anew where what it is made of is another."""
+        if not self.graphs:
+            return update(*inputs)
+        if name not in self._updates or self._updates[name][0] != fixed:
+            self._updates[name] = fixed, CapturedUpdate(update)
+        return self._updates[name][1](*inputs)
+
+    # --- the world model's optimiser ---------------------------------------------------------
+
+    def _ready_optimizers(self) -> None:
+        """In a graph a learning rate must be a tensor, or it stays what it was."""
+        for group in self._optimizer.param_groups:
+            group["capturable"] = self.graphs
+            if self.graphs:
+                group["lr"] = torch.tensor(self.config.learning_rate, device=self.device)
+        if self.graphs and isinstance(self.agent, Capturable):
+            self.agent.make_capturable()
+
+    def _set_learning_rate(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            if self.graphs:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _step_optimizer(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(
+            self.world_model.parameters(), self.config.gradient_clip, error_if_nonfinite=False
+        )
+        self._optimizer.step()
+
+    # --- state -------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What a run's checkpoint keeps."""
+        return {
+            "world_model": self.world_model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "agent": self.agent.learner_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes back to a :meth:`state`."""
+        self.world_model.load_state_dict(state["world_model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.agent.load_learner_state(state["agent"])
+        self._ready_optimizers()
+
+    def warm_start(self, checkpoint: str) -> None:
+        """Takes the weights of an exported checkpoint; optimisers and statistics begin anew.
+
+        Raises:
+            GlamError: a checkpoint of another game or of other sizes.
+        """
+        folder = find_checkpoint(checkpoint)
+        config, own = load_config(folder), self.world_model.config
+        if config.game != self.game.name:
+            raise GlamError(
+                f"warm_start {folder} is of {config.game}; {self.game.name} needs one of its own"
+            )
+        for name, size in vars(config.world_model).items():
+            if name not in ("unimix", "draw_temperature") and size != getattr(own, name):
+                raise GlamError(
+                    f"warm_start {folder} has model.{name} {size}, this run {getattr(own, name)}; "
+                    "they must be equal"
+                )
+        self.world_model.load_exported(load_world_model(folder, self.device).export_state())
+        self.agent.load_exported(load_agent_state(folder))
