@@ -278,7 +278,7 @@ def test_the_example_draws_all_actions_from_one_moment(tmp_path, capsys) -> None
         assert image.width > image.height > 300
 
     # The same by hand: a batch that starts there.
-    envs = DreamVectorEnv("Pong", 12, device="cpu", max_episode_steps=4)
+    envs = DreamVectorEnv("Pong", 12, device="cpu", max_episode_steps=4, autoreset_mode="NEXT_STEP")
     first, _ = envs.reset(seed=args.seed, options={"context": context})
     assert_same(found.moment, first[0])
     seen, *_ = envs.step(np.repeat(np.arange(6), 2))

@@ -20,7 +20,7 @@ import glam_env  # noqa: F401  (registers the ids)
 from glam_env.dream.vector_env import DreamVectorEnv
 from glam_env.games import find_game
 
-SEARCHED, TRIED = 48, 8  # moments looked at for a telling one, and futures of each action there
+SEARCHED, TRIED = 256, 8  # moments looked at for a telling one, and futures of each action there
 WON, LOST = (0.1, 0.6, 0.1), (0.85, 0.1, 0.1)
 COLORS = 240  # of the picture's palette
 
@@ -104,15 +104,17 @@ def branch(trunk: DreamVectorEnv, envs: DreamVectorEnv, context: int, args: Args
 
 
 def telling_moment(args: Args, num_actions: int) -> int:
-    """Of some moments, the one at which returns differ most between the actions."""
+    """Of some moments, the one at which returns differ most between the actions, and least between
+    the futures of one action."""
     trunk, envs = make(args, 1, "latent"), make(args, num_actions * TRIED, "latent")
     count = trunk.num_contexts
     contexts = np.unique(np.linspace(0, count - 1, min(SEARCHED, count)).astype(int))
     returns = [branch(trunk, envs, int(context), args).returns for context in contexts]
     trunk.close()
     envs.close()
-    means = np.stack(returns).reshape(len(contexts), num_actions, TRIED).mean(2)
-    return int(contexts[means.std(1).argmax()])
+    tried = np.stack(returns).reshape(len(contexts), num_actions, TRIED)
+    told = tried.mean(2).std(1) - tried.std(2).mean(1)
+    return int(contexts[told.argmax()])
 
 
 def trails(frames: np.ndarray) -> np.ndarray:
