@@ -17,7 +17,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -31,13 +30,14 @@ _installed = False
 
 
 def compile_device() -> Path:
-    """The library, compiled if it isn't there yet (some seconds), beside those of the dreams."""
+    """The library, beside Python's compiled files; compiled once (some seconds)."""
     # PyTorch must not be loaded before the library: it asks once, early, whether there is CUDA.
     torch = Path(importlib.util.find_spec("torch").origin).parent
     version = (torch / "version.py").read_text()
     digest = hashlib.sha256("\0".join([SOURCE.read_text(), version, *OPTIONS]).encode()).hexdigest()
-    library = Path(tempfile.gettempdir()) / f"cuda-stand-in-{os.getuid()}-{digest[:24]}.so"
+    library = SOURCE.parent / "__pycache__" / f"device-{digest[:24]}.so"
     if not library.exists():
+        library.parent.mkdir(exist_ok=True)
         made = library.with_suffix(f".{os.getpid()}")
         compiler = shlex.split(os.environ.get("CXX", "c++"))
         folders = [f"-I{torch}/include", f"-I{torch}/include/torch/csrc/api/include"]
