@@ -258,7 +258,13 @@ def evaluate(args: Eval) -> int:
 
 
 def _examine(
-    trained: Trained, *, steps: int, behavior_steps: int, horizon: int, seed: int
+    trained: Trained,
+    *,
+    steps: int,
+    behavior_steps: int,
+    branch_steps: int,
+    horizon: int,
+    seed: int,
 ) -> tuple[Examination, Recording]:
     """Holds dreams to the real game, with progress."""
     from glam_env.evaluation.examination import examine
@@ -271,6 +277,7 @@ def _examine(
             trained.game,
             steps=steps,
             behavior_steps=behavior_steps,
+            branch_steps=branch_steps,
             horizon=horizon,
             dream_horizon=trained.max_episode_steps,
             seed=seed,
@@ -291,6 +298,7 @@ def fidelity(args: Fidelity) -> int:
         trained,
         steps=args.steps,
         behavior_steps=args.behavior_steps,
+        branch_steps=args.branch_steps,
         horizon=args.horizon,
         seed=args.seed,
     )
@@ -413,6 +421,7 @@ def _measure(trained: Trained, args: Export | Card) -> dict[str, Any]:
         trained,
         steps=args.fidelity_steps,
         behavior_steps=args.behavior_steps,
+        branch_steps=args.branch_steps,
         horizon=Fidelity.horizon,
         seed=Fidelity.seed,
     )

@@ -49,6 +49,8 @@ class Fidelity:
         game: a game's name, or the path of a checkpoint or of a run.
         steps: real steps to dream along, played by the agent, ever noisier, and at random.
         behavior_steps: real steps that the agent plays by itself, to be compared with its dreams.
+        branch_steps: real steps at moments of which each action is tried, in the game and in
+            dreams; 0 tries none.
         horizon: steps of an open-loop dream.
         seed: of the games and the dreams.
         out: a folder for the report as JSON, plots, strips and a film.
@@ -60,6 +62,7 @@ class Fidelity:
     game: tyro.conf.Positional[str]
     steps: int = 8000
     behavior_steps: int = 8192
+    branch_steps: int = 4000
     horizon: int = 64
     seed: int = 2000
     out: Path | None = None
@@ -137,7 +140,8 @@ class Export:
         run: the run's folder (default: runs/GAME).
         to: the checkpoint folder (default: checkpoints/GAME).
         episodes: real games played for the score.
-        fidelity_steps, behavior_steps: as ``steps`` and ``behavior_steps`` of ``glam fidelity``.
+        fidelity_steps, behavior_steps, branch_steps: as ``steps``, ``behavior_steps`` and
+            ``branch_steps`` of ``glam fidelity``.
         contexts: start contexts shipped.
         max_episode_steps: the dream's horizon.
         dtype: of the stored weights, bfloat16 or float32.
@@ -151,6 +155,7 @@ class Export:
     episodes: int = 20
     fidelity_steps: int = Fidelity.steps
     behavior_steps: int = Fidelity.behavior_steps
+    branch_steps: int = Fidelity.branch_steps
     contexts: int = 2048
     max_episode_steps: int = 64
     dtype: str = "bfloat16"
@@ -165,7 +170,8 @@ class Card:
     Attributes:
         game: a game's name, or the path of a checkpoint.
         episodes: real games played for the score.
-        fidelity_steps, behavior_steps: as ``steps`` and ``behavior_steps`` of ``glam fidelity``.
+        fidelity_steps, behavior_steps, branch_steps: as ``steps``, ``behavior_steps`` and
+            ``branch_steps`` of ``glam fidelity``.
         device: auto, cpu, cuda, …
     """
 
@@ -173,6 +179,7 @@ class Card:
     episodes: int = 20
     fidelity_steps: int = Fidelity.steps
     behavior_steps: int = Fidelity.behavior_steps
+    branch_steps: int = Fidelity.branch_steps
     device: str = "auto"
 
 

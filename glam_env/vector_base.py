@@ -108,7 +108,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         require_choice("render_mode", render_mode, (None, *RENDER_MODES))
         self.game = find_game(game).name
         self.device = device
-        self._luminance = torch.tensor(_LUMINANCE, device=device)
+        self._luminance: Tensor | None = None  # on the device, from the first use on
         self.array_type, self.obs_type, self.render_mode = array_type, obs_type, render_mode
         self.autoreset_mode = read_autoreset_mode(autoreset_mode)
         self.metadata = {
@@ -252,7 +252,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Lets go of the world, of its tensors on the device, and of the window."""
-        self._done = None
+        self._done = self._luminance = None
         self._release()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()  # PyTorch keeps what has been freed; others may want it
@@ -266,6 +266,8 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         if self.obs_type == "latent":
             return self._features()
         if self.obs_type == "grayscale":
+            if self._luminance is None:
+                self._luminance = torch.tensor(_LUMINANCE, device=self.device)
             return (self._frames() * self._luminance).sum(-1, keepdim=True).round_().to(torch.uint8)
         return self._frames().clone()
 

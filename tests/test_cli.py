@@ -26,7 +26,7 @@ def life(tmp_path_factory) -> Path:
     words = ["--run", run, "--preset", "debug", "--replay-capacity", "700"]
     assert main(["train", "pong", *words]) == 0
     words = ["--run", run, "--to", to, "--contexts", "40", "--episodes", "1"]
-    words += ["--fidelity-steps", "400", "--behavior-steps", "400"]
+    words += ["--fidelity-steps", "400", "--behavior-steps", "400", "--branch-steps", "120"]
     assert main(["export", "Pong", *words]) == 0
     return folder
 
@@ -87,7 +87,16 @@ def test_a_checkpoint_measured_anew_tells_the_same(life, tmp_path):
     plain = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(plain | {"results": {}}))
     (folder / "CARD.md").write_text("of another time")
-    words = ["--episodes", "1", "--fidelity-steps", "400", "--behavior-steps", "400"]
+    words = [
+        "--episodes",
+        "1",
+        "--fidelity-steps",
+        "400",
+        "--behavior-steps",
+        "400",
+        "--branch-steps",
+        "120",
+    ]
     assert main(["card", str(folder), *words]) == 0
     after = load_config(folder)
     assert replace(after, results={}) == replace(before, results={})
@@ -111,7 +120,7 @@ def test_eval_gives_the_cards_score_again(life, capsys):
         assert words in told, words
 
 
-SHORT = ["--steps", "400", "--behavior-steps", "400", "--horizon", "32"]
+SHORT = ["--steps", "400", "--behavior-steps", "400", "--branch-steps", "120", "--horizon", "32"]
 
 
 @pytest.mark.emulator

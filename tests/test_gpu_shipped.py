@@ -93,7 +93,16 @@ def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys) -> N
     assert not main([*train[:2], "--device", "cuda", "--run", str(run), "--resume"])
     assert "finished at step 600" in capsys.readouterr().out
     folders = ["--run", str(run), "--to", str(exported)]
-    short = ["--episodes", "1", "--fidelity-steps", "400", "--behavior-steps", "400"]
+    short = [
+        "--episodes",
+        "1",
+        "--fidelity-steps",
+        "400",
+        "--behavior-steps",
+        "400",
+        "--branch-steps",
+        "120",
+    ]
     assert not main(["export", "Pong", "--device", "cuda", *folders, *short])
     assert load_config(exported).game == "Pong"
     for state in (load_world_model(exported).state_dict(), load_agent_state(exported)):

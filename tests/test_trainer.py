@@ -63,7 +63,12 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("sticky", [0.0, 0.25])
 def test_a_run_resumed_twice_is_the_run_that_never_stopped(tmp_path, sticky):
-    config = replace(DEBUG, repeat_action_probability=sticky)
+    config = replace(
+        DEBUG,
+        repeat_action_probability=sticky,
+        exploration=(0.5,),
+        exploration_hold=1 + 32 * sticky,
+    )
     whole = make(tmp_path / "whole", config)
     assert whole.train()
     whole.close()

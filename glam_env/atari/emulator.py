@@ -243,6 +243,10 @@ class Emulator:
             )
         return frames.copy()
 
+    def episode_seed(self, env: int) -> int:
+        """The seed that the episode under way in one of the envs began with."""
+        return self._seed_of(env, int(self._episode[env]))
+
     def close(self) -> None:
         """Stops the emulator's threads; it cannot be used afterwards."""
         self._envs = None

@@ -96,6 +96,7 @@ def _fidelity(report: Mapping[str, Any]) -> list[str]:
         f"{_number(report['latent_kl']['average'])}).",
         "",
         *_behavior(report["behavior"]),
+        *_branches(report.get("branches")),
     ]
 
 
@@ -182,6 +183,33 @@ def _behavior(report: Mapping[str, Any]) -> list[str]:
         f"{_number(dream['first_point'], 1)} in dreams; plays without any: "
         f"{_number(game['pointless'])} and {_number(dream['pointless'])}; distance between the "
         f"shares of actions: {_number(report['action_distance'], 3)} (total variation).",
+        "",
+    ]
+
+
+def _branches(report: Mapping[str, Any] | None) -> list[str]:
+    if report is None:
+        return []
+    return [
+        f"Each action held for {report['horizon']} steps from {report['moments']} moments of "
+        "held-out play, in the game, which was wound back, and in dreams "
+        f"({report['futures']} of each); at {report['decided']} moments it matters in the game "
+        "which one. An action's effect is its return less the actions' mean:",
+        "",
+        *_table(
+            ["", "dreams", "95 %", "by chance"],
+            [
+                [title, _number(report[name]), _range(report[f"{name}_interval"]), chance]
+                for title, name, chance in (
+                    ("pairs of actions of which dreams tell the better", "right", "0.50"),
+                    ("variance of effects explained (1: all)", "explained", "0 (none supposed)"),
+                    ("share of points missed by dreams' best action", "regret", "1.00"),
+                )
+            ],
+        ),
+        f"Largest less least return of an action: {_number(report['true_difference'])} in the game "
+        f"and {_number(report['dreamt_difference'])} in dreams where it matters, "
+        f"{_number(report['false_difference'])} in dreams where it does not.",
         "",
     ]
 

@@ -1,4 +1,4 @@
-"""The whole report on a trained game: open loop, the policy in both worlds, and the thresholds."""
+"""The whole report on a trained game: open loop, each action tried, the policy in both worlds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from glam_env.atari.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
 from glam_env.evaluation.behavior import BehaviorReport, compare_behavior
+from glam_env.evaluation.branches import BranchReport, compare_branches
 from glam_env.evaluation.fidelity import DETECTORS, FidelityReport, measure_fidelity
 from glam_env.evaluation.films import save_films
 from glam_env.evaluation.plots import save_plots
 from glam_env.evaluation.recording import Recording, add_noise, record_play
 from glam_env.evaluation.strips import save_strips
-from glam_env.evaluation.tables import behavior_table, fidelity_table
+from glam_env.evaluation.tables import behavior_table, branch_table, fidelity_table
 from glam_env.evaluation.thresholds import Check, Thresholds, check_fidelity
 from glam_env.evaluation.windows import dream_windows
 from glam_env.model.world_model import WorldModel
@@ -40,11 +41,13 @@ class Examination:
     Attributes:
         fidelity: Open loop.
         behavior: The policy in dreams and in the game.
-        checks: Both held to the thresholds; empty for dreams too short for them.
+        branches: Each action from one moment, in dreams and in the game; None if not tried.
+        checks: The first two held to the thresholds; empty for dreams too short for them.
     """
 
     fidelity: FidelityReport
     behavior: BehaviorReport
+    branches: BranchReport | None
     checks: tuple[Check, ...]
 
     @property
@@ -53,16 +56,19 @@ class Examination:
         return all(check.passed for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
-        """The figures of open loop, and the others as `behavior` and `checks`."""
+        """The figures of open loop, and the others as `behavior`, `branches` and `checks`."""
         return {
             **self.fidelity.as_json(),
             "behavior": self.behavior.as_json(),
+            "branches": self.branches and self.branches.as_json(),
             "checks": [check.as_json() for check in self.checks],
         }
 
     def table(self) -> str:
         """The figures for people, as plain text."""
         parts = [fidelity_table(self.fidelity), behavior_table(self.behavior)]
+        if self.branches is not None:
+            parts.append(branch_table(self.branches))
         return "\n\n".join([*parts, "\n".join(map(str, self.checks))]).rstrip()
 
 
@@ -73,6 +79,7 @@ def examine(
     *,
     steps: int = 8000,
     behavior_steps: int = 8192,
+    branch_steps: int = 4000,
     horizon: int = 64,
     dream_horizon: int = 64,
     seed: int = 0,
@@ -88,6 +95,8 @@ def examine(
         game: Name of the game.
         steps: Real steps to dream along, shared by the players of `PLAYERS`.
         behavior_steps: Real steps that the policy plays by itself.
+        branch_steps: Real steps at moments of which each action is tried, shared as `steps`; 0
+            tries none, and none are tried in a game with sticky actions.
         horizon: Steps of open loop.
         dream_horizon: Steps that the policy's dreams last.
         seed: Of everything.
@@ -138,9 +147,20 @@ def examine(
         repeat_action_probability=repeat_action_probability,
         on_step=tell_steps("the agent's own real play (steps)", behavior_steps),
     )
+    branches = None
+    if branch_steps and not repeat_action_probability:
+        branches = compare_branches(
+            world_model,
+            act,
+            game,
+            noise=tuple(PLAYERS.values()),
+            steps=branch_steps,
+            seed=seed + 2,
+            on_step=lambda done: tell("each action tried (steps)", done, branch_steps),
+        )
     long_enough = horizon >= thresholds.horizon
     checks = check_fidelity(report, behavior, thresholds) if long_enough else ()
-    return Examination(report, behavior, checks), recording
+    return Examination(report, behavior, branches, checks), recording
 
 
 def save_examination(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from glam_env.evaluation.behavior import BehaviorReport
+from glam_env.evaluation.branches import BranchReport
 from glam_env.evaluation.events import EventScore
 from glam_env.evaluation.fidelity import PAINTERS, FidelityReport
 
@@ -91,6 +92,28 @@ def behavior_table(report: BehaviorReport) -> str:
             f"actions {' '.join(f'{share:.2f}' for share in there.actions)}"
         )
     lines.append(f"distance between the shares of actions: {report.action_distance:.3f}")
+    return "\n".join(lines)
+
+
+def branch_table(report: BranchReport) -> str:
+    """Each action from one moment, in the game and in dreams."""
+    lines = [
+        f"each action held for {report.horizon} steps from {report.moments} real moments, and in "
+        f"{report.futures} dreams; in the game it matters which at {report.decided} of them",
+    ]
+    for title, name, others in (
+        ("better ones of two told by dreams", "right", "by chance 0.50"),
+        ("variance of effects explained", "explained", "none supposed 0.00"),
+        ("points missed by dreams' best, share", "regret", "by chance 1.00"),
+    ):
+        interval = getattr(report, f"{name}_interval")
+        spread = "" if interval is None else f" (95 %: {_interval(interval)})"
+        lines.append(f"{title:38}{number(getattr(report, name)):>6}{spread}, {others}")
+    lines.append(
+        "largest less least return of an action, where it matters: "
+        f"{number(report.true_difference)} in the game, {number(report.dreamt_difference)} in "
+        f"dreams; where it does not: {number(report.false_difference)} in dreams"
+    )
     return "\n".join(lines)
 
 

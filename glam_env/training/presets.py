@@ -63,6 +63,7 @@ class TrainConfig:
         exploration: chance that an action is drawn uniformly in place of the agent's, one for each
             env and over again. A dream knows only what its replay shows: where the agent alone
             plays, and well, it forgets how points are lost.
+        exploration_hold: mean number of steps for which such an action is held; how long is drawn.
         repeat_action_probability: sticky actions (0: the convention of Atari 100k).
         replay_capacity: steps kept, over all envs.
         batch, length: sequences of a world-model update, and their steps.
@@ -94,6 +95,7 @@ class TrainConfig:
     random_steps: int = 1024
     num_envs: int = 1
     exploration: tuple[float, ...] = (0.0,)
+    exploration_hold: float = 1.0
     repeat_action_probability: float = 0.0
     replay_capacity: int = 100_000
     batch: int = 32
@@ -177,6 +179,8 @@ class TrainConfig:
             raise GlamError(
                 f"exploration must hold chances in [0, 1], one or more, got {self.exploration}"
             )
+        if not self.exploration_hold >= 1.0:
+            raise GlamError(f"exploration_hold must be at least 1, got {self.exploration_hold}")
         if not 0.0 < self.loss.decode_fraction <= 1.0:
             raise GlamError(f"decode_fraction must lie in (0, 1], got {self.loss.decode_fraction}")
         longest = max(lengths.values())

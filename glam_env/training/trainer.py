@@ -23,6 +23,7 @@ from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch
+from glam_env.training.exploration import Exploration
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.learner import AgentFactory, Learner
 from glam_env.training.memory import keep_freed_memory
@@ -96,8 +97,10 @@ class Trainer:
         self.world_model, self.agent = self.learner.world_model, self.learner.agent
         self.replay = open_replay(config, run)
         self.latents: LatentStore | None = None  # once the images are frozen
-        chances = np.resize(config.exploration, config.num_envs)
-        self._exploration = chances
+        self.exploration = Exploration(
+            config.exploration, config.num_envs, self.game.num_actions, config.exploration_hold
+        )
+        chances = self.exploration.chances
         self._agents_own = chances == chances.min()  # the envs whose returns tell how well it plays
         self.emulator = Emulator(
             self.game.name,
@@ -221,10 +224,9 @@ class Trainer:
         else:
             with self.learner.autocast():
                 choice = self.agent.act(self.filter.see(self._frames, self._first))
-                if self._exploration.any():
-                    others = self.rng.integers(self.game.num_actions, size=count)
-                    explored = self.rng.random(count) < self._exploration
-                    others, explored = (upload(array, self.device) for array in (others, explored))
+                if self.exploration.chances.any():
+                    drawn = self.exploration.draw(self.rng)
+                    others, explored = (upload(array, self.device) for array in drawn)
                     choice = torch.where(explored, others, choice)
                 self.filter.act(choice)
             actions = choice.cpu().numpy()
@@ -384,6 +386,7 @@ class Trainer:
             "replay": self.replay.state(),
             "latents": None if self.latents is None else self.latents.state(),
             "emulator": emulator,
+            "exploration": self.exploration.state(),
             "frames_first": torch.from_numpy(self._first),
             "filter": self.filter.memory(),
             "averages": {"sums": self.averages.sums, "counts": self.averages.counts},
@@ -412,6 +415,8 @@ class Trainer:
         emulator = {name: value.cpu().numpy() for name, value in state["emulator"].items()}
         self._frames = self.emulator.restore(EmulatorState(**emulator))
         self._first = state["frames_first"].cpu().numpy()
+        if "exploration" in state:  # else a run begun before actions were held
+            self.exploration.load_state(state["exploration"])
         self.filter.load_memory(state["filter"])
         self.averages.sums = dict(state["averages"]["sums"])
         self.averages.counts = dict(state["averages"]["counts"])

@@ -1,0 +1,47 @@
+"""Random actions that are held: their share, their length, and where a run goes on."""
+
+import numpy as np
+import pytest
+
+from glam_env.training.exploration import Exploration
+
+CHANCES = (0.0, 0.1, 0.5, 1.0)
+
+
+def draw(exploration: Exploration, rng: np.random.Generator, steps: int):
+    drawn = [exploration.draw(rng) for _ in range(steps)]
+    return np.stack([actions for actions, _ in drawn]), np.stack([taken for _, taken in drawn])
+
+
+@pytest.mark.parametrize("hold", [1.0, 8.0])
+def test_the_shares_are_right_and_actions_are_held(hold):
+    actions, taken = draw(Exploration(CHANCES, 4, 3, hold), np.random.default_rng(0), 40_000)
+    np.testing.assert_allclose(taken.mean(0), CHANCES, atol=0.02)
+    assert not taken[:, 0].any()
+    assert taken[:, 3].all()
+    # Where all is random, an action goes on unless a hold ends and another one is drawn.
+    goes_on = (actions[1:, 3] == actions[:-1, 3]).mean()
+    assert goes_on == pytest.approx(1.0 - (1.0 / hold) * 2.0 / 3.0, abs=0.02)
+    shares = np.bincount(actions[:, 3], minlength=3) / len(actions)
+    np.testing.assert_allclose(shares, 1.0 / 3.0, atol=0.03)
+
+
+def test_without_a_hold_each_step_is_its_own():
+    """As runs before there were holds drew them."""
+    actions, taken = draw(Exploration(CHANCES, 4, 3), np.random.default_rng(5), 100)
+    rng = np.random.default_rng(5)
+    for t in range(100):
+        others, explored = rng.integers(3, size=4), rng.random(4) < np.array(CHANCES)
+        assert (taken[t] == explored).all()
+        assert (actions[t][explored] == others[explored]).all()
+
+
+def test_it_goes_on_from_its_state():
+    one, other = (Exploration(CHANCES, 4, 3, 6.0) for _ in range(2))
+    rng = np.random.default_rng(2)
+    draw(one, rng, 50)
+    other.load_state(one.state())
+    twin = np.random.default_rng()
+    twin.bit_generator.state = rng.bit_generator.state
+    for a, b in zip(draw(one, rng, 50), draw(other, twin, 50), strict=True):
+        assert (a == b).all()
