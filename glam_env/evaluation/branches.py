@@ -92,7 +92,7 @@ def compare_branches(
     *,
     noise: Sequence[float] = (0.0,),
     steps: int = 2400,
-    stride: int = 8,
+    stride: int = 4,
     horizon: int = 16,
     futures: int = 8,
     context: int = CONTEXT_LENGTH,
