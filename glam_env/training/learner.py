@@ -128,7 +128,8 @@ class Learner:
         assert self._posterior is not None  # every agent update follows a model update
         context = self.config.context
         batch, length = self._posterior.codes.shape[:2]
-        places = torch.randperm(batch * (length - context), device=self.device)[:count]
+        # Not randperm, for which a GPU may make the host wait.
+        places = torch.rand(batch * (length - context), device=self.device).argsort()[:count]
         rows = places // (length - context)
         positions = context + places % (length - context)
         with self.autocast():
