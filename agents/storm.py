@@ -228,10 +228,10 @@ class ActorCritic(nn.Module):
                 slow.lerp_(fast, 1.0 - self.config.slow_decay)
         return metrics
 
-    def make_capturable(self) -> None:
-        """Readies :meth:`update` for a CUDA graph."""
+    def set_capturable(self, capturable: bool) -> None:
+        """Readies :meth:`update` for a CUDA graph, or for none."""
         for group in self.optimizer.param_groups:
-            group["capturable"] = True
+            group["capturable"] = capturable
 
     def learner_state(self) -> dict[str, Any]:
         """Weights, moving statistics and optimiser."""

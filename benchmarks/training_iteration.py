@@ -21,6 +21,11 @@ import numpy as np
 import torch
 
 import glam_env.training.trainer as loop
+
+try:
+    import glam_env.training.learner as updates
+except ModuleNotFoundError:  # older code had the updates among the loop
+    updates = loop
 from agents.storm import AGENT_PRESETS, ActorCritic
 from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
@@ -96,14 +101,14 @@ class Iterations:
             dreamt.append(now() - begun)
             return rollout
 
-        untimed, loop.imagine = loop.imagine, imagine
+        untimed, updates.imagine = updates.imagine, imagine
         times = [now()]
         trainer._update_model()
         times.append(now())
         for _ in range(c.agent_updates if agent else 0):
             trainer._update_agent()
         times.append(now())
-        loop.imagine = untimed
+        updates.imagine = untimed
         model, learning = times[1] - times[0], times[2] - times[1] - sum(dreamt)
         if not agent:
             return {"model": model}

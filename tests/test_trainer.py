@@ -151,6 +151,12 @@ def test_impossible_exploration_is_refused(chances):
         replace(DEBUG, exploration=chances).validate()
 
 
+@pytest.mark.parametrize("hold", [0.5, 0.0, float("nan")])
+def test_an_impossible_hold_is_refused(hold):
+    with pytest.raises(GlamError, match="exploration_hold must be at least 1"):
+        replace(DEBUG, exploration_hold=hold).validate()
+
+
 def test_work_after_the_last_checkpoint_is_done_again_alike(tmp_path):
     """A kill loses what came after the checkpoint; the replay's ring has moved on by then."""
     whole = make(tmp_path / "whole")

@@ -156,7 +156,9 @@ def examine(
             noise=tuple(PLAYERS.values()),
             steps=branch_steps,
             seed=seed + 2,
-            on_step=lambda done: tell("each action tried (steps)", done, branch_steps),
+            on_step=lambda done: tell(
+                "each action tried (steps)", min(done, branch_steps), branch_steps
+            ),
         )
     long_enough = horizon >= thresholds.horizon
     checks = check_fidelity(report, behavior, thresholds) if long_enough else ()

@@ -79,8 +79,8 @@ class Agent(Protocol):
 class Capturable(Protocol):
     """An agent whose ``update`` may run as a CUDA graph: static shapes, no wait for the device."""
 
-    def make_capturable(self) -> None:
-        """Readies its optimisers for that."""
+    def set_capturable(self, capturable: bool) -> None:
+        """Readies its optimisers for that, or for updates one by one."""
         ...
 
 

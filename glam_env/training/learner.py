@@ -146,13 +146,15 @@ class Learner:
     # --- the world model's optimiser ---------------------------------------------------------
 
     def _ready_optimizers(self) -> None:
-        """In a graph a learning rate must be a tensor, or it stays what it was."""
+        """As this run wants them, whatever a checkpoint said of it. In a graph a learning rate must
+        be a tensor, or it stays what it was."""
         for group in self._optimizer.param_groups:
             group["capturable"] = self.graphs
             if self.graphs:
                 group["lr"] = torch.tensor(self.config.learning_rate, device=self.device)
-        if self.graphs and isinstance(self.agent, Capturable):
-            self.agent.make_capturable()
+        if isinstance(self.agent, Capturable):
+            self.agent.set_capturable(self.graphs)
+        self._updates.clear()  # graphs hold what the optimisers held
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._optimizer.param_groups:

@@ -469,7 +469,6 @@ struct Hooks final : at::CUDAHooksInterface {
   void deviceSynchronize(c10::DeviceIndex) const override {}
 };
 
-
 }  // namespace
 
 namespace at {
