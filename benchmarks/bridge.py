@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 import tyro
+from glam_agents.sb3.env import measure_bridge
 
-from agents.sb3 import measure_bridge
 from glam_env.training.export import describe_hardware
 
 

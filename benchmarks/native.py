@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import tyro
 
+from glam_env.bench.clock import Turns, take_turns
+from glam_env.bench.dreams import open_dreams
+from glam_env.bench.report import write_report
+from glam_env.bench.world import BenchWorld, find_weights, make_world
 from glam_env.errors import GlamError
-from glam_env.evaluation.bench_world import BenchWorld, find_weights, make_world
-from glam_env.evaluation.dream_speed import open_dreams
-from glam_env.evaluation.speed import Turns, take_turns
-from glam_env.evaluation.speed_report import write_report
 from glam_env.games import find_game
 from glam_env.training.export import describe_hardware
 

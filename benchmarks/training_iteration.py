@@ -26,7 +26,8 @@ try:
     import glam_env.training.learner as updates
 except ModuleNotFoundError:  # older code had the updates among the loop
     updates = loop
-from agents.storm import AGENT_PRESETS, ActorCritic
+from glam_agents.storm import AGENT_PRESETS, ActorCritic
+
 from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 

@@ -14,8 +14,8 @@ DREAM_ID = "GLAMDream-{game}-v0"
 REAL_ID = "GLAMReal-{game}-v0"
 
 _ENTRY_POINTS = {
-    DREAM_ID: ("glam_env.dream.env:DreamEnv", "glam_env.dream.vector_env:DreamVectorEnv"),
-    REAL_ID: ("glam_env.atari.real_env:RealEnv", "glam_env.atari.real_env:RealVectorEnv"),
+    DREAM_ID: ("glam_env.envs.dream.env:DreamEnv", "glam_env.envs.dream.env:DreamVectorEnv"),
+    REAL_ID: ("glam_env.envs.atari.env:RealEnv", "glam_env.envs.atari.env:RealVectorEnv"),
 }
 
 

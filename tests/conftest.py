@@ -15,10 +15,10 @@ if os.environ.get(cuda_stand_in.NAME) == "1":
 
 import torch
 
-from glam_env.checkpoint_config import CheckpointConfig, ContextsConfig, Protocol, Provenance
-from glam_env.checkpoints import save_checkpoint
-from glam_env.dream.contexts import Contexts
-from glam_env.model.structures import WorldModelConfig
+from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, Protocol, Provenance
+from glam_env.checkpoint.contexts import Contexts
+from glam_env.checkpoint.folder import save_checkpoint
+from glam_env.model.config import WorldModelConfig
 from glam_env.model.world_model import WorldModel
 
 TINY = WorldModelConfig(num_actions=6, stem=4, categoricals=4, classes=4, width=16)

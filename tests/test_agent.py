@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig, lambda_returns
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig, lambda_returns
 from glam_env.errors import GlamError
+from glam_env.model.config import WorldModelConfig
 from glam_env.model.distributions import one_hot
-from glam_env.model.structures import WorldModelConfig
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Rollout, imagine
 from glam_env.training.presets import PRESETS, HorizonConfig

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from glam_env.atari import Emulator, EmulatorState, emulator
+from glam_env.envs.atari import Emulator, EmulatorState, emulator
 from glam_env.errors import GlamError
 
 pytestmark = pytest.mark.emulator

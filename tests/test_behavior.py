@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.behavior import compare_behavior, report_behavior
-from glam_env.evaluation.plays import Plays, cut_plays, play_dreams_from, take_contexts
-from glam_env.evaluation.recording import Recording, window_starts
-from glam_env.evaluation.tables import behavior_table
+from glam_env.evaluation.measures.behavior import compare_behavior, report_behavior
+from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
+from glam_env.evaluation.play.recording import Recording, window_starts
+from glam_env.evaluation.report.tables import behavior_table
 
 
 def plays(rewards, actions=None, ends=None):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from glam_env.atari.emulator import Emulator
-from glam_env.atari.twin import Twin
+from glam_env.envs.atari.emulator import Emulator
+from glam_env.envs.atari.rewind import Twin
 from glam_env.errors import GlamError
-from glam_env.evaluation.branches import (
+from glam_env.evaluation.measures.action_effects import (
     Moments,
     compare_branches,
     compare_returns,

@@ -9,16 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import branching
 import numpy as np
 import pytest
 import torch
 from comparison import assert_same, to_numpy
 from PIL import Image
 
-from agents.examples import branching
-from glam_env.checkpoints import save_checkpoint
-from glam_env.dream.env import DreamEnv
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.checkpoint.folder import save_checkpoint
+from glam_env.envs.dream.env import DreamEnv, DreamVectorEnv
 from glam_env.errors import GlamError
 from glam_env.games import GAMES
 

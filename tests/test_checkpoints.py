@@ -14,9 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from glam_env import checkpoints
-from glam_env.checkpoint_config import from_json, to_json
-from glam_env.checkpoints import (
+from glam_env.checkpoint import folder as checkpoints
+from glam_env.checkpoint.config import from_json, to_json
+from glam_env.checkpoint.folder import (
     AGENT,
     CARD,
     CONFIG,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from glam_env.checkpoint_config import CheckpointConfig, from_json, to_json
-from glam_env.checkpoints import load_config
-from glam_env.cli import main
-from glam_env.dream.vector_env import DreamVectorEnv
-from glam_env.evaluation.card import write_card
+from glam_env.checkpoint.config import CheckpointConfig, from_json, to_json
+from glam_env.checkpoint.folder import load_config
+from glam_env.cli.main import main
+from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.evaluation.report.card import write_card
 from glam_env.training.export import load_run
 from glam_env.training.run_folder import RunFolder
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from glam_env.dream.contexts import ContextPool, draw_frames
-from glam_env.dream.engine import DreamEngine, _split_mix, find_device
+from glam_env.device import find_device
+from glam_env.envs.dream.engine import DreamEngine, _split_mix
+from glam_env.envs.dream.pool import ContextPool, draw_frames
 from glam_env.errors import GlamError
 from glam_env.model.distributions import symexp
 from glam_env.model.structures import DreamState

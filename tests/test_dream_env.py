@@ -15,9 +15,8 @@ from comparison import assert_same
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.checkpoints import load_world_model
-from glam_env.dream.env import DreamEnv
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.checkpoint.folder import load_world_model
+from glam_env.envs.dream.env import DreamEnv, DreamVectorEnv
 from glam_env.errors import GlamError
 
 E = 6

@@ -17,8 +17,8 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glam_env.dream.snapshot import DreamSnapshot
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.envs.dream.snapshot import DreamSnapshot
 
 E, CONTEXTS, ACTIONS, HORIZON = 3, 20, 6, 4
 MODES = [mode.name for mode in AutoresetMode]

@@ -24,8 +24,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import glam_env  # noqa: F401  (registers the ids)
+from glam_env.envs.base import PixelVectorEnv
 from glam_env.errors import GlamError
-from glam_env.vector_base import PixelVectorEnv
 
 E, HORIZON, STEPS, SEED = 2, 4, 7, 2
 IDS = {"dream": "GLAMDream-Pong-v0", "real": "GLAMReal-Pong-v0"}

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import cleanrl_ppo
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from echo import Echo
 from gymnasium.vector import AutoresetMode
 
 import glam_env  # noqa: F401  (registers the ids)
-from agents.examples import cleanrl_ppo
 
 DREAM = "GLAMDream-Pong-v0"
 E = 3
@@ -72,7 +72,7 @@ def torchrl(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_torchrl_learns_in_dreams(torchrl, echo):
-    from agents.examples import torchrl_ppo
+    import torchrl_ppo
 
     means = torchrl_ppo.main(torchrl_ppo.Args(**SHORT, **BANDIT))
     assert len(means) == 8
@@ -163,7 +163,7 @@ def wrap_env() -> Any:
 
 
 def test_skrl_learns_in_dreams(wrap_env, echo, capsys):
-    from agents.examples import skrl_ppo
+    import skrl_ppo
 
     first, last = skrl_ppo.main(skrl_ppo.Args(**SHORT, **BANDIT))
     assert len(first) == len(last) == 32

@@ -19,11 +19,11 @@ from toy_game import (
 )
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.events import match_events, score_events, sum_rewards
-from glam_env.evaluation.fidelity import find_background, measure_fidelity
-from glam_env.evaluation.recording import Recording, add_noise, record_play, window_starts
-from glam_env.evaluation.scores import RandomPolicy
-from glam_env.evaluation.tables import fidelity_table
+from glam_env.evaluation.measures.events import match_events, score_events, sum_rewards
+from glam_env.evaluation.measures.open_loop import find_background, measure_fidelity
+from glam_env.evaluation.play.recording import Recording, add_noise, record_play, window_starts
+from glam_env.evaluation.play.scores import RandomPolicy
+from glam_env.evaluation.report.tables import fidelity_table
 
 WINDOWS = {"context": 4, "horizon": 8, "stride": 5}
 

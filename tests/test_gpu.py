@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from glam_agents.storm import ActorCritic, AgentConfig
 
-from agents.storm import ActorCritic, AgentConfig
-from glam_env.dream.engine import DreamEngine
-from glam_env.model.graphs import CapturedUpdate
-from glam_env.model.mamba import Mamba
-from glam_env.model.structures import LossConfig, SequenceBatch, WorldModelConfig
+from glam_env.envs.dream.engine import DreamEngine
+from glam_env.fast.graphs import CapturedUpdate
+from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.cores.mamba import Mamba
+from glam_env.model.structures import SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import imagine
 

@@ -15,8 +15,8 @@ import torch
 from comparison import assert_same
 
 import glam_env  # noqa: F401  (registers the ids)
+from glam_env.envs.wrappers import EpisodeStatistics
 from glam_env.errors import GlamError
-from glam_env.wrappers import EpisodeStatistics
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.checkpoint_config import load_config
-from glam_env.checkpoints import (
+from glam_env.checkpoint.config import load_config
+from glam_env.checkpoint.folder import (
     load_agent_state,
     load_contexts,
     load_world_model,
     shipped_checkpoints,
 )
-from glam_env.cli import main
-from glam_env.dream.engine import DreamEngine
+from glam_env.cli.main import main
+from glam_env.envs.dream.engine import DreamEngine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,8 +13,8 @@ from pathlib import Path
 import cuda_stand_in
 import pytest
 import torch
+from glam_agents.storm import AGENT_PRESETS, ActorCritic
 
-from agents.storm import AGENT_PRESETS, ActorCritic
 from glam_env.training.presets import PRESETS, HorizonConfig, TrainConfig
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer

@@ -12,13 +12,14 @@ from dataclasses import asdict, replace
 import gymnasium as gym
 import pytest
 import torch
+from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 
 import glam_env  # noqa: F401  (registers the ids)
-from agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
-from glam_env.checkpoints import find_checkpoint, load_contexts, load_world_model
-from glam_env.dream.engine import DreamEngine
-from glam_env.model.graphs import WARM_UPS, tensors_of
-from glam_env.model.structures import LossConfig, SequenceBatch
+from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
+from glam_env.envs.dream.engine import DreamEngine
+from glam_env.fast.graphs import WARM_UPS, tensors_of
+from glam_env.model.config import LossConfig
+from glam_env.model.structures import SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import imagine
 from glam_env.training.presets import PRESETS

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from glam_env.dream.engine import DreamEngine
-from glam_env.model.graphs import Captured, tensors_of
+from glam_env.envs.dream.engine import DreamEngine
+from glam_env.fast.graphs import Captured, tensors_of
 
 
 class Pair(NamedTuple):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.history import (
+from glam_env.evaluation.report.history import (
     BEFORE,
     Curve,
     moving_average,

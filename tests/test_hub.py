@@ -18,8 +18,8 @@ import pytest
 from comparison import assert_same
 
 import glam_env  # noqa: F401  (registers the ids)
+from glam_env.checkpoint.hub import fetch_checkpoint
 from glam_env.errors import GlamError
-from glam_env.hub import fetch_checkpoint
 
 constants = pytest.importorskip("huggingface_hub.constants")
 

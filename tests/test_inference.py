@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from glam_env.fast.choose import make_stepper, missing
+from glam_env.fast.native.stepper import suits
+from glam_env.model.config import WorldModelConfig
 from glam_env.model.distributions import categorical_entropy
-from glam_env.model.structures import DreamState, WorldModelConfig
+from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
-from glam_env.native import make_stepper, missing
-from glam_env.native.stepper import suits
 
 TINY = WorldModelConfig(num_actions=3, stem=4, categoricals=3, classes=5, width=16, reward_bins=41)
 E = 7

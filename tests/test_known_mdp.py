@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from glam_env.atari.latent_filter import LatentFilter
-from glam_env.model.structures import DreamState, LossConfig, SequenceBatch, WorldModelConfig
+from glam_env.envs.latent_filter import LatentFilter
+from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.structures import DreamState, SequenceBatch
 from glam_env.model.world_model import WorldModel
 
 CELLS, STAY, ADVANCE = 6, 0, 1

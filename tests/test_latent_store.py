@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from glam_env.errors import GlamError
+from glam_env.model.config import LossConfig
 from glam_env.model.distributions import categorical_kl, sample_codes
-from glam_env.model.structures import LatentBatch, LossConfig, SequenceBatch
+from glam_env.model.structures import LatentBatch, SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.presets import PRESETS, FreezeConfig

@@ -19,15 +19,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glam_env.model.mamba import Mamba, kernel_missing, scan_missing
-from glam_env.model.recurrence import (
-    CausalTaps,
-    LoopScan,
-    ParallelScan,
-    WindowTaps,
-    decayed_read,
-)
-from glam_env.model.variation import CoreConfig, VariationCore
+from glam_env.fast.scan import CausalTaps, LoopScan, ParallelScan, WindowTaps, decayed_read
+from glam_env.model.cores.glam import CoreConfig, VariationCore
+from glam_env.model.cores.mamba import Mamba, kernel_missing, scan_missing
 
 
 def draw(*shape, seed=0):
@@ -412,7 +406,7 @@ def test_the_call_of_the_fused_scan_is_the_same_layer(monkeypatch):
     """The arguments handed to the CUDA kernel, tried on the package's reference of it."""
     mamba, u = lively_mamba(), draw(2, 17, 24)
     expected, trace = mamba.forward_traced(u)
-    monkeypatch.setattr("glam_env.model.mamba._use_fused_scan", lambda u: True)
+    monkeypatch.setattr("glam_env.model.cores.mamba._use_fused_scan", lambda u: True)
     monkeypatch.setattr(mamba, "_scanned", None)  # the kernel's way it is
     torch.testing.assert_close(mamba(u), expected, atol=1e-5, rtol=1e-4)
     fused, fused_trace = mamba.forward_traced(u)
@@ -449,7 +443,7 @@ def test_the_call_of_the_fused_convolution_is_the_same_layer(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "causal_conv1d", SimpleNamespace(causal_conv1d_fn=causal_conv1d_fn)
     )
-    monkeypatch.setattr("glam_env.model.mamba._use_fused_convolution", lambda x: True)
+    monkeypatch.setattr("glam_env.model.cores.mamba._use_fused_convolution", lambda x: True)
     monkeypatch.setattr(mamba.conv1d, "forward", None)  # the kernel's way it is
     torch.testing.assert_close(mamba(u), expected, atol=1e-6, rtol=1e-5)
 

@@ -14,16 +14,17 @@ import pytest
 import torch
 from test_inference import make_model, tensors
 
-from glam_env import native
-from glam_env.checkpoints import find_checkpoint, load_contexts, load_world_model
+from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
 from glam_env.errors import GlamError
-from glam_env.model.inference import DreamStepper
+from glam_env.fast import choose as native
+from glam_env.fast.choose import make_stepper
+from glam_env.fast.native import build
+from glam_env.fast.native.build import BuildError
+from glam_env.fast.native.renderer import can_draw
+from glam_env.fast.native.stepper import NativeStepper, layout
+from glam_env.fast.step import DreamStepper
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
-from glam_env.native import build, make_stepper
-from glam_env.native.build import BuildError
-from glam_env.native.renderer import can_draw
-from glam_env.native.stepper import NativeStepper, layout
 
 pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing())
 

@@ -9,10 +9,10 @@ from PIL import Image
 from toy_game import GROUND, PICTURES, ToyModel, play
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.films import film, save_films
-from glam_env.evaluation.plots import save_plots
-from glam_env.evaluation.strips import HEAD, MARGIN, save_strips, side_by_side_gif, strip
-from glam_env.evaluation.windows import Window, dream_windows
+from glam_env.evaluation.play.windows import Window, dream_windows
+from glam_env.evaluation.report.films import film, save_films
+from glam_env.evaluation.report.plots import save_plots
+from glam_env.evaluation.report.strips import HEAD, MARGIN, save_strips, side_by_side_gif, strip
 
 
 def window(length=8, seen=3):
@@ -109,7 +109,7 @@ def test_the_toy_is_drawn_as_it_is_played():
 
 @pytest.mark.emulator
 def test_an_examination_is_saved_with_all_its_pictures(tmp_path, make_world_model):
-    from glam_env.evaluation.examination import examine, save_examination
+    from glam_env.evaluation.examine import examine, save_examination
 
     def act(features, generator):
         return features[:, 0].long() * 0 + 2

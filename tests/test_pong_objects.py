@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from glam_env.atari import Emulator
-from glam_env.evaluation.pong import AGENT, BALL, OPPONENT, TABLE, find_pong_objects
+from glam_env.envs.atari import Emulator
+from glam_env.evaluation.measures.pong import AGENT, BALL, OPPONENT, TABLE, find_pong_objects
 
 FINE = 8  # sub-pixels, so that things can stand between pixels
 

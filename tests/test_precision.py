@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glam_env.model.precision import autocast, bfloat16_pays
+from glam_env.fast.precision import autocast, bfloat16_pays
 
 
 @pytest.mark.parametrize("tiles", [False, True])

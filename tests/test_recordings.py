@@ -11,12 +11,12 @@ import pytest
 import safetensors.numpy
 import torch
 
-from glam_env.checkpoints import load_contexts, load_world_model
-from glam_env.dream.recordings import read_contexts
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.checkpoint.folder import load_contexts, load_world_model
+from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.envs.dream.recordings import read_contexts
 from glam_env.errors import GlamError
-from glam_env.evaluation.recording import Recording, record_play
-from glam_env.evaluation.scores import RandomPolicy
+from glam_env.evaluation.play.recording import Recording, record_play
+from glam_env.evaluation.play.scores import RandomPolicy
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from glam_env.checkpoints import load_contexts, load_world_model
+from glam_env.checkpoint.folder import load_contexts, load_world_model
+from glam_env.fast.choose import make_renderer, missing
+from glam_env.fast.native.renderer import NativeRenderer, can_draw
+from glam_env.fast.precision import int8_pays
+from glam_env.fast.render import FloatRenderer, IntegerRenderer, fold, round_decoder
 from glam_env.model.distributions import one_hot
-from glam_env.model.precision import int8_pays
-from glam_env.model.rendering import FloatRenderer, IntegerRenderer, fold, round_decoder
 from glam_env.model.vision import ImageDecoder
-from glam_env.native import make_renderer, missing
-from glam_env.native.renderer import NativeRenderer, can_draw
 
 NATIVE = not missing() and can_draw()
 

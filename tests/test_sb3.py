@@ -15,17 +15,17 @@ import pytest
 import torch
 from comparison import assert_same, to_numpy
 from echo import Echo
+from glam_agents.sb3.algorithms import ALGORITHMS, FramePolicy, find_algorithm, find_settings
+from glam_agents.sb3.env import ClippedRewards, SB3VecEnv, measure_bridge
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import glam_env  # noqa: F401  (registers the ids)
-from agents.sb3 import ClippedRewards, SB3VecEnv, measure_bridge
-from agents.sb3_algorithms import ALGORITHMS, FramePolicy, find_algorithm, find_settings
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.envs.wrappers import EpisodeStatistics
 from glam_env.errors import GlamError
-from glam_env.wrappers import EpisodeStatistics
 
 E = 5
 IDS = {"dream": "GLAMDream-Pong-v0", "real": "GLAMReal-Pong-v0"}

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from glam_agents.progress import ProgressBar
+from glam_agents.sb3 import run as sb3_runner
+from glam_agents.sb3.env import SB3VecEnv
+from glam_agents.sb3.run import Sb3Run
+from glam_agents.sb3.score import DREAM_SEED, DreamScore, show_report
 from stable_baselines3 import DQN, PPO
 
-from agents import sb3_runner
-from agents.progress import ProgressBar
-from agents.sb3 import SB3VecEnv
-from agents.sb3_runner import Sb3Run
-from agents.sb3_score import DREAM_SEED, DreamScore, show_report
-from glam_env import interruption
-from glam_env.cli import main
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env import console as interruption
+from glam_env.cli.main import main
+from glam_env.cli.options import Sb3
+from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.errors import GlamError
-from glam_env.options import Sb3
 
 SHORT = {"game": "Pong", "num_envs": 4, "horizon": 6, "dreams": 6, "device": "cpu"}
 ROLLOUT = 128 * 4  # steps between two updates of ppo
@@ -349,7 +349,7 @@ def test_qrdqn_without_its_library(capsys, monkeypatch):
     def absent(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("agents.sb3_algorithms.importlib.import_module", absent)
+    monkeypatch.setattr("glam_agents.sb3.algorithms.importlib.import_module", absent)
     assert "pip install sb3-contrib" in mistake(capsys, "Pong", "--algo", "qrdqn")
 
 
@@ -384,7 +384,7 @@ def test_a_torn_file_is_named(begin, name):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_bar_tells_how_far_how_fast_how_long(monkeypatch, terminal):
     clock = iter([100.0, 100.5, 120.0, 120.0, 120.0, 140.0, 140.0])
-    monkeypatch.setattr("agents.progress.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("glam_agents.progress.time.perf_counter", lambda: next(clock))
     stream = io.StringIO()
     monkeypatch.setattr(stream, "isatty", lambda: terminal)
     bar = ProgressBar(stream, 3_000, "steps", done=1_000)

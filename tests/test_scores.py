@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from glam_env.atari import Emulator, EmulatorStep, Episode
+from glam_env.envs.atari import Emulator, EmulatorStep, Episode
 from glam_env.errors import GlamError
 from glam_env.evaluation import RandomPolicy, ScoreReport, evaluate_policy, play_episodes
-from glam_env.evaluation.scores import EVALUATION, seed_apart
+from glam_env.evaluation.play.scores import EVALUATION, seed_apart
 
 
 class ClockEmulator:

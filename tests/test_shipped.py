@@ -5,20 +5,20 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from glam_agents.storm import ActorCritic
 
 import glam_env
-from agents.storm import ActorCritic
-from glam_env.atari.latent_filter import FilteredPolicy
-from glam_env.checkpoint_config import load_config
-from glam_env.checkpoints import (
+from glam_env.checkpoint.config import load_config
+from glam_env.checkpoint.folder import (
     load_agent_state,
     load_contexts,
     load_world_model,
     shipped_checkpoints,
 )
-from glam_env.evaluation.card import write_card
-from glam_env.evaluation.fidelity import measure_fidelity
-from glam_env.evaluation.recording import add_noise, record_play
+from glam_env.envs.latent_filter import FilteredPolicy
+from glam_env.evaluation.measures.open_loop import measure_fidelity
+from glam_env.evaluation.play.recording import add_noise, record_play
+from glam_env.evaluation.report.card import write_card
 from glam_env.games import GAMES
 
 SHIPPED = shipped_checkpoints()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from glam_env.evaluation.similarity import Statistics, ssim
+from glam_env.evaluation.measures.similarity import Statistics, ssim
 
 
 def reference(one, other):

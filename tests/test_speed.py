@@ -9,25 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from glam_env.cli import main
-from glam_env.dream.engine import DreamEngine
-from glam_env.evaluation import bench_world, dream_speed, emulator_speed, speed
-from glam_env.evaluation.bench_world import find_weights, make_world
-from glam_env.evaluation.dream_speed import (
+from glam_env.bench import clock as speed
+from glam_env.bench import dreams as dream_speed
+from glam_env.bench import emulator as emulator_speed
+from glam_env.bench import world as bench_world
+from glam_env.bench.clock import Figure, Memory, PeakMemory, Stepping, Turns, take_turns
+from glam_env.bench.dreams import (
     DreamSpeed,
     LeftOut,
     measure_dreams,
     measure_long_dream,
     open_dreams,
 )
-from glam_env.evaluation.speed import Figure, Memory, PeakMemory, Stepping, Turns, take_turns
-from glam_env.evaluation.speed_report import (
+from glam_env.bench.report import (
     hardware_name,
     read_report,
     report_path,
     save_speed_plot,
     speed_table,
 )
+from glam_env.bench.world import find_weights, make_world
+from glam_env.cli.main import main
+from glam_env.envs.dream.engine import DreamEngine
 
 CPU = torch.device("cpu")
 
@@ -158,7 +161,7 @@ def test_the_shipped_weights_are_dreamt_with_unchanged(tmp_path):
     weights = find_weights("Pong", ("small",), None)["small"]
     world = make_world("Pong", "small", weights, tmp_path)
     assert world.weights == "checkpoint Pong"
-    from glam_env.checkpoints import load_contexts, load_world_model
+    from glam_env.checkpoint.folder import load_contexts, load_world_model
 
     own, shipped = load_world_model(world.folder), load_world_model(weights)
     assert all(

@@ -7,14 +7,14 @@ import pytest
 import torch
 from toy_game import EmptyScreen, NoReward, ShuffledDecoder, ToyModel, WrongSign, play
 
-from glam_env.checkpoints import load_world_model, shipped_checkpoints
+from glam_env.checkpoint.folder import load_world_model, shipped_checkpoints
 from glam_env.errors import GlamError
-from glam_env.evaluation.behavior import report_behavior
-from glam_env.evaluation.fidelity import DETECTORS, measure_fidelity
-from glam_env.evaluation.plays import Plays, cut_plays, play_dreams_from, take_contexts
-from glam_env.evaluation.recording import record_play, window_starts
-from glam_env.evaluation.scores import RandomPolicy
-from glam_env.evaluation.thresholds import Thresholds, check_fidelity
+from glam_env.evaluation.measures.behavior import report_behavior
+from glam_env.evaluation.measures.open_loop import DETECTORS, measure_fidelity
+from glam_env.evaluation.measures.thresholds import Thresholds, check_fidelity
+from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
+from glam_env.evaluation.play.recording import record_play, window_starts
+from glam_env.evaluation.play.scores import RandomPolicy
 
 SHORT = Thresholds(reward_horizon=8, foreground_horizon=8, object_horizon=8)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from glam_agents.storm import AGENT_PRESETS, ActorCritic
 
-from agents.storm import AGENT_PRESETS, ActorCritic
-from glam_env.atari.latent_filter import LatentFilter
-from glam_env.checkpoint_config import load_config
-from glam_env.checkpoints import load_agent_state, load_world_model
+from glam_env.checkpoint.config import load_config
+from glam_env.checkpoint.folder import load_agent_state, load_world_model
+from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.training.export import draw_contexts, load_run
 from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig

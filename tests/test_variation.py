@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glam_env.model.variation import CoreConfig, LMamba, VariationCore
+from glam_env.model.cores.glam import CoreConfig, LMamba, VariationCore
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}  # model.md § 2
 DEPTHS = [(1, 1), (2, 3)]

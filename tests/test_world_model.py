@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glam_env.atari.latent_filter import LatentFilter
+from glam_env.envs.latent_filter import LatentFilter
 from glam_env.model import world_model as module
+from glam_env.model.config import LossConfig, WorldModelConfig
 from glam_env.model.distributions import sample_codes
-from glam_env.model.structures import LossConfig, SequenceBatch, WorldModelConfig
+from glam_env.model.structures import SequenceBatch
 from glam_env.model.world_model import WorldModel
 
 TINY = WorldModelConfig(num_actions=3, stem=4, categoricals=3, classes=5, width=16, reward_bins=41)

@@ -18,13 +18,12 @@ from comparison import assert_same, to_numpy
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import vector as theirs
 
-import glam_env
+from glam_env.envs.wrappers import EpisodeStatistics, FrameStacker
 from glam_env.errors import GlamError
-from glam_env.wrappers import EpisodeStatistics, FrameStacker
 
 E = 4
 MODES = [mode.name for mode in AutoresetMode]
-DOCUMENT = (Path(glam_env.__file__).parent / "WRAPPERS.md").read_text()
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "wrappers.md").read_text()
 
 
 @pytest.fixture(autouse=True)

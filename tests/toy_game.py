@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from glam_env.evaluation.recording import Recording
+from glam_env.evaluation.play.recording import Recording
 from glam_env.model.structures import DreamState, DreamStep
 
 POSITIONS, GROUND = 20, 50

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.games import find_game
 
 SEARCHED, TRIED = 256, 8  # moments looked at for a telling one, and futures of each action there

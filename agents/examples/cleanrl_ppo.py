@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.wrappers import EpisodeStatistics
+from glam_env.envs.wrappers import EpisodeStatistics
 
 
 @dataclass

@@ -28,7 +28,7 @@ from skrl.trainers.torch import SequentialTrainer
 from torch import Tensor, nn
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.wrappers import EpisodeStatistics
+from glam_env.envs.wrappers import EpisodeStatistics
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What a policy is worth in the real game."""
 
-from glam_env.evaluation.scores import (
+from glam_env.evaluation.play.scores import (
     Policy,
     RandomPolicy,
     ScoreReport,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glam_env.atari.emulator import Emulator
-from glam_env.atari.latent_filter import Act, LatentFilter
-from glam_env.dream.vector_env import DreamVectorEnv
+from glam_env.envs.atari.emulator import Emulator
+from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.envs.latent_filter import Act, LatentFilter
 from glam_env.model.world_model import WorldModel
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.cores.glam import CoreOutput, CoreState, VariationCore
 from glam_env.model.distributions import (
     SymlogTwoHot,
     categorical_entropy,
@@ -22,16 +24,7 @@ from glam_env.model.distributions import (
     straight_through,
     unimix_log_probs,
 )
-from glam_env.model.structures import (
-    DreamState,
-    DreamStep,
-    LatentBatch,
-    LossConfig,
-    Posterior,
-    SequenceBatch,
-    WorldModelConfig,
-)
-from glam_env.model.variation import CoreOutput, CoreState, VariationCore
+from glam_env.model.structures import DreamState, DreamStep, LatentBatch, Posterior, SequenceBatch
 from glam_env.model.vision import ImageDecoder, ImageEncoder
 
 VARIATION_PROJECTION = "variation_target"  # state-dict prefix of what an export leaves out

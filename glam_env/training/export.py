@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glam_env.checkpoint_config import Provenance, from_json
-from glam_env.dream.contexts import Contexts
+from glam_env.checkpoint.config import Provenance, from_json
+from glam_env.checkpoint.contexts import Contexts
 from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes

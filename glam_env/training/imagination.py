@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from glam_env.fast.choose import make_stepper
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
-from glam_env.native import make_stepper
 
 
 class Rollout(NamedTuple):

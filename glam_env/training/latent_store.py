@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from glam_env.device import upload
 from glam_env.model.structures import LatentBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.replay import Replay
-from glam_env.transfer import upload
 
 CHUNK = 256  # frames encoded at once
 

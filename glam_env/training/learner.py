@@ -9,19 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glam_env.checkpoint_config import load_config
-from glam_env.checkpoints import find_checkpoint, load_agent_state, load_world_model
+from glam_env.checkpoint.config import load_config
+from glam_env.checkpoint.folder import find_checkpoint, load_agent_state, load_world_model
 from glam_env.errors import GlamError
+from glam_env.fast.graphs import CapturedUpdate
+from glam_env.fast.precision import autocast
 from glam_env.games import Game
-from glam_env.model.graphs import CapturedUpdate
-from glam_env.model.precision import autocast
-from glam_env.model.structures import (
-    DreamState,
-    LatentBatch,
-    LossConfig,
-    Posterior,
-    SequenceBatch,
-)
+from glam_env.model.config import LossConfig
+from glam_env.model.structures import DreamState, LatentBatch, Posterior, SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Agent, Capturable, imagine
 from glam_env.training.presets import TrainConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from glam_env.errors import GlamError
-from glam_env.model.structures import LossConfig, WorldModelConfig
+from glam_env.model.config import LossConfig, WorldModelConfig
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FreezeConfig:
         at: shares of ``total_steps``, ascending; none: it learns to the end.
         polish: updates of the image model alone before it stands still; over them the learning
             rate falls linearly to ``final_learning_rate``.
-        margin, margin_weight: of :class:`~glam_env.model.structures.LossConfig`, in these updates.
+        margin, margin_weight: of :class:`~glam_env.model.config.LossConfig`, in these updates.
         settle: updates of the sequence model alone afterwards.
         latent_batch, latent_length: sequences of an update on stored latents, and their steps.
     """

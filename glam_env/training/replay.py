@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from glam_env.device import upload
 from glam_env.errors import GlamError
 from glam_env.model.structures import SequenceBatch
 from glam_env.model.vision import IMAGE_SIZE
-from glam_env.transfer import upload
 
 _FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
     "images": (np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glam_env.atari.emulator import Emulator, EmulatorState
-from glam_env.atari.latent_filter import LatentFilter
+from glam_env.device import upload
+from glam_env.envs.atari.emulator import Emulator, EmulatorState
+from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
@@ -30,7 +31,6 @@ from glam_env.training.memory import keep_freed_memory
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
-from glam_env.transfer import upload
 
 
 def open_replay(config: TrainConfig, run: RunFolder, *, writable: bool = True) -> Replay:

@@ -1,1 +1,0 @@
-"""Other libraries in dreams: one short, complete file for each."""

@@ -1,0 +1,1 @@
+"""Agents that learn in dreams: the bundled actor-critic, and a bridge to Stable-Baselines3."""

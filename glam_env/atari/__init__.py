@@ -1,5 +1,0 @@
-"""The real game, through ale-py."""
-
-from glam_env.atari.emulator import Emulator, EmulatorState, EmulatorStep, Episode
-
-__all__ = ["Emulator", "EmulatorState", "EmulatorStep", "Episode"]

@@ -1,0 +1,1 @@
+"""Speed of dreams, of the emulator and of training, measured by turns."""

@@ -1,0 +1,315 @@
+"""Dream steps a second beside the emulator's, by turns, and what a long dream costs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+import glam_env  # noqa: F401  registers the ids
+from glam_env.bench.clock import (
+    ACTIONS,
+    Figure,
+    Memory,
+    PeakMemory,
+    Progress,
+    Rounds,
+    Stepping,
+    Turns,
+    free_memory,
+    memory_now,
+    random_actions,
+    release_memory,
+    take_turns,
+    wait_for,
+)
+from glam_env.bench.world import BenchWorld
+from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.errors import GlamError
+
+
+@dataclass(frozen=True)
+class DreamSpeed:
+    """Dreams side by side.
+
+    Attributes:
+        obs_type: what they show.
+        num_envs: E.
+        steps: vector steps of a turn.
+        dream: env steps a second.
+        emulator: the emulator's in the turns between; None without it.
+        memory: of making the env, resetting and stepping it.
+    """
+
+    obs_type: str
+    num_envs: int
+    steps: int
+    dream: Figure
+    emulator: Figure | None
+    memory: Memory
+
+    @property
+    def ratio(self) -> Figure | None:
+        """Dream : emulator, turn by turn."""
+        return None if self.emulator is None else self.dream.over(self.emulator)
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``json.dumps``."""
+        return {
+            "obs_type": self.obs_type,
+            "num_envs": self.num_envs,
+            "steps": self.steps,
+            "dream": self.dream.as_json(),
+            "emulator": None if self.emulator is None else self.emulator.as_json(),
+            "ratio": None if self.ratio is None else self.ratio.as_json(),
+            "microseconds_per_step": 1e6 / self.dream.median,
+            "memory": self.memory.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Dreams that do not fit: ``obs_type``, ``num_envs``, and ``why``."""
+
+    obs_type: str
+    num_envs: int
+    why: str
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``json.dumps``."""
+        return asdict(self)
+
+
+def measure_dreams(
+    world: BenchWorld,
+    obs_type: str,
+    env_counts: tuple[int, ...],
+    turns: Turns,
+    device: torch.device,
+    emulator: Callable[[], float] | None,
+    progress: Progress,
+) -> list[DreamSpeed | LeftOut]:
+    """Steps dreams as a user does, the emulator in the turns between.
+
+    Args:
+        world: whose dreams.
+        obs_type: what they show.
+        env_counts: numbers of dreams side by side.
+        turns: their number and length.
+        device: where the dreams live.
+        emulator: a turn of it, see :mod:`~glam_env.bench.emulator`.
+        progress: told how far it is.
+    """
+    found: list[DreamSpeed | LeftOut] = []
+    speed: DreamSpeed | None = None
+    for num_envs in sorted(env_counts):
+        if speed is not None and (why := _too_many(speed, num_envs, device)):
+            found.append(LeftOut(obs_type, num_envs, why))
+            continue
+        name = f"{world.preset}, {num_envs} dreams, {obs_type}"
+        rounds = Rounds(name, turns.repeats, progress)
+        speed = _measure_dreams(world, obs_type, num_envs, turns, device, emulator, rounds)
+        found.append(speed)
+    return found
+
+
+def _too_many(smaller: DreamSpeed, num_envs: int, device: torch.device) -> str:
+    """Why so many dreams do not fit, judged by what fewer took; empty if they do."""
+    growth, free = smaller.memory.growth, free_memory(device)
+    if growth is None or free is None:
+        return ""
+    need = growth * num_envs // smaller.num_envs if smaller.num_envs > 16 else growth
+    return f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free" * (need > 0.8 * free)
+
+
+def _measure_dreams(
+    world: BenchWorld,
+    obs_type: str,
+    num_envs: int,
+    turns: Turns,
+    device: torch.device,
+    emulator: Callable[[], float] | None,
+    rounds: Callable[[], None],
+) -> DreamSpeed:
+    with (
+        PeakMemory(device) as watch,
+        open_dreams(world, obs_type, num_envs, device) as stepping,
+    ):
+        watch.forget_peak()  # of copying dreams, which stepping does not
+        steps = turns.steps_of(stepping)
+        players = {"dream": lambda: stepping.rate(steps)}
+        if emulator is not None:
+            players["emulator"] = emulator
+        figures = take_turns(players, turns.repeats, rounds)
+    return DreamSpeed(
+        obs_type,
+        num_envs,
+        steps,
+        figures["dream"],
+        figures.get("emulator"),
+        watch.memory,
+    )
+
+
+@contextmanager
+def open_dreams(
+    world: BenchWorld,
+    obs_type: str,
+    num_envs: int,
+    device: torch.device,
+    backend: str = "auto",
+) -> Iterator[Stepping]:
+    """Dreams as they are after a long time: all contexts warmed up, ages spread over the horizon.
+
+    Args:
+        world: whose dreams.
+        obs_type: what they show.
+        num_envs: E.
+        device: where they live.
+        backend: of the env.
+    """
+    with _dreams(world, obs_type, num_envs, device, world.horizon, backend) as envs:
+        _warm_contexts(envs)
+        _spread_ages(envs)
+        yield Stepping(envs.step, random_actions(envs, device), num_envs, device)
+
+
+@contextmanager
+def _dreams(
+    world: BenchWorld,
+    obs_type: str,
+    num_envs: int,
+    device: torch.device,
+    horizon: int,
+    backend: str = "auto",
+) -> Iterator[DreamVectorEnv]:
+    envs = gym.make_vec(
+        f"GLAMDream-{world.game}-v0",
+        num_envs=num_envs,
+        device=str(device),
+        array_type="torch",
+        obs_type=obs_type,
+        checkpoint=str(world.folder),
+        max_episode_steps=horizon,
+        backend=backend,
+    )
+    assert isinstance(envs, DreamVectorEnv)
+    with closing(envs):
+        yield envs
+
+
+def _warm_contexts(envs: DreamVectorEnv) -> None:
+    """Starts dreams from every context once, since the first start of each costs more."""
+    contexts, rows = envs.num_contexts, np.arange(envs.num_envs)
+    for first in range(0, contexts, envs.num_envs):
+        envs.reset(seed=0, options={"context": (first + rows) % contexts})
+
+
+def _spread_ages(envs: DreamVectorEnv) -> None:
+    """Makes dreams as old as they are after a long time, evenly from 0 to the horizon, so that
+    every step has its share of ends and starts."""
+    state = envs.get_state()
+    ages = torch.arange(envs.num_envs, device=envs.device) * envs.max_episode_steps
+    ages //= envs.num_envs
+    envs.set_state(replace(state, engine=state.engine._replace(steps=ages)))
+
+
+# --- a long dream --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LongDream:
+    """Dreams that no horizon ends.
+
+    Attributes:
+        obs_type, num_envs: as of :class:`DreamSpeed`.
+        steps: vector steps.
+        ends: dreams that the model itself ended, and that began anew.
+        first, last: median seconds of a vector step in the first and in the last tenth.
+        before, after: bytes of memory before the first step and after the last; None if untold.
+    """
+
+    obs_type: str
+    num_envs: int
+    steps: int
+    ends: int
+    first: float
+    last: float
+    before: int | None
+    after: int | None
+
+    @property
+    def growth(self) -> int | None:
+        """Bytes more after than before."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``json.dumps``."""
+        ratio = self.last / self.first
+        return asdict(self) | {"last_to_first": ratio, "memory_growth": self.growth}
+
+
+def measure_long_dream(
+    world: BenchWorld,
+    obs_type: str,
+    num_envs: int,
+    steps: int,
+    device: torch.device,
+    progress: Progress,
+) -> LongDream:
+    """Steps dreams for a long time.
+
+    Args:
+        world: whose dreams.
+        obs_type: what they show.
+        num_envs: E.
+        steps: vector steps.
+        device: where the dreams live.
+        progress: told how far it is.
+
+    Raises:
+        GlamError: too few steps to have tenths.
+    """
+    if steps < 10:
+        raise GlamError(f"long must be at least 10 steps, whose tenths are compared; got {steps}")
+    warm = 2 * ACTIONS
+    name = f"{world.preset}, a dream of {steps:,} steps, {obs_type}"
+    with _dreams(world, obs_type, num_envs, device, warm + steps + 1) as envs:
+        _warm_contexts(envs)
+        stepping = Stepping(envs.step, random_actions(envs, device), num_envs, device)
+        stepping.run(warm)
+        envs.reset(seed=0)
+        ends = torch.zeros((), dtype=torch.int64, device=device)
+        seconds = np.full(steps, np.nan)  # written once now, so that it takes its memory now
+        release_memory(device)
+        before = memory_now(device)
+        actions = random_actions(envs, device)
+        for at in range(steps):
+            wait_for(device)
+            start = perf_counter()
+            terminated = envs.step(actions[at % ACTIONS])[2]
+            wait_for(device)
+            seconds[at] = perf_counter() - start
+            ends += terminated.sum()
+            if (at + 1) % 100 == 0 or at + 1 == steps:
+                progress(name, at + 1, steps)
+        release_memory(device)
+        after = memory_now(device)
+    tenth = steps // 10
+    return LongDream(
+        obs_type,
+        num_envs,
+        steps,
+        int(ends),
+        statistics.median(seconds[:tenth].tolist()),
+        statistics.median(seconds[-tenth:].tolist()),
+        before,
+        after,
+    )

@@ -1,0 +1,176 @@
+"""The world models that are timed: a checkpoint's where one has a preset's sizes, else random."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, Protocol, Provenance
+from glam_env.checkpoint.contexts import CONTEXT_LENGTH, Contexts
+from glam_env.checkpoint.folder import (
+    load_contexts,
+    load_world_model,
+    save_checkpoint,
+    shipped_checkpoints,
+)
+from glam_env.envs.base import open_checkpoint
+from glam_env.errors import GlamError
+from glam_env.games import find_game
+from glam_env.model.config import WorldModelConfig
+from glam_env.model.world_model import WorldModel
+from glam_env.training.presets import PRESETS
+
+START_CONTEXTS = 256
+"""Few enough for all of them to be warmed up before the timing, as they are in a long run."""
+
+HORIZON = 64  # of random weights' dreams
+
+_UNSIZED = ("unimix", "draw_temperature")  # of a world model's config: no part of its sizes
+
+
+@dataclass(frozen=True)
+class BenchWorld:
+    """A checkpoint folder to time dreams of.
+
+    Attributes:
+        game, preset: their names.
+        folder: the checkpoint, with :data:`START_CONTEXTS` contexts at most.
+        weights: where they come from, in words.
+        config: of the world model.
+        parameters: numbers in the world model.
+        horizon: steps of a dream.
+    """
+
+    game: str
+    preset: str
+    folder: Path
+    weights: str
+    config: WorldModelConfig
+    parameters: int
+    horizon: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``json.dumps``."""
+        return {
+            "weights": self.weights,
+            "parameters": self.parameters,
+            "horizon": self.horizon,
+            "sizes": asdict(self.config),
+        }
+
+
+def preset_sizes(game: str, preset: str) -> WorldModelConfig:
+    """Sizes of a preset's world model of a game.
+
+    Raises:
+        GlamError: no such preset.
+    """
+    if preset not in PRESETS:
+        raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
+    return replace(PRESETS[preset].model, num_actions=find_game(game).num_actions)
+
+
+def find_weights(
+    game: str, presets: tuple[str, ...], checkpoint: str | None
+) -> dict[str, Path | None]:
+    """For each preset the checkpoint that has its sizes, or None.
+
+    Args:
+        game: its name.
+        presets: names.
+        checkpoint: as for dreams; None is the game's own, if it has one.
+
+    Raises:
+        GlamError: the named checkpoint is broken, or has the sizes of none of the presets.
+    """
+    sizes = {preset: preset_sizes(game, preset) for preset in presets}
+    if checkpoint is None and game not in shipped_checkpoints():
+        return dict.fromkeys(presets)
+    folder, config = open_checkpoint(checkpoint, game)
+    found = {
+        preset: folder if _same_sizes(own, config.world_model) else None
+        for preset, own in sizes.items()
+    }
+    if checkpoint is not None and not any(found.values()):
+        raise GlamError(
+            f"checkpoint {folder} has the sizes of no preset named here ({', '.join(presets)}); "
+            "name its own with --preset"
+        )
+    return found
+
+
+def _same_sizes(one: WorldModelConfig, other: WorldModelConfig) -> bool:
+    unsized = {name: getattr(one, name) for name in _UNSIZED}
+    return one == replace(other, **unsized)
+
+
+def make_world(game: str, preset: str, weights: Path | None, parent: Path) -> BenchWorld:
+    """Writes the checkpoint that a preset is timed with.
+
+    Random weights dream nonsense, which takes as long as sense; no dream of theirs ends before
+    the horizon, as those of a good player seldom do.
+
+    Args:
+        game, preset: names.
+        weights: a checkpoint of these sizes; None draws random ones.
+        parent: the folder that the checkpoint's is made in.
+    """
+    if weights is None:
+        sizes = preset_sizes(game, preset)
+        state, contexts = _random_model(sizes), _random_contexts(sizes)
+        origin = Provenance(preset, 0, 0, 0.0, "random weights", 0, {"torch": torch.__version__})
+        config = CheckpointConfig(
+            game=game,
+            world_model=sizes,
+            agent={"class": "none"},
+            contexts=ContextsConfig(contexts.count, contexts.length),
+            max_episode_steps=HORIZON,
+            protocol=Protocol(),
+            provenance=origin,
+        )
+        told = "random, of this preset's sizes"
+    else:
+        _, config = open_checkpoint(weights, game)
+        state, all_contexts = load_world_model(weights).export_state(), load_contexts(weights)
+        contexts = Contexts(
+            all_contexts.codes[:START_CONTEXTS], all_contexts.actions[:START_CONTEXTS]
+        )
+        config = replace(config, contexts=ContextsConfig(contexts.count, contexts.length))
+        told = f"checkpoint {weights.name}"
+    folder = save_checkpoint(
+        parent / preset / game,
+        config=config,
+        world_model_state=state,
+        agent_state={},
+        contexts=contexts,
+        card="",
+    )
+    parameters = sum(tensor.numel() for tensor in state.values())
+    return BenchWorld(
+        game, preset, folder, told, config.world_model, parameters, config.max_episode_steps
+    )
+
+
+def _random_model(sizes: WorldModelConfig) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = WorldModel(sizes)
+    last = model.termination.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.constant_(last.bias, -10.0)
+    return {name: value.detach() for name, value in model.export_state().items()}
+
+
+def _random_contexts(sizes: WorldModelConfig) -> Contexts:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(limit: int, *shape: int) -> torch.Tensor:
+        return torch.randint(limit, shape, generator=generator, dtype=torch.uint8)
+
+    return Contexts(
+        draw(sizes.classes, START_CONTEXTS, CONTEXT_LENGTH + 1, sizes.categoricals),
+        draw(sizes.num_actions, START_CONTEXTS, CONTEXT_LENGTH),
+    )

@@ -1,0 +1,1 @@
+"""Checkpoint folders: config, weights, start contexts, and the Hugging Face Hub."""

@@ -1,0 +1,89 @@
+"""Where dreams start: real moments, each with the steps that led to it, as latent codes.
+
+A context is L known steps and the moment after them: codes z_0 … z_L and actions a_0 … a_{L−1},
+a byte each, so that thousands fit in a few MB. The world model's parallel pass turns one into
+the state that a dream starts from (its warm-up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glam_env.errors import GlamError
+from glam_env.model.config import WorldModelConfig
+
+CONTEXT_LENGTH = 16
+"""L, the paper's context of 16 steps."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """N start contexts.
+
+    Attributes:
+        codes: (N, L+1, K) uint8, class indices of the L known latents and of the current one.
+        actions: (N, L) uint8, the actions taken on seeing the first L.
+    """
+
+    codes: Tensor
+    actions: Tensor
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.codes.shape[0]
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.actions.shape[1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, as ``contexts.safetensors`` holds them."""
+        return {"codes": self.codes, "actions": self.actions}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], config: WorldModelConfig, where: str
+    ) -> Contexts:
+        """Checks tensors against the world model that will dream from them.
+
+        Args:
+            tensors: ``codes`` and ``actions``.
+            config: the world model's sizes.
+            where: named in errors, such as the file.
+
+        Raises:
+            GlamError: a name, a shape, a dtype or a value that does not fit.
+        """
+        if tensors.keys() != {"codes", "actions"}:
+            names = ", ".join(sorted(tensors)) or "nothing"
+            raise GlamError(f"{where}: holds {names}; contexts are exactly codes and actions")
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.uint8:
+                raise GlamError(f"{where}: {name} has dtype {tensor.dtype}; it must be uint8")
+        codes, actions = tensors["codes"], tensors["actions"]
+        count, length = actions.shape if actions.ndim == 2 else (0, 0)
+        if count < 1 or length < config.local_window:
+            raise GlamError(
+                f"{where}: actions has shape {tuple(actions.shape)}; it must be (N, L) "
+                f"with N >= 1 and L >= {config.local_window}"
+            )
+        expected = (count, length + 1, config.categoricals)
+        if tuple(codes.shape) != expected:
+            raise GlamError(f"{where}: codes has shape {tuple(codes.shape)}, not {expected}")
+        for name, tensor, limit in (
+            ("codes", codes, config.classes),
+            ("actions", actions, config.num_actions),
+        ):
+            if (highest := int(tensor.max())) >= limit:
+                raise GlamError(f"{where}: {name} holds {highest}; it must be below {limit}")
+        return cls(codes, actions)
+
+    def to(self, device: torch.device | str) -> Contexts:
+        """The same contexts on a device."""
+        return Contexts(self.codes.to(device), self.actions.to(device))

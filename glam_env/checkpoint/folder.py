@@ -1,0 +1,340 @@
+"""Checkpoint folders: what a trained game is shipped as.
+
+``config.json`` says what the folder holds and vouches for the size and the SHA-256 of
+``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``; ``CARD.md`` tells
+people. Nothing in it is unpickled, and nothing is believed unread: every value and every tensor
+is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from glam_env.checkpoint.config import (
+    AGENT,
+    CONFIG,
+    CONTEXTS,
+    CURE,
+    WORLD_MODEL,
+    CheckpointConfig,
+    FileRecord,
+    check_values,
+    load_config,
+    to_json,
+    world_model_tensors,
+)
+from glam_env.checkpoint.contexts import Contexts
+from glam_env.errors import GlamError
+from glam_env.games import GAMES, find_game
+from glam_env.model.world_model import WorldModel
+
+CARD = "CARD.md"
+EXPORT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+# --- finding -----------------------------------------------------------------------------------
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """The checkpoint folders at hand, by game.
+
+    They lie in the folder that the environment variable GLAM_CHECKPOINTS names, in an installed
+    wheel, or in the checkout that this package is run from; the first found counts.
+    """
+    roots = [_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints"]
+    if own := os.environ.get("GLAM_CHECKPOINTS"):
+        roots.insert(0, Path(own).expanduser())
+    found: dict[str, Path] = {}
+    for game in GAMES:
+        for root in roots:
+            if (root / game / CONFIG).is_file():
+                found.setdefault(game, root / game)
+    return found
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The folder of a game's checkpoint, or the one a path names.
+
+    Raises:
+        GlamError: no such game, no checkpoint of it, or no checkpoint at that path.
+    """
+    path = Path(name_or_path).expanduser()
+    is_name = isinstance(name_or_path, str) and path.name == name_or_path
+    if is_name and (name_or_path in GAMES or not path.is_dir()):
+        game = find_game(str(name_or_path)).name
+        shipped = shipped_checkpoints()
+        if game not in shipped:
+            raise GlamError(
+                f"there is no checkpoint of {game} (there is: {', '.join(shipped) or 'none'}); "
+                f"make one with `glam train {game}`, then `glam export {game}`"
+            )
+        return shipped[game]
+    if not (path / CONFIG).is_file():
+        raise GlamError(f"{path} is no checkpoint: give a folder with {CONFIG}, or a game's name")
+    return path
+
+
+# --- saving ------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    folder: str | Path,
+    *,
+    config: CheckpointConfig,
+    world_model_state: Mapping[str, Tensor],
+    agent_state: Mapping[str, Tensor],
+    contexts: Contexts,
+    card: str,
+    dtype: str = "float32",
+) -> Path:
+    """Writes a checkpoint whole or not at all; an old one in its place stays until the new is done.
+
+    Args:
+        folder: where; files in it that are no part of a checkpoint are kept.
+        config: its ``files`` are filled in here.
+        world_model_state: of :meth:`~glam_env.model.world_model.WorldModel.export_state`.
+        agent_state: the agent's state dict.
+        contexts: start contexts, as many and as long as ``config.contexts`` says.
+        card: the text of ``CARD.md``.
+        dtype: of the weights, ``float32`` or ``bfloat16`` (half the size; read as float32).
+
+    Returns:
+        The folder.
+
+    Raises:
+        GlamError: something that a load would refuse, a folder that holds something else, or one
+            that cannot be written. Nothing has been changed then.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if dtype not in EXPORT_DTYPES:
+        raise GlamError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}; got {dtype!r}")
+    check_values(config, str(folder / CONFIG))
+    where = str(folder / WORLD_MODEL)
+    world_model_state = check_tensors(world_model_state, world_model_tensors(config), where)
+    _check_finite(agent_state, str(folder / AGENT))
+    where = str(folder / CONTEXTS)
+    contexts = Contexts.from_tensors(contexts.tensors(), config.world_model, where)
+    _check_contexts(contexts, config, where)
+    weights = EXPORT_DTYPES[dtype]
+    contents = {
+        WORLD_MODEL: _pack(world_model_state, weights),
+        AGENT: _pack(agent_state, weights),
+        CONTEXTS: _pack(contexts.tensors(), weights),
+    }
+    records = {
+        name: FileRecord(len(data), hashlib.sha256(data).hexdigest())
+        for name, data in contents.items()
+    }
+    _write(folder, contents, replace(config, files=records), card)
+    return folder
+
+
+def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> None:
+    """Gives a checkpoint other results and another card, whole or not at all.
+
+    Args:
+        folder: of a checkpoint.
+        config: the checkpoint's own but for its ``results``.
+        card: the text of ``CARD.md``.
+
+    Raises:
+        GlamError: the folder cannot be read or written; nothing has been changed then.
+    """
+    folder = Path(folder).expanduser().resolve()
+    check_values(config, str(folder / CONFIG))
+    try:
+        contents = {name: (folder / name).read_bytes() for name in (WORLD_MODEL, AGENT, CONTEXTS)}
+    except OSError as error:
+        raise GlamError(f"{folder} cannot be read ({error.strerror}); {CURE}") from error
+    _write(folder, contents, config, card)
+
+
+def _write(folder: Path, contents: dict[str, bytes], config: CheckpointConfig, card: str) -> None:
+    text = json.dumps(to_json(config), indent=2, allow_nan=False) + "\n"
+    with _replaced_folder(folder) as staging:
+        for name, data in {**contents, CONFIG: text.encode(), CARD: card.encode()}.items():
+            with (staging / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+@contextmanager
+def _replaced_folder(folder: Path) -> Iterator[Path]:
+    """A sibling to write to, which takes the folder's place if the block ends well."""
+    staging = folder.with_name(f".{folder.name}.new")
+    aside = folder.with_name(f".{folder.name}.old")
+    try:
+        if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
+            raise GlamError(f"{folder} holds something else than a checkpoint; choose another one")
+        if aside.exists():  # a save was killed here: between the renames, or after them
+            shutil.rmtree(aside) if folder.exists() else aside.rename(folder)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        if folder.exists():
+            own = shutil.ignore_patterns(CONFIG, CARD, WORLD_MODEL, AGENT, CONTEXTS)
+            shutil.copytree(folder, staging, ignore=own, dirs_exist_ok=True)
+        yield staging
+        _sync(staging)
+        if folder.exists():
+            folder.rename(aside)
+        try:
+            staging.rename(folder)
+        except OSError:
+            if aside.exists():
+                aside.rename(folder)
+            raise
+        _sync(folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise GlamError(
+            f"cannot write {folder} ({error.strerror or error}); "
+            "make its parent folder writable, or free disk space"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pack(tensors: Mapping[str, Tensor], weights: torch.dtype) -> bytes:
+    """safetensors bytes, floating-point tensors in dtype ``weights``."""
+    return safetensors.torch.save(
+        {
+            name: tensor.detach()
+            .to("cpu", weights if tensor.is_floating_point() else tensor.dtype)
+            .contiguous()
+            for name, tensor in tensors.items()
+        }
+    )
+
+
+# --- loading -----------------------------------------------------------------------------------
+
+
+def load_world_model(folder: str | Path, device: torch.device | str = "cpu") -> WorldModel:
+    """The world model: float32, in eval mode, without gradients.
+
+    Raises:
+        GlamError: a file or a tensor that is not what it should be.
+    """
+    config = load_config(folder)
+    state = _read_tensors(Path(folder), WORLD_MODEL, config)
+    state = check_tensors(state, world_model_tensors(config), str(Path(folder) / WORLD_MODEL))
+    with torch.random.fork_rng(devices=[]):  # building draws weights; a load must not
+        world_model = WorldModel(config.world_model)
+    world_model.load_exported(state)
+    return world_model.to(device).eval().requires_grad_(False)
+
+
+def load_agent_state(
+    folder: str | Path, expected: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The agent's state dict, on the CPU.
+
+    Args:
+        folder: the checkpoint.
+        expected: a state dict to check names, shapes and dtypes against, and to take dtypes from.
+
+    Raises:
+        GlamError: a file or a tensor that is not what it should be.
+    """
+    state = _read_tensors(Path(folder), AGENT, load_config(folder))
+    where = str(Path(folder) / AGENT)
+    return state if expected is None else check_tensors(state, expected, where)
+
+
+def load_contexts(folder: str | Path, device: torch.device | str = "cpu") -> Contexts:
+    """The start contexts.
+
+    Raises:
+        GlamError: a file or a tensor that is not what it should be.
+    """
+    config = load_config(folder)
+    where = str(Path(folder) / CONTEXTS)
+    tensors = _read_tensors(Path(folder), CONTEXTS, config)
+    contexts = Contexts.from_tensors(tensors, config.world_model, where)
+    _check_contexts(contexts, config, where)
+    return contexts.to(device)
+
+
+def check_tensors(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Holds tensors to the names, shapes, dtypes and finiteness of a module's state dict.
+
+    Returns:
+        The tensors in the expected dtypes (weights may be stored as bfloat16).
+
+    Raises:
+        GlamError: the first that does not fit, named.
+    """
+    if missing := sorted(expected.keys() - state.keys()):
+        raise GlamError(f"{where}: tensor {missing[0]!r} is missing; {CURE}")
+    if extra := sorted(state.keys() - expected.keys()):
+        raise GlamError(f"{where}: tensor {extra[0]!r} belongs to no such model; {CURE}")
+    checked = {}
+    for name, like in expected.items():
+        tensor = state[name]
+        if tensor.shape != like.shape:
+            shapes = f"shape {tuple(tensor.shape)}, not {tuple(like.shape)}"
+            raise GlamError(f"{where}: tensor {name!r} has {shapes}; {CURE}")
+        allowed = EXPORT_DTYPES.values() if like.is_floating_point() else (like.dtype,)
+        if tensor.dtype not in (like.dtype, *allowed):
+            dtypes = f"dtype {tensor.dtype}, not {like.dtype}"
+            raise GlamError(f"{where}: tensor {name!r} has {dtypes}; {CURE}")
+        checked[name] = tensor.to(like.dtype)
+    _check_finite(checked, where)
+    return checked
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise GlamError(f"{where}: tensor {name!r} holds numbers that are not finite; {CURE}")
+
+
+def _read_tensors(folder: Path, name: str, config: CheckpointConfig) -> dict[str, Tensor]:
+    path, record = folder / name, config.files[name]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise GlamError(f"{path} cannot be read ({error.strerror}); {CURE}") from error
+    if len(data) != record.bytes:
+        sizes = f"has {len(data)} bytes where {CONFIG} says {record.bytes}"
+        raise GlamError(f"{path} {sizes}; {CURE}")
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise GlamError(f"{path} is not the file whose SHA-256 {CONFIG} tells; {CURE}")
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise GlamError(f"{path} is no safetensors file ({error}); {CURE}") from error
+    _check_finite(tensors, str(path))
+    return tensors
+
+
+def _check_contexts(contexts: Contexts, config: CheckpointConfig, where: str) -> None:
+    if (contexts.count, contexts.length) != (config.contexts.count, config.contexts.length):
+        raise GlamError(
+            f"{where}: holds {contexts.count} contexts of {contexts.length} steps where {CONFIG} "
+            f"says {config.contexts.count} of {config.contexts.length}; {CURE}"
+        )

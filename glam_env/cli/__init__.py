@@ -1,0 +1,1 @@
+"""The command ``glam``: one file a command."""

@@ -1,0 +1,1 @@
+"""Gymnasium environments: dreams and the real game in the same spaces."""

@@ -1,0 +1,366 @@
+"""``PixelVectorEnv``: what a dreamt and a real vector env of Atari have in common.
+
+A world (dreams, or games in the emulator) begins and advances its E rows and shows them as frames
+or as the agent's features. All else is here, once for both: Gymnasium's contract with its three
+autoreset modes, array and observation types, checks before anything moves, rendering.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from glam_env.checkpoint.config import CheckpointConfig, load_config
+from glam_env.checkpoint.folder import find_checkpoint
+from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
+from glam_env.checks import (
+    read_actions,
+    read_autoreset_mode,
+    read_mask,
+    require_choice,
+    require_count,
+)
+from glam_env.envs.attributes import RowAttributes
+from glam_env.envs.spec import PlainSpec
+from glam_env.envs.window import Window
+from glam_env.errors import GlamError
+from glam_env.games import find_game
+
+ARRAY_TYPES = ("numpy", "torch")
+OBS_TYPES = ("rgb", "latent", "grayscale")
+RENDER_MODES = ("rgb_array", "rgb_grid", "human")
+RENDER_FPS = 15  # an agent step is 4 of the game's 60 frames a second
+FRAME_SHAPE = (64, 64, 3)
+
+_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Transition(NamedTuple):
+    """One step of E rows: ``reward`` (E) float32, ``terminated`` and ``truncated`` (E) bool, and
+    ``prior_entropy`` (E) float32 nats, or None in a world that has none."""
+
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    prior_entropy: Tensor | None
+
+
+class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
+    """E rows of one game, stepped together.
+
+    Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64, 1) uint8, or ``latent``, the
+    agent's features [one-hot z_t, h_{t−1}] (K·C + D) float32. Rewards are float32, flags bool.
+    Whatever is returned belongs to the caller: no storage is used twice.
+
+    ``info["prior_entropy"]`` (E) float32, in every step, is the world model's doubt in nats about
+    what it foretold for this step; 0 where a row did not act but began (NEXT_STEP). As Gymnasium
+    has it, ``final_info`` repeats what belongs to the rows that SAME_STEP has begun anew, and the
+    mask ``_prior_entropy`` leaves them out.
+
+    A subclass gives the world: :meth:`_seed_world`, :meth:`_begin`, :meth:`_advance`,
+    :meth:`_frames`, :meth:`_features`, :meth:`_release`; it calls :meth:`_set_spaces` once.
+
+    Args:
+        game: one of :data:`~glam_env.games.GAMES`.
+        num_envs: E.
+        device: where observations are made.
+        array_type: ``"numpy"``, or ``"torch"`` for tensors that stay on the device.
+        obs_type: see above.
+        autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
+        render_mode: None; ``"rgb_array"``, a tuple of frames; ``"rgb_grid"``, all frames in one
+            picture; ``"human"``, that picture in a window at every reset and step.
+
+    Raises:
+        GlamError: an impossible option.
+    """
+
+    rows_are: ClassVar[str] = "rows"
+    """What messages call the E rows."""
+
+    single_action_space: spaces.Discrete
+    closed = True  # until there is something to close
+    _window: Window | None = None
+
+    def __init__(
+        self,
+        game: str,
+        num_envs: int,
+        *,
+        device: torch.device,
+        array_type: str,
+        obs_type: str,
+        autoreset_mode: AutoresetMode | str,
+        render_mode: str | None,
+    ) -> None:
+        self.num_envs = require_count("num_envs", num_envs)
+        require_choice("array_type", array_type, ARRAY_TYPES)
+        require_choice("obs_type", obs_type, OBS_TYPES)
+        require_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        self.game = find_game(game).name
+        self.device = device
+        self._luminance: Tensor | None = None  # on the device, from the first use on
+        self.array_type, self.obs_type, self.render_mode = array_type, obs_type, render_mode
+        self.autoreset_mode = read_autoreset_mode(autoreset_mode)
+        self.metadata = {
+            "render_modes": list(RENDER_MODES),
+            "render_fps": RENDER_FPS,
+            "autoreset_mode": self.autoreset_mode,
+        }
+        if render_mode == "human":
+            self._window = Window(type(self).__name__, RENDER_FPS)
+        self._done: Tensor | None = None  # rows that have ended and not begun anew
+        self.closed = False
+
+    def _set_spaces(self, num_actions: int, feature_dim: int) -> None:
+        self.single_action_space = spaces.Discrete(num_actions)
+        self.single_observation_space = {
+            "rgb": spaces.Box(0, 255, FRAME_SHAPE, np.uint8),
+            "grayscale": spaces.Box(0, 255, (*FRAME_SHAPE[:2], 1), np.uint8),
+            "latent": spaces.Box(-np.inf, np.inf, (feature_dim,), np.float32),
+        }[self.obs_type]
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    # --- the world ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def _seed_world(self, seed: int) -> None:
+        """Fixes all that the world draws from here on; ``seed`` lies in [0, 2^63)."""
+
+    @abstractmethod
+    def _begin(self, mask: Tensor, start: Any) -> None:
+        """Begins the rows of the (E) bool mask; ``start`` is of :meth:`_checked_start`, or None."""
+
+    @abstractmethod
+    def _advance(self, actions: Tensor, waiting: Tensor) -> Transition:
+        """Moves all rows on by (E) int64 actions; those of the (E) bool mask have ended before,
+        begin afterwards, and may become anything."""
+
+    @abstractmethod
+    def _frames(self) -> Tensor:
+        """(E, 64, 64, 3) uint8 on the device, what the rows look like now; the world's own."""
+
+    @abstractmethod
+    def _features(self) -> Tensor:
+        """(E, K·C + D) float32 features of all rows as they stand, a fresh tensor."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Lets go of everything that takes memory."""
+
+    def _checked_start(self, options: Mapping[str, Any]) -> Any:
+        """Where rows shall start, from reset's options without its ``reset_mask``."""
+        if options:
+            raise GlamError(
+                f"unknown reset option {str(next(iter(options)))!r}; there is reset_mask"
+            )
+        return None
+
+    # --- Gymnasium's interface ---------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begins rows, all of them unless a mask says otherwise.
+
+        Returns:
+            Observations of all rows, and an empty info: nothing has been foretold yet.
+
+        Raises:
+            GlamError: a bad option; nothing has moved then.
+        """
+        self._require_open()
+        others = dict(options or {})
+        mask = self._checked_mask(others.pop("reset_mask", None))
+        start = self._checked_start(others)
+        super().reset(seed=seed)
+        if seed is not None or self._done is None:
+            self._seed_world(int(self.np_random.integers(2**63)))
+        self._begin(mask, start)
+        self._done = torch.zeros_like(mask) if self._done is None else self._done & ~mask
+        self._show()
+        return self._export(self._observe()), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Steps all rows.
+
+        Args:
+            actions: (E) integers in numpy or torch.
+
+        Returns:
+            Observations, rewards, terminations, truncations, info, as the autoreset mode has it.
+
+        Raises:
+            GlamError: bad actions, or a row that has yet to begin; nothing has moved then.
+        """
+        self._require_open()
+        if self._done is None:
+            raise GlamError(f"the {self.rows_are} have not begun: call reset() before step()")
+        chosen = self._checked_actions(actions)
+        waiting = self._done
+        if self.autoreset_mode == AutoresetMode.DISABLED and bool(waiting.any()):
+            rows = waiting.nonzero().flatten().tolist()
+            raise GlamError(
+                f"{self.rows_are} {rows} have ended: reset() them before the next step()"
+            )
+        reward, terminated, truncated, entropy = self._advance(chosen, waiting)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP:
+            done = terminated | truncated
+            info = self._doubt(entropy, None, ~done)
+            if bool(done.any()):
+                info |= self._final_info(entropy, done)
+                self._begin(done, None)
+        else:
+            acted = ~waiting
+            if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(waiting.any()):
+                # Those that had ended begin in this step; what they have just done is dropped.
+                self._begin(waiting, None)
+                reward = reward.masked_fill(waiting, 0.0)
+                terminated, truncated = terminated & acted, truncated & acted
+            info = self._doubt(entropy, acted, acted.clone())
+            self._done = terminated | truncated
+        self._show()
+        return (
+            self._export(self._observe()),
+            self._export(reward),
+            self._export(terminated),
+            self._export(truncated),
+            info,
+        )
+
+    def render(self) -> Any:
+        """``rgb_array``: E frames (64, 64, 3) uint8 in a tuple; ``rgb_grid``: one picture with all
+        of them, row after row; ``human``: None, the window shows it anyway."""
+        if self.render_mode is None:
+            gym.logger.warn("render() does nothing without render_mode, such as 'rgb_array'")
+            return None
+        if self.render_mode == "human":
+            return None
+        self._require_begun()
+        frames = self._frames().cpu().numpy()
+        return tuple(frames.copy()) if self.render_mode == "rgb_array" else tile_frames(frames)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Lets go of the world, of its tensors on the device, and of the window."""
+        self._done = self._luminance = None
+        self._release()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # PyTorch keeps what has been freed; others may want it
+        if self._window is not None:
+            self._window.close()
+
+    # --- parts -------------------------------------------------------------------------------
+
+    def _observe(self) -> Tensor:
+        """Observations of all rows as they stand, a fresh tensor."""
+        if self.obs_type == "latent":
+            return self._features()
+        if self.obs_type == "grayscale":
+            if self._luminance is None:
+                self._luminance = torch.tensor(_LUMINANCE, device=self.device)
+            return (self._frames() * self._luminance).sum(-1, keepdim=True).round_().to(torch.uint8)
+        return self._frames().clone()
+
+    def _show(self) -> None:
+        if self._window is not None:
+            self._window.show(tile_frames(self._frames().cpu().numpy()))
+
+    def _export(self, tensor: Tensor) -> Any:
+        """A tensor in the caller's array type."""
+        return tensor if self.array_type == "torch" else tensor.cpu().numpy()
+
+    def _doubt(self, entropy: Tensor | None, acted: Tensor | None, told: Tensor) -> dict[str, Any]:
+        """``prior_entropy`` of the rows that have ``acted`` (None: all), 0 of the others, and its
+        mask ``told``, which is given away: those whose info this is. A world without a model masks
+        all."""
+        if entropy is None:
+            entropy, told = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(told)
+        elif acted is not None:
+            entropy = entropy.masked_fill(~acted, 0.0)
+        return {"prior_entropy": self._export(entropy), "_prior_entropy": self._export(told)}
+
+    def _final_info(self, entropy: Tensor | None, done: Tensor) -> dict[str, Any]:
+        """What finished rows leave behind: ``final_obs`` and ``final_info`` with their masks.
+
+        In numpy ``final_obs`` is an array of objects, None where its mask is false; in torch it
+        is a batch whose rows count where the mask is true.
+        """
+        final_obs = self._export(self._observe())
+        if self.array_type == "numpy":
+            rows, final_obs = final_obs, np.full(self.num_envs, None, dtype=object)
+            for row in done.nonzero().flatten().tolist():
+                final_obs[row] = rows[row].copy()
+        return {
+            "final_obs": final_obs,
+            "_final_obs": self._export(done.clone()),
+            "final_info": self._doubt(entropy, done, done.clone()),
+            "_final_info": self._export(done.clone()),
+        }
+
+    # --- checks ------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise GlamError("this env is closed: make a new one")
+
+    def _require_begun(self) -> None:
+        self._require_open()
+        if self._done is None:
+            raise GlamError(f"the {self.rows_are} have not begun: call reset() first")
+
+    def _checked_actions(self, actions: Any) -> Tensor:
+        """(E) int64 actions on the device, valid ones."""
+        num_actions = int(self.single_action_space.n)
+        return read_actions(actions, self.num_envs, num_actions).to(self.device)
+
+    def _checked_mask(self, value: Any) -> Tensor:
+        """The (E) bool mask of the rows to begin, on the device; None is all of them."""
+        if value is None:
+            return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        row = self.rows_are[:-1]
+        mask = read_mask(value, self.num_envs, row)
+        if self._done is None and not bool(mask.all()):
+            raise GlamError(f"the first reset must begin every {row}: leave out reset_mask")
+        return mask.to(self.device)
+
+
+def open_checkpoint(checkpoint: str | Path | None, game: str) -> tuple[Path, CheckpointConfig]:
+    """A checkpoint's folder and config.
+
+    Args:
+        checkpoint: a folder, a game's name, ``hf://owner/name[@revision]``; None is ``game``'s own.
+        game: its name.
+
+    Raises:
+        GlamError: there is none, it is broken, or it is of another game.
+    """
+    if isinstance(checkpoint, str) and checkpoint.startswith(SCHEME):
+        folder = fetch_checkpoint(checkpoint)
+    else:
+        folder = find_checkpoint(game if checkpoint is None else checkpoint)
+    config = load_config(folder)
+    if config.game != game:
+        raise GlamError(f"checkpoint {folder} is of {config.game}, not of {game}")
+    return folder, config
+
+
+def tile_frames(frames: np.ndarray) -> np.ndarray:
+    """(E, H, W, 3) frames in one picture, row after row and about as wide as high; black where
+    the last row has none left."""
+    count, height, width, channels = frames.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    grid = np.zeros((rows * columns, height, width, channels), frames.dtype)
+    grid[:count] = frames
+    grid = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)

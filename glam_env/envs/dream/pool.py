@@ -1,0 +1,128 @@
+"""``ContextPool``: the start states of all contexts, each warmed up once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from glam_env.checkpoint.contexts import Contexts
+from glam_env.fast.render import Renderer
+from glam_env.model.cores.glam import CoreState
+from glam_env.model.structures import DreamState
+from glam_env.model.world_model import WorldModel
+
+_WARM_UP_BATCH = 128  # contexts at once on an accelerator
+
+
+def draw_frames(world_model: WorldModel, codes: Tensor) -> Tensor:
+    """What dreams look like: (..., K) int64 codes to (..., 64, 64, 3) uint8 frames."""
+    with torch.no_grad():
+        return world_model.decode(codes).mul_(255.0).round_().to(torch.uint8)
+
+
+class ContextPool:
+    """Start states (and first frames) of all contexts, each warmed up once.
+
+    On an accelerator everything is computed at construction, so a start is one gather. On a CPU,
+    where that would take many seconds, each context is warmed up when first asked for. Either
+    way the batch a context is computed in is always the same, and so are its bits.
+
+    Args:
+        world_model: in eval mode, on ``device``.
+        contexts: where dreams may start.
+        device: where the states live.
+        frames: whether first frames will be asked for.
+        draw: draws them; :func:`draw_frames` if None.
+        arrange: puts states in the order of memory that they shall be kept in.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        contexts: Contexts,
+        device: torch.device,
+        *,
+        frames: bool = False,
+        draw: Renderer | None = None,
+        arrange: Callable[[DreamState], DreamState] = lambda state: state,
+    ) -> None:
+        self._world_model = world_model
+        self._draw = partial(draw_frames, world_model) if draw is None else draw
+        self._contexts = contexts.to(device)
+        self._batch = 1 if device.type == "cpu" else min(_WARM_UP_BATCH, contexts.count)
+        self._batches_missing = set(range(-(-contexts.count // self._batch)))
+        # Uninitialised memory costs nothing until a context is written to it.
+        first = arrange(self._warm_up(0))
+        rows = contexts.count
+        self._codes, self._h = (_room(part, rows) for part in (first.code, first.h))
+        self._core = CoreState(*(_room(part, rows) for part in first.core))
+        self._frames = (
+            torch.empty((rows, 64, 64, 3), dtype=torch.uint8, device=device) if frames else None
+        )
+        if device.type != "cpu":
+            for batch in sorted(self._batches_missing):
+                self._fill(batch)
+
+    def __len__(self) -> int:
+        return self._contexts.count
+
+    def states(self, indices: Tensor, mask: Tensor) -> DreamState:
+        """Start states.
+
+        Args:
+            indices: (E) int64 contexts.
+            mask: (E) bool, the rows that will be used; the others hold anything.
+
+        Returns:
+            E states, copies.
+        """
+        everything = self.all_states(indices, mask)
+        core = CoreState(*(part[indices] for part in everything.core))
+        return DreamState(everything.code[indices], everything.h[indices], core)
+
+    def all_states(self, indices: Tensor, mask: Tensor) -> DreamState:
+        """The start states of all contexts, no copies; they hold anything but at those of the (N)
+        ``indices`` where the mask is true."""
+        self._require(indices, mask)
+        return DreamState(self._codes, self._h, self._core)
+
+    def frames(self, indices: Tensor, mask: Tensor) -> Tensor:
+        """First frames (E, 64, 64, 3) uint8, copies; arguments as in :meth:`states`."""
+        assert self._frames is not None, "this pool was made without frames"
+        self._require(indices, mask)
+        if indices.device.type != "cpu":
+            return self._frames[indices]
+        frames = self._frames.new_empty(len(indices), *self._frames.shape[1:])
+        rows = mask.nonzero().flatten()
+        return frames.index_copy_(0, rows, self._frames[indices[rows]])
+
+    def _require(self, indices: Tensor, mask: Tensor) -> None:
+        if self._batches_missing:
+            wanted = set((indices[mask] // self._batch).tolist())
+            for batch in sorted(wanted & self._batches_missing):
+                self._fill(batch)
+
+    def _warm_up(self, batch: int) -> DreamState:
+        rows = slice(batch * self._batch, (batch + 1) * self._batch)
+        contexts = self._contexts
+        return self._world_model.warm_up(contexts.codes[rows].long(), contexts.actions[rows].long())
+
+    def _fill(self, batch: int) -> None:
+        rows = slice(batch * self._batch, (batch + 1) * self._batch)
+        state = self._warm_up(batch)
+        self._codes[rows], self._h[rows] = state.code, state.h
+        for own, part in zip(self._core, state.core, strict=True):
+            own[rows] = part
+        if self._frames is not None:
+            self._frames[rows] = self._draw(state.code)
+        self._batches_missing.discard(batch)
+
+
+def _room(part: Tensor, rows: int) -> Tensor:
+    """Memory for as many rows like those of (E, ...), in the order that they have there."""
+    order = sorted(range(1, part.ndim), key=lambda axis: -part.stride(axis))
+    room = part.new_empty((rows, *(part.shape[axis] for axis in order)))
+    return room.permute(0, *(1 + order.index(axis) for axis in range(1, part.ndim)))

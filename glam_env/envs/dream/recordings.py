@@ -1,0 +1,171 @@
+"""Start contexts from real play of the user's own: frames and actions, as files or arrays."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.lib.npyio import NpzFile
+from safetensors import SafetensorError
+from torch import Tensor
+
+from glam_env.checkpoint.contexts import Contexts
+from glam_env.checks import require_integers, require_range
+from glam_env.envs.base import FRAME_SHAPE
+from glam_env.errors import GlamError
+from glam_env.model.distributions import sample_codes
+from glam_env.model.world_model import WorldModel
+
+_ENCODE_BATCH = 64  # frames encoded at once
+_SEED = 0  # of the latents' draw: the same recording gives the same contexts
+
+Source = str | Path | Mapping[str, Any]
+
+
+def read_contexts(source: Source, world_model: WorldModel, length: int) -> Contexts:
+    """Contexts of recorded episodes: every moment with ``length`` steps before it, in order.
+
+    With one episode, context i so is the moment of its frame i + L; the episodes of a folder
+    follow each other by name, those of a batch by row.
+
+    Args:
+        source: a mapping with ``frames`` (T, 64, 64, 3) uint8 and ``actions`` (T) integers, the
+            one taken on seeing the frame; or with a leading dimension E, as
+            ``vars(glam_env.evaluation.Recording)`` has; ``ended`` of the actions' shape, if there
+            is one, is true where an episode ended at this step, and other names are not read.
+            Or the path of such a mapping as ``.npz`` or ``.safetensors``, or of a folder of
+            ``.npz`` files. A ``.safetensors`` file may also be a checkpoint's contexts.
+        world_model: encodes the frames, and will dream.
+        length: L.
+
+    Returns:
+        The contexts, on the CPU.
+
+    Raises:
+        GlamError: nothing there, something that is no recording, or no episode that is longer
+            than L steps.
+    """
+    episodes: list[tuple[Tensor, Tensor]] = []
+    for where, tensors in _read(source):
+        if tensors.keys() == {"codes", "actions"}:
+            return Contexts.from_tensors(tensors, world_model.config, where)
+        episodes += _episodes(tensors, world_model.config.num_actions, where)
+    long_enough = [(frames, actions) for frames, actions in episodes if len(actions) > length]
+    if not long_enough:
+        longest = max((len(actions) for _, actions in episodes), default=0)
+        raise GlamError(
+            f"contexts: the longest recorded episode has {longest} steps; "
+            f"one of at least {length + 1} is needed"
+        )
+    device = next(world_model.parameters()).device
+    generator = torch.Generator(device).manual_seed(_SEED)
+    codes, chosen = [], []
+    for frames, actions in long_enough:
+        code = _encode(frames, world_model, generator)
+        codes.append(code.unfold(0, length + 1, 1).transpose(1, 2))  # (N, L+1, K)
+        chosen.append(actions[:-1].to(torch.uint8).unfold(0, length, 1))
+    return Contexts(torch.cat(codes), torch.cat(chosen))
+
+
+def _read(source: Source) -> list[tuple[str, dict[str, Tensor]]]:
+    """The mappings of a source as tensors, each with its name for messages."""
+    if isinstance(source, Mapping):
+        return [("contexts", _tensors(source, "contexts"))]
+    if not isinstance(source, str | Path):
+        raise GlamError(
+            f"contexts must be a path or a mapping of arrays, got {type(source).__name__}"
+        )
+    path = Path(source).expanduser()
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise GlamError(f"contexts: {path} holds no .npz files")
+    return [(str(file), _read_file(file)) for file in files]
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(path.read_bytes())
+        if path.suffix == ".npz":
+            with path.open("rb") as file:
+                arrays = NpzFile(file, allow_pickle=False)
+                found = {name: arrays[name] for name in _NAMES if name in arrays}
+            return _tensors(found, str(path))
+    except _DAMAGED as error:
+        if isinstance(error, GlamError):
+            raise
+        raise GlamError(f"contexts: {path} cannot be read ({error})") from error
+    raise GlamError(f"contexts: {path} is no folder, .npz or .safetensors file")
+
+
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
+_NAMES = ("frames", "actions", "ended", "codes")
+
+
+def _tensors(arrays: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+    tensors = {}
+    for name in _NAMES:
+        if name in arrays:
+            value = arrays[name]
+            try:
+                tensors[name] = value if isinstance(value, Tensor) else _own(np.asarray(value))
+            except (TypeError, ValueError) as error:
+                raise GlamError(f"{where}: {name} is no array of numbers") from error
+    return tensors
+
+
+def _own(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _episodes(
+    tensors: Mapping[str, Tensor], num_actions: int, where: str
+) -> list[tuple[Tensor, Tensor]]:
+    """Frames (T, 64, 64, 3) and actions (T) of each episode in a mapping, checked."""
+    if missing := {"frames", "actions"} - tensors.keys():
+        raise GlamError(
+            f"{where}: {min(missing)} is missing; a recording has frames (T, 64, 64, 3) uint8 "
+            "and actions (T)"
+        )
+    frames, actions = tensors["frames"].cpu(), require_integers("actions", tensors["actions"]).cpu()
+    ended = tensors.get("ended", torch.zeros(actions.shape, dtype=torch.bool)).cpu()
+    if (
+        frames.dtype != torch.uint8
+        or actions.ndim not in (1, 2)
+        or frames.shape != (*actions.shape, *FRAME_SHAPE)
+    ):
+        raise GlamError(
+            f"{where}: frames must be uint8 of shape (T, 64, 64, 3) and actions of shape (T,), "
+            f"got {frames.dtype} {tuple(frames.shape)} and {tuple(actions.shape)}"
+        )
+    if ended.dtype != torch.bool or ended.shape != actions.shape:
+        raise GlamError(f"{where}: ended must be bool of shape {tuple(actions.shape)}")
+    require_range(f"{where}: actions", actions, num_actions)
+    if actions.ndim == 1:
+        frames, actions, ended = frames[None], actions[None], ended[None]
+    episodes = []
+    for stream in range(len(actions)):
+        ends = (ended[stream].nonzero().flatten() + 1).tolist()
+        for start, stop in zip([0, *ends], [*ends, actions.shape[1]], strict=True):
+            if stop > start:
+                episodes.append((frames[stream, start:stop], actions[stream, start:stop]))
+    return episodes
+
+
+@torch.no_grad()
+def _encode(frames: Tensor, world_model: WorldModel, generator: torch.Generator) -> Tensor:
+    """(T, 64, 64, 3) uint8 frames to (T, K) uint8 codes on the CPU."""
+    return torch.cat(
+        [
+            sample_codes(world_model.encode(part.to(generator.device)), generator=generator)
+            .to(torch.uint8)
+            .cpu()
+            for part in frames.split(_ENCODE_BATCH)
+        ]
+    )

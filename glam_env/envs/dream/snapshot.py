@@ -1,0 +1,106 @@
+"""``DreamSnapshot``: dreams, copied out of an env to be gone on with later, or many times over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glam_env.envs.dream.engine import EngineDraws, EngineState
+from glam_env.errors import GlamError
+from glam_env.model.cores.glam import CoreState
+from glam_env.model.structures import DreamState
+
+
+@dataclass(frozen=True)
+class DreamSnapshot:
+    """E dreams as they stood, in tensors of their own.
+
+    A whole snapshot holds the draws to come as well: an env that is set to it goes on, bit for
+    bit, as the one it was taken from. A selection of its :meth:`rows` holds none, and an env that
+    is set to it goes on with its own draws: branches of one moment become different futures.
+
+    Attributes:
+        world: SHA-256 of the world model that dreamt them; another can't go on with them.
+        engine: where they stand, and steps since each began.
+        done: (E) bool, dreams that have ended and not begun anew.
+        frames: (E, 64, 64, 3) uint8, what they look like; None of an env that shows latents.
+        draws: what will be drawn; None in a selection.
+    """
+
+    world: str
+    engine: EngineState
+    done: Tensor
+    frames: Tensor | None
+    draws: EngineDraws | None
+
+    @property
+    def num_envs(self) -> int:
+        """E."""
+        return len(self.done)
+
+    def rows(self, index: Any) -> DreamSnapshot:
+        """Some of the dreams, any of them as often as wanted, without the draws to come.
+
+        Args:
+            index: (N) integers from 0 to E − 1, a number (N = 1), or (E) bool; in numpy, torch
+                or a list.
+
+        Returns:
+            N dreams, copies.
+
+        Raises:
+            GlamError: an index that is none, or that is out of range.
+        """
+        chosen = self._checked_index(index).to(self.done.device)
+        return replace(
+            self,
+            engine=EngineState(self.engine.dream.rows(chosen), self.engine.steps[chosen]),
+            done=self.done[chosen],
+            frames=None if self.frames is None else self.frames[chosen],
+            draws=None,
+        )
+
+    def without_draws(self) -> DreamSnapshot:
+        """All of the dreams, without the draws to come."""
+        return replace(self, draws=None)
+
+    def to(self, device: torch.device | str) -> DreamSnapshot:
+        """The same dreams in tensors on a device; the draws to come are made for the first one."""
+        dream = self.engine.dream
+        core = CoreState(*(part.to(device) for part in dream.core))
+        return replace(
+            self,
+            engine=EngineState(
+                DreamState(dream.code.to(device), dream.h.to(device), core),
+                self.engine.steps.to(device),
+            ),
+            done=self.done.to(device),
+            frames=None if self.frames is None else self.frames.to(device),
+        )
+
+    def _checked_index(self, index: Any) -> Tensor:
+        try:
+            chosen = index if isinstance(index, Tensor) else torch.from_numpy(np.array(index))
+        except (TypeError, ValueError) as error:
+            raise GlamError(f"an index of dreams is made of integers, not {index!r}") from error
+        if chosen.dtype == torch.bool and tuple(chosen.shape) == (self.num_envs,):
+            chosen = chosen.nonzero().flatten()
+        if chosen.ndim == 0:
+            chosen = chosen[None]
+        whole = not (
+            chosen.dtype == torch.bool or chosen.is_floating_point() or chosen.is_complex()
+        )
+        if not whole or chosen.ndim != 1 or len(chosen) == 0:
+            raise GlamError(
+                f"an index of dreams is integers of shape (N,), or bool of shape "
+                f"({self.num_envs},); got {chosen.dtype} of shape {tuple(chosen.shape)}"
+            )
+        if bool(((chosen < 0) | (chosen >= self.num_envs)).any()):
+            raise GlamError(
+                f"this snapshot has dreams 0 … {self.num_envs - 1}; got {chosen.tolist()}"
+            )
+        return chosen.long()

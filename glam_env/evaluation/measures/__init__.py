@@ -1,0 +1,1 @@
+"""What is measured of dreams: each measure is a file."""

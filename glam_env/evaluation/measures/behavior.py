@@ -1,0 +1,279 @@
+"""One policy in dreams and in the game, from the same moments: what it earns, how it behaves.
+
+This is the test that counts for whoever learns in dreams. The policy plays the real game; every
+`horizon` steps of that play a moment is taken, and the policy plays on from it in dreams, which it
+does in the env's own engine and with whatever the heads hand out as reward. The dreams so stand
+beside the very steps that the policy played on from the same moments: same starts, same length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from glam_env.checkpoint.contexts import CONTEXT_LENGTH
+from glam_env.envs.latent_filter import Act, FilteredPolicy
+from glam_env.evaluation.measures.events import EVENT_HORIZONS, known, reward_events
+from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
+from glam_env.evaluation.play.recording import record_play, window_starts
+from glam_env.model.world_model import WorldModel
+
+RESAMPLES = 2000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Points in 1000 steps, in the game and in dreams.
+
+    Attributes:
+        game, dream: Means over all steps.
+        game_interval, dream_interval: 95 % bootstrap intervals over the moments.
+    """
+
+    game: float
+    dream: float
+    game_interval: tuple[float, float]
+    dream_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class EarlyRate:
+    """Points in 1000 steps over the first `horizon` steps of the plays alone."""
+
+    horizon: int
+    game_won: float
+    dream_won: float
+    game_lost: float
+    dream_lost: float
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """How the policy fares in one of the two worlds, from the moments on.
+
+    Attributes:
+        steps: Steps played.
+        points: Rewards of at least half a point, won or lost.
+        first_point: Mean number of steps to the first of them, those that never come counted
+            as `horizon`.
+        pointless: Share of the plays in which none comes.
+        rally: Mean number of steps from one of them to the next within a play; None without any.
+        actions: Share of each action.
+    """
+
+    steps: int
+    points: int
+    first_point: float
+    pointless: float
+    rally: float | None
+    actions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BehaviorReport:
+    """What `compare_behavior` found.
+
+    Attributes:
+        moments: Real moments that were gone on from.
+        horizon, context, seed, dreams_per_moment: As measured with.
+        won, lost: Points won, points lost (as a positive figure). Every reward counts as it was
+            handed out, the dream's small ones too.
+        net: Won less lost.
+        early: The same over the plays' beginnings: where dreams lose their points.
+        reward_rate_error: |net in dreams − net in the game| / |net in the game|; None if the
+            latter is 0.
+        points_error: (|won in dreams − won in the game| + the same for lost) / (won + lost in the
+            game); None without points. Unlike the error of the net it means something for a
+            policy that wins as often as it loses, and errors of both sides cannot cancel out.
+            For one that only wins or only loses, and dreams so, the two are the same.
+        reward_rate_error_interval, points_error_interval: 95 % bootstrap intervals.
+        action_distance: Total variation distance between the two shares of actions, 0 to 1.
+        game, dream: How the policy fares in either world.
+    """
+
+    moments: int
+    horizon: int
+    context: int
+    seed: int
+    dreams_per_moment: int
+    won: Rate
+    lost: Rate
+    net: Rate
+    early: tuple[EarlyRate, ...]
+    reward_rate_error: float | None
+    points_error: float | None
+    reward_rate_error_interval: tuple[float, float] | None
+    points_error_interval: tuple[float, float] | None
+    action_distance: float
+    game: Behavior
+    dream: Behavior
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything above, ready for `json.dumps`."""
+        return asdict(self)
+
+
+def compare_behavior(
+    world_model: WorldModel,
+    act: Act,
+    game: str,
+    *,
+    steps: int = 8192,
+    num_envs: int = 8,
+    horizon: int = 64,
+    context: int = CONTEXT_LENGTH,
+    dreams_per_moment: int = 8,
+    seed: int = 0,
+    repeat_action_probability: float = 0.0,
+    on_step: Callable[[int], None] | None = None,
+) -> BehaviorReport:
+    """Lets a policy play the real game, and dreams from moments of that play.
+
+    Args:
+        world_model: In evaluation mode.
+        act: The policy, in both worlds.
+        game: Name of the game.
+        steps: Real steps, over all envs.
+        num_envs: Real games side by side.
+        horizon: Steps that a dream lasts; the env's are `max_episode_steps` long.
+        context: Real steps that warm a dream up.
+        dreams_per_moment: Dreams from each moment.
+        seed: Of everything.
+        repeat_action_probability: Chance of a sticky action in the game.
+        on_step: Told how many of its steps each real game has played.
+
+    Raises:
+        GlamError: For an impossible value, or if the play is too short for one moment.
+    """
+    recording = record_play(
+        FilteredPolicy(world_model, act),
+        game,
+        steps=steps,
+        num_envs=num_envs,
+        seed=seed,
+        repeat_action_probability=repeat_action_probability,
+        on_step=on_step,
+    )
+    starts = window_starts(recording, context, horizon, stride=horizon)
+    real = cut_plays(recording, starts[:, 0], starts[:, 1] + context, horizon)
+    contexts = take_contexts(world_model, recording, starts, context, seed)
+    dreamt = play_dreams_from(world_model, act, contexts, dreams_per_moment, horizon, seed)
+    return report_behavior(
+        real,
+        dreamt,
+        num_actions=world_model.config.num_actions,
+        context=context,
+        seed=seed,
+    )
+
+
+def report_behavior(
+    real: Plays, dreamt: Plays, *, num_actions: int, context: int, seed: int
+) -> BehaviorReport:
+    """Compares N real plays with N × D dreamt ones, D from the moment of each real one.
+
+    Args:
+        real, dreamt: The plays, all of one length; those of a moment lie next to each other.
+        num_actions: Number of actions.
+        context, seed: As the plays were made with, for the report.
+    """
+    moments, horizon = real.rewards.shape
+    game, dream = _tally(real, moments, horizon), _tally(dreamt, moments, horizon)
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(moments, size=(RESAMPLES, moments))
+    counts = np.stack([np.bincount(draw, minlength=moments) for draw in draws])
+    game_rates, dream_rates = (_rates(counts @ tally) for tally in (game, dream))  # (R, 2) each
+    (game_rate, dream_rate) = (_rates(tally.sum(0)) for tally in (game, dream))  # won and lost
+
+    def rate(weights: np.ndarray) -> Rate:
+        return Rate(
+            game=float(game_rate @ weights),
+            dream=float(dream_rate @ weights),
+            game_interval=_interval(game_rates @ weights),
+            dream_interval=_interval(dream_rates @ weights),
+        )
+
+    shares = [
+        np.bincount(plays.actions[plays.alive], minlength=num_actions) / plays.alive.sum()
+        for plays in (real, dreamt)
+    ]
+    return BehaviorReport(
+        moments=moments,
+        horizon=horizon,
+        context=context,
+        seed=seed,
+        dreams_per_moment=len(dreamt.rewards) // moments,
+        won=rate(np.array([1.0, 0.0])),
+        lost=rate(np.array([0.0, 1.0])),
+        net=rate(np.array([1.0, -1.0])),
+        early=tuple(_early_rate(real, dreamt, h) for h in EVENT_HORIZONS if h < horizon),
+        reward_rate_error=known(_net_error(game_rate, dream_rate)),
+        points_error=known(_points_error(game_rate, dream_rate)),
+        reward_rate_error_interval=_error_interval(_net_error(game_rates, dream_rates)),
+        points_error_interval=_error_interval(_points_error(game_rates, dream_rates)),
+        action_distance=float(np.abs(shares[0] - shares[1]).sum() / 2),
+        game=_describe(real, shares[0]),
+        dream=_describe(dreamt, shares[1]),
+    )
+
+
+def _tally(plays: Plays, moments: int, horizon: int) -> np.ndarray:
+    """Points won, points lost and steps of each moment, to the horizon: (moments, 3)."""
+    alive = plays.alive[:, :horizon]
+    rewards = np.where(alive, plays.rewards[:, :horizon], 0.0).astype(np.float64)
+    columns = rewards.clip(0).sum(1), -rewards.clip(None, 0).sum(1), alive.sum(1)
+    return np.stack(columns, 1).reshape(moments, -1, 3).sum(1)
+
+
+def _rates(tallies: np.ndarray) -> np.ndarray:
+    """(..., 3) won, lost and steps to (..., 2) points won and lost in 1000 steps."""
+    return 1000.0 * tallies[..., :2] / tallies[..., 2:]
+
+
+def _early_rate(real: Plays, dreamt: Plays, horizon: int) -> EarlyRate:
+    (game_won, game_lost), (dream_won, dream_lost) = (
+        _rates(_tally(plays, 1, horizon)[0]).tolist() for plays in (real, dreamt)
+    )
+    return EarlyRate(horizon, game_won, dream_won, game_lost, dream_lost)
+
+
+def _net_error(game: np.ndarray, dream: np.ndarray) -> np.ndarray:
+    """(..., 2) rates won and lost to the (...) relative error of the net."""
+    net, dreamt = game[..., 0] - game[..., 1], dream[..., 0] - dream[..., 1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.abs(dreamt - net) / np.abs(net)
+
+
+def _points_error(game: np.ndarray, dream: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.abs(dream - game).sum(-1) / game.sum(-1)
+
+
+def _interval(figures: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(figures, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _error_interval(figures: np.ndarray) -> tuple[float, float] | None:
+    """None if a resample had nothing to divide by."""
+    return _interval(figures) if np.isfinite(figures).all() else None
+
+
+def _describe(plays: Plays, shares: np.ndarray) -> Behavior:
+    events = (reward_events(plays.rewards) != 0) & plays.alive
+    horizon = events.shape[1]
+    any_point = events.any(1)
+    first = np.where(any_point, events.argmax(1) + 1, horizon)
+    play, step = np.nonzero(events)
+    gaps = np.diff(step)[np.diff(play) == 0]
+    return Behavior(
+        steps=int(plays.alive.sum()),
+        points=int(events.sum()),
+        first_point=float(first.mean()),
+        pointless=float((~any_point).mean()),
+        rally=float(gaps.mean()) if len(gaps) else None,
+        actions=tuple(shares.tolist()),
+    )

@@ -1,0 +1,159 @@
+"""Real play, kept: the held-out episodes that a dream is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glam_env.envs.atari.emulator import FRAME_SIZE, Emulator
+from glam_env.envs.latent_filter import Act
+from glam_env.errors import GlamError
+from glam_env.evaluation.play.scores import Policy, seed_apart
+
+HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the same episodes
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`E` streams of `T` steps of real play, episode after episode.
+
+    At step `t` the frame is what was seen, then the action followed, and what came of it.
+
+    Attributes:
+        game: Name of the game.
+        frames: (E, T, 64, 64, 3) uint8.
+        actions: (E, T) int64.
+        rewards: (E, T) float32, raw points.
+        life_lost: (E, T) bool, a life was lost or the game was over at this step.
+        ended: (E, T) bool, the episode ended at this step; the next frame is another one's first.
+    """
+
+    game: str
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    life_lost: np.ndarray
+    ended: np.ndarray
+
+
+def add_noise(act: Act, num_actions: int, noise: Sequence[float]) -> Act:
+    """An agent some of whose actions are replaced by random ones, which it is told of.
+
+    Args:
+        act: (E, F) features and a generator to (E) int64 actions.
+        num_actions: Number of actions.
+        noise: Chance that an action is replaced, one for each env and over again: with
+            `(0.0, 0.5, 1.0)` a third of the envs plays as the agent does and a third at random.
+
+    Raises:
+        GlamError: If `noise` is empty or holds anything but chances.
+    """
+    if not noise or not all(0.0 <= chance <= 1.0 for chance in noise):
+        raise GlamError(f"noise is a list of chances from 0 to 1, not {list(noise)}")
+
+    def act_noisily(features: Tensor, generator: torch.Generator) -> Tensor:
+        actions = act(features, generator)
+        settings = {"generator": generator, "device": actions.device}
+        random = torch.randint(num_actions, actions.shape, **settings)
+        chances = torch.tensor(np.resize(noise, len(actions)), device=actions.device)
+        return torch.where(torch.rand(chances.shape, **settings) < chances, random, actions)
+
+    return act_noisily
+
+
+def record_play(
+    policy: Policy,
+    game: str,
+    *,
+    steps: int,
+    num_envs: int,
+    seed: int,
+    repeat_action_probability: float = 0.0,
+    num_threads: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> Recording:
+    """Plays the real game and keeps everything.
+
+    The episodes are held out: whatever the seed, they are not those of a training or a score.
+
+    Args:
+        policy: Who plays.
+        game: Name of the game.
+        steps: Agent steps over all envs; each plays its share `T`, rounded up.
+        num_envs: Envs `E` side by side.
+        seed: With it, the number of envs and the policy, the recording is fixed.
+        repeat_action_probability: Chance of a sticky action.
+        num_threads: Threads that run the games; 0 takes one per env, as far as there are cores.
+        on_step: Told how many of its steps each env has played.
+
+    Raises:
+        GlamError: For an unknown game or an impossible value.
+    """
+    if steps < 1:
+        raise GlamError(f"a recording takes at least 1 step, not {steps}")
+    emulator = Emulator(
+        game,
+        num_envs,
+        seed=seed_apart(HELD_OUT, seed),
+        repeat_action_probability=repeat_action_probability,
+        num_threads=num_threads,
+    )
+    shape = (num_envs, -(-steps // num_envs))
+    recording = Recording(
+        game=emulator.game.name,
+        frames=np.empty((*shape, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
+        actions=np.empty(shape, np.int64),
+        rewards=np.empty(shape, np.float32),
+        life_lost=np.empty(shape, bool),
+        ended=np.empty(shape, bool),
+    )
+    with closing(emulator):
+        policy.begin(num_envs, seed)
+        frames, first = emulator.reset(), np.ones(num_envs, bool)
+        for t in range(shape[1]):
+            actions = policy.act(frames, first)
+            step = emulator.step(actions)
+            recording.frames[:, t], recording.actions[:, t] = frames, actions
+            recording.rewards[:, t], recording.life_lost[:, t] = step.reward, step.life_lost
+            frames, first = step.frames, step.terminated | step.truncated
+            recording.ended[:, t] = first
+            if on_step is not None:
+                on_step(t + 1)
+    return recording
+
+
+def window_starts(
+    recording: Recording, context: int, horizon: int, stride: int, beyond: int = 1
+) -> np.ndarray:
+    """Where windows begin: (W, 2) int64, env and step.
+
+    A window is `context` steps, `horizon` steps and `beyond` more that are to be seen.
+
+    An episode's end within the `context` steps rules a window out. One among the steps dreamt
+    cuts it short: nothing beyond is compared.
+
+    Raises:
+        GlamError: If there is none.
+    """
+    if min(context, horizon, stride) < 1:
+        raise GlamError(
+            f"context, horizon and stride are at least 1 step, not {context}, {horizon}, {stride}"
+        )
+    length = context + horizon + beyond
+    envs, steps = recording.ended.shape
+    starts = [
+        (env, start)
+        for env in range(envs)
+        for start in range(0, steps - length + 1, stride)
+        if not recording.ended[env, start : start + context].any()
+    ]
+    if not starts:
+        raise GlamError(
+            f"a recording of {steps} steps has no room for windows of {length}: record more"
+        )
+    return np.array(starts, np.int64)

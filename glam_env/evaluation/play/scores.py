@@ -1,0 +1,302 @@
+"""The score of a policy in the real game, by the protocol of Atari 100k.
+
+Whole episodes, raw points, and for every env its own quota of them: taking the first to finish
+would favour short episodes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from glam_env.envs.atari.emulator import Emulator, EmulatorStep, Episode
+from glam_env.errors import GlamError
+from glam_env.games import find_game, human_normalized_score
+
+BOOTSTRAP_RESAMPLES = 10_000
+
+EVALUATION = 0x4556414C  # mixed into seeds, so that no training sees the same episodes
+
+OnStep = Callable[[EmulatorStep, list[Episode]], None]
+
+
+class Policy(Protocol):
+    """Whatever plays: it is told how many envs there are, then asked for their actions."""
+
+    def begin(self, num_envs: int, seed: int) -> None:
+        """Gets ready for `num_envs` envs; all that is random in the play comes from `seed`."""
+        ...
+
+    def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Chooses the actions.
+
+        Args:
+            frames: (E, 64, 64, 3) uint8, what is seen now.
+            first: (E,) bool, true where the frame is the first of an episode: whatever the policy
+                remembers of that env is of another game.
+
+        Returns:
+            (E,) int64 actions.
+        """
+        ...
+
+
+class RandomPolicy:
+    """Plays every action with the same chance."""
+
+    def __init__(self, num_actions: int) -> None:
+        self.num_actions = num_actions
+
+    def begin(self, num_envs: int, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+
+    def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
+        return self._generator.integers(self.num_actions, size=len(frames))
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Scores of whole episodes, in raw points, and what follows from them.
+
+    Attributes:
+        game: Name of the game.
+        repeat_action_probability: Chance of a sticky action that was played with.
+        seed: Seed of the evaluation.
+        num_envs: Envs side by side.
+        scores: Return of each episode, by env and then in the order played.
+        lengths: Agent steps of each episode.
+        seconds: Wall time of the play.
+    """
+
+    game: str
+    repeat_action_probability: float
+    seed: int
+    num_envs: int
+    scores: tuple[float, ...]
+    lengths: tuple[int, ...]
+    seconds: float
+
+    @property
+    def episodes(self) -> int:
+        return len(self.scores)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over episodes; NaN for a single one."""
+        return statistics.stdev(self.scores) if self.episodes > 1 else math.nan
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean; NaN for a single episode."""
+        return self.std / math.sqrt(self.episodes)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % percentile-bootstrap interval of the mean; NaNs for a single episode.
+
+        The resamples have a fixed seed: the same scores give the same interval.
+        """
+        if self.episodes == 1:
+            return math.nan, math.nan
+        generator = np.random.default_rng(0)
+        resamples = generator.choice(self.scores, (BOOTSTRAP_RESAMPLES, self.episodes))
+        low, high = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
+        return float(low), float(high)
+
+    @property
+    def random(self) -> float:
+        """Published score of random play."""
+        return find_game(self.game).random
+
+    @property
+    def human(self) -> float:
+        """Published score of the human tester."""
+        return find_game(self.game).human
+
+    @property
+    def published(self) -> dict[str, float]:
+        """Published scores of methods at 100k agent steps, by name."""
+        return dict(find_game(self.game).published)
+
+    @property
+    def human_normalized(self) -> float:
+        """The mean, where random play is 0 and the human tester 1."""
+        return human_normalized_score(find_game(self.game), self.mean)
+
+    @property
+    def agent_steps(self) -> int:
+        """Agent steps in the episodes that count."""
+        return sum(self.lengths)
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.agent_steps / self.seconds
+
+    def table(self) -> str:
+        """The figures for people, as plain text, the published ones beside them."""
+        spread = ""
+        if self.episodes > 1:
+            low, high = self.interval
+            spread = f" ± {self.standard_error:.2f} (95 %: {low:.2f} to {high:.2f})"
+        rows = {"random play": self.random, "human": self.human, **self.published}
+        game = find_game(self.game)
+        return "\n".join(
+            [
+                f"{self.game}: {self.mean:.2f}{spread}, mean of {self.episodes} whole games; "
+                f"human-normalised {100 * self.human_normalized:.1f} %",
+                f"games: {' '.join(f'{score:g}' for score in self.scores)}",
+                f"{self.agent_steps:,} agent steps, {self.steps_per_second:.0f}/s; seed "
+                f"{self.seed}, sticky actions {self.repeat_action_probability}",
+                "",
+                f"{'published':12}{'score':>10}{'human-normalised':>18}",
+                *(
+                    f"{name:12}{score:10.1f}{100 * human_normalized_score(game, score):16.1f} %"
+                    for name, score in rows.items()
+                ),
+                f"{'here':12}{self.mean:10.1f}{100 * self.human_normalized:16.1f} %",
+            ]
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything above, ready for `json.dumps`; what a single episode cannot tell is None."""
+        low, high = self.interval
+        report = {
+            "game": self.game,
+            "episodes": self.episodes,
+            "mean": self.mean,
+            "std": self.std,
+            "standard_error": self.standard_error,
+            "interval_low": low,
+            "interval_high": high,
+            "human_normalized": self.human_normalized,
+            "random": self.random,
+            "human": self.human,
+            "published": self.published,
+            "repeat_action_probability": self.repeat_action_probability,
+            "seed": self.seed,
+            "num_envs": self.num_envs,
+            "agent_steps": self.agent_steps,
+            "seconds": self.seconds,
+            "steps_per_second": self.steps_per_second,
+        }
+        known = {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in report.items()
+        }
+        return {**known, "scores": list(self.scores), "lengths": list(self.lengths)}
+
+
+def seed_apart(purpose: int, seed: int) -> int:
+    """A seed for some purpose, other than the same seed's for another or for none.
+
+    Raises:
+        GlamError: If `seed` is no whole number of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise GlamError(f"seed must be a whole number of at least 0, not {seed!r}")
+    return int(np.random.SeedSequence((purpose, int(seed))).generate_state(1)[0])
+
+
+def evaluate_policy(
+    policy: Policy,
+    game: str,
+    *,
+    episodes: int = 20,
+    num_envs: int = 4,
+    seed: int,
+    repeat_action_probability: float = 0.0,
+    num_threads: int = 0,
+    on_step: OnStep | None = None,
+) -> ScoreReport:
+    """Plays whole episodes of the real game and reports their scores.
+
+    Args:
+        policy: Who plays.
+        game: Name of the game.
+        episodes: Episodes that count, over all envs.
+        num_envs: Envs side by side; no more than `episodes` are used.
+        seed: With it, the number of envs and the policy, the scores are fixed.
+        repeat_action_probability: Chance of a sticky action.
+        num_threads: Threads that run the games; 0 takes one per env, as far as there are cores.
+        on_step: Told of every step: what came of it, and the episodes that count so far.
+
+    Raises:
+        GlamError: For an unknown game or an impossible value.
+    """
+    emulator = Emulator(
+        game,
+        min(num_envs, max(episodes, 1)),
+        seed=seed_apart(EVALUATION, seed),
+        repeat_action_probability=repeat_action_probability,
+        num_threads=num_threads,
+    )
+    with closing(emulator):
+        start = time.perf_counter()
+        played = play_episodes(policy, emulator, episodes, seed=seed, on_step=on_step)
+        seconds = time.perf_counter() - start
+    return ScoreReport(
+        game=emulator.game.name,
+        repeat_action_probability=emulator.repeat_action_probability,
+        seed=seed,
+        num_envs=emulator.num_envs,
+        scores=tuple(episode.return_ for episode in played),
+        lengths=tuple(episode.length for episode in played),
+        seconds=seconds,
+    )
+
+
+def play_episodes(
+    policy: Policy,
+    emulator: Emulator,
+    episodes: int,
+    *,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> list[Episode]:
+    """Plays `episodes` whole episodes, each env its own share of them.
+
+    Shares differ by one at most, the first envs taking the larger. An env that has played its
+    share goes on, uncounted, until the last one is done.
+
+    Args:
+        policy: Who plays.
+        emulator: Where; its envs begin new episodes.
+        episodes: Episodes that count, over all envs.
+        seed: The policy's seed.
+        on_step: Told of every step: what came of it, and the episodes that count so far.
+
+    Returns:
+        The episodes that count, by env and then in the order played.
+
+    Raises:
+        GlamError: If `episodes` is not positive.
+    """
+    if episodes < 1:
+        raise GlamError(f"an evaluation takes at least 1 episode, not {episodes}")
+    share, rest = divmod(episodes, emulator.num_envs)
+    due = [share + (env < rest) for env in range(emulator.num_envs)]
+    counted: list[Episode] = []
+    policy.begin(emulator.num_envs, seed)
+    frames = emulator.reset()
+    first = np.ones(emulator.num_envs, bool)
+    while len(counted) < episodes:
+        step = emulator.step(policy.act(frames, first))
+        frames, first = step.frames, step.terminated | step.truncated
+        for episode in step.finished:
+            if due[episode.env]:
+                due[episode.env] -= 1
+                counted.append(episode)
+        if on_step is not None:
+            on_step(step, counted)
+    return sorted(counted, key=lambda episode: (episode.env, episode.episode))

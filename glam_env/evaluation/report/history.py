@@ -1,0 +1,327 @@
+"""A run's history, read from its metrics: phases, scores over the steps, and figures' curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glam_env.errors import GlamError
+from glam_env.games import Game
+
+METRICS = "metrics.jsonl"
+COUNTS = ("env_steps", "image_updates", "model_updates", "agent_updates")
+PROGRESS = ("seconds", "phase", "polished", "settled")
+BEFORE = "play before learning"  # the phase that no line names: nothing is learnt in it
+SCORE_ROWS = 12
+SPARKS = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 40
+CURVES = {
+    "foreground_error": "error on the foreground",
+    "reconstruction": "reconstruction loss",
+    "dynamics_kl": "dynamics KL (nats)",
+    "variation_kl": "variation KL (nats)",
+    "reward": "reward loss",
+    "rewards_found": "share of rewards found",
+    "termination": "termination loss",
+    "dream_reward": "reward of a dreamt step",
+    "dream_return": "λ-return in dreams",
+    "value_loss": "value loss",
+    "entropy": "policy's entropy (nats)",
+    "learning_rate": "learning rate",
+}
+"""Figures that a run logs, in the order in which they are shown, with their titles."""
+LOGARITHMIC = ("foreground_error", "reconstruction", "dynamics_kl", "reward", "termination")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run.
+
+    Attributes:
+        name: What the run was doing.
+        env_steps, image_updates, model_updates, agent_updates: Done in it.
+        until: Environment steps at its end.
+        seconds: Time that it took.
+    """
+
+    name: str
+    env_steps: int
+    image_updates: int
+    model_updates: int
+    agent_updates: int
+    until: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ScoreBin:
+    """Whole training episodes that ended within some steps, after `since` and to `until`."""
+
+    since: int
+    until: int
+    episodes: int
+    mean: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure over environment steps."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """All that a run logged.
+
+    Attributes:
+        lines: Number of lines.
+        env_steps: Environment steps at the last one.
+        seconds: Time of training until then.
+        phases: In order.
+        returns: Of whole training episodes, over the steps at which they ended.
+        figures: By name, those of `CURVES` first.
+    """
+
+    lines: int
+    env_steps: int
+    seconds: float
+    phases: tuple[Phase, ...]
+    returns: Curve
+    figures: dict[str, Curve]
+
+    def scores(self, rows: int = SCORE_ROWS) -> tuple[ScoreBin, ...]:
+        """The episodes in `rows` equal stretches of the run; those without any are left out."""
+        edges = np.linspace(0, self.env_steps, rows + 1).round().astype(int)
+        steps, values = np.array(self.returns.steps), np.array(self.returns.values)
+        bins = []
+        for since, until in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            part = values[(steps > since) & (steps <= until)]
+            if len(part):
+                figures = part.mean(), part.min(), part.max()
+                bins.append(ScoreBin(since, until, len(part), *map(float, figures)))
+        return tuple(bins)
+
+    def as_json(self) -> dict[str, Any]:
+        """Phases, scores and each figure's first, last, lowest and highest value."""
+        return {
+            "env_steps": self.env_steps,
+            "seconds": self.seconds,
+            "phases": [asdict(phase) for phase in self.phases],
+            "scores": [asdict(row) for row in self.scores()],
+            "figures": {
+                name: {
+                    "first": curve.values[0],
+                    "last": curve.values[-1],
+                    "lowest": min(curve.values),
+                    "highest": max(curve.values),
+                }
+                for name, curve in self.figures.items()
+            },
+        }
+
+    def table(self) -> str:
+        """The history for people, as plain text."""
+        head = f"{'phase':22}{'to step':>10}{'steps':>10}{'images':>9}{'model':>9}{'agent':>9}"
+        lines = [head + f"{'hours':>8}   (updates of each)"]
+        lines += [
+            f"{phase.name:22}{phase.until:10,}{phase.env_steps:10,}{phase.image_updates:9,}"
+            f"{phase.model_updates:9,}{phase.agent_updates:9,}{phase.seconds / 3600:8.2f}"
+            for phase in self.phases
+        ]
+        if rows := self.scores():
+            lines += ["", f"{'to step':>10}{'episodes':>10}{'mean return':>13}   lowest … highest"]
+            lowest = min(row.mean for row in rows)
+            span = max(max(row.mean for row in rows) - lowest, 1.0)
+            lines += [
+                f"{row.until:10,}{row.episodes:10}{row.mean:13.2f}   "
+                f"{f'{row.lowest:g} … {row.highest:g}':18}"
+                + "█"
+                * (1 + round(23 * (row.mean - lowest) / span))
+                for row in rows
+            ]
+        if self.figures:
+            lines += [
+                "",
+                f"{'figure':20}{'first':>11}{'last':>11}   from the first step to the last",
+            ]
+            lines += [
+                f"{name:20}{curve.values[0]:11.4g}{curve.values[-1]:11.4g}   {sparkline(curve)}"
+                for name, curve in self.figures.items()
+            ]
+        return "\n".join(lines)
+
+
+def read_history(path: Path) -> History:
+    """Reads a metrics file; a last line that is still being written is left out.
+
+    Args:
+        path: The file, or a folder with a `metrics.jsonl`: of a run, of a checkpoint.
+
+    Raises:
+        GlamError: If it is missing, empty, or no metrics file.
+    """
+    file = path / METRICS if path.is_dir() else path
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GlamError(
+            f"{file} cannot be read ({error}); give a metrics.jsonl, or a run's folder"
+        ) from error
+    return summarize(list(_parse(text, file)), str(file))
+
+
+def _parse(text: str, file: Path) -> Iterator[dict[str, Any]]:
+    *whole, torn = text.split("\n")
+    for number, line in enumerate(whole + [torn] * bool(torn.strip()), 1):
+        try:
+            figures = json.loads(line)
+            if not isinstance(figures, dict) or not {*COUNTS, "seconds"} <= figures.keys():
+                raise ValueError("no line of metrics")
+        except ValueError as error:
+            if number > len(whole):
+                return
+            raise GlamError(
+                f"{file}, line {number}: {error}; give the metrics.jsonl of a run"
+            ) from error
+        yield figures
+
+
+def summarize(lines: Sequence[Mapping[str, Any]], where: str) -> History:
+    """What the lines of a metrics file tell.
+
+    Args:
+        lines: As the trainer logs them.
+        where: Named in errors.
+
+    Raises:
+        GlamError: If there are none.
+    """
+    if not lines:
+        raise GlamError(f"{where} holds no line yet; let the run train for a while")
+    episodes = [line for line in lines if "episode_return" in line]
+    logged = [line for line in lines if "phase" in line]
+    names = dict.fromkeys(name for line in logged for name in line)
+    known = [name for name in CURVES if name in names]
+    others = [name for name in names if name not in {*CURVES, *COUNTS, *PROGRESS}]
+    return History(
+        lines=len(lines),
+        env_steps=lines[-1]["env_steps"],
+        seconds=lines[-1]["seconds"],
+        phases=tuple(_phases(lines)),
+        returns=_curve(episodes, "episode_return"),
+        figures={name: curve for name in known + others if (curve := _curve(logged, name)).values},
+    )
+
+
+def _phases(lines: Sequence[Mapping[str, Any]]) -> Iterator[Phase]:
+    """Consecutive lines of one name. A line is named after the work that follows it, so a phase
+    ends with the next one's first line."""
+    name = BEFORE
+    start: Mapping[str, Any] = dict.fromkeys((*COUNTS, "seconds"), 0)
+    for before, line in zip((start, *lines), lines, strict=False):
+        if line.get("phase", name) == name:
+            continue
+        end = line
+        if name == BEFORE:  # the first line of learning tells of updates already
+            end = dict(before) | {"env_steps": line["env_steps"]}
+        yield _phase(name, start, end)
+        name, start = line["phase"], end
+    if any(lines[-1][count] > start[count] for count in COUNTS):
+        yield _phase(name, start, lines[-1])
+
+
+def _phase(name: str, start: Mapping[str, Any], end: Mapping[str, Any]) -> Phase:
+    return Phase(
+        name=name,
+        **{count: end[count] - start[count] for count in COUNTS},
+        until=end["env_steps"],
+        seconds=end["seconds"] - start["seconds"],
+    )
+
+
+def _curve(lines: Iterable[Mapping[str, Any]], name: str) -> Curve:
+    pairs = [
+        (line["env_steps"], float(line[name]))
+        for line in lines
+        if isinstance(line.get(name), int | float) and math.isfinite(line[name])
+    ]
+    steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+    return Curve(steps, values)
+
+
+def sparkline(curve: Curve, width: int = SPARK_WIDTH) -> str:
+    """A curve's values in the order logged, as a row of blocks between their extremes."""
+    parts = np.array_split(np.array(curve.values), min(width, len(curve.values)))
+    means = np.array([part.mean() for part in parts])
+    span = np.ptp(means)
+    heights = (means - means.min()) / span if span > 0 else np.zeros(len(means))
+    return "".join(SPARKS[round(height * (len(SPARKS) - 1))] for height in heights.tolist())
+
+
+def moving_average(curve: Curve, window: int) -> Curve:
+    """The mean of the last `window` values, fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(curve.values)])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(ends - window, 0)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return Curve(curve.steps, tuple(means.tolist()))
+
+
+def save_curves(path: Path, histories: Mapping[str, History], game: Game | None = None) -> None:
+    """Draws the learning curves of some runs into one PNG file.
+
+    The returns are those of training episodes, a dot each, with the mean of the last 20.
+
+    Args:
+        path: Its folder is made if missing.
+        histories: By the name to show.
+        game: Whose random, human and published scores are drawn beside the returns.
+
+    Raises:
+        GlamError: If matplotlib is not installed, or the file cannot be written.
+    """
+    from glam_env.evaluation.report.plots import pyplot, save_figure
+
+    plt = pyplot()
+    names = [name for name in CURVES if any(name in h.figures for h in histories.values())]
+    columns = 3
+    rows = math.ceil(len(names) / columns)
+    figure = plt.figure(figsize=(13, 4.5 + 2.4 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows + 2, columns)
+    score = figure.add_subplot(grid[:2, :])
+    axes = [figure.add_subplot(grid[2 + i // columns, i % columns]) for i in range(len(names))]
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    for i, (label, history) in enumerate(histories.items()):
+        color = colors[i % len(colors)]
+        returns = history.returns
+        score.plot(returns.steps, returns.values, ".", color=color, alpha=0.25, markersize=4)
+        mean = moving_average(returns, 20)
+        score.plot(mean.steps, mean.values, color=color, label=label)
+        for axis, name in zip(axes, names, strict=True):
+            if name in history.figures:
+                curve = history.figures[name]
+                axis.plot(curve.steps, curve.values, color=color, linewidth=1)
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_title(CURVES[name], fontsize=10)
+        if name in LOGARITHMIC:
+            axis.set_yscale("log")
+    if game is not None:
+        for name, value, style in (
+            ("random play", game.random, ":"),
+            ("human", game.human, "--"),
+            ("GLAM, published", game.published["GLAM"], "-."),
+        ):
+            score.axhline(value, color="gray", linewidth=0.9, linestyle=style, label=name)
+    score.set(title="return of training episodes", xlabel="environment steps")
+    score.legend()
+    save_figure(figure, path)

@@ -1,0 +1,1 @@
+"""The numbers of ``glam_env.model``, computed faster."""

@@ -1,0 +1,1 @@
+"""The C++ of dreams: sources, build and bindings."""

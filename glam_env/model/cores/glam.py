@@ -1,0 +1,285 @@
+"""The sequence core: GMamba, LMamba and their sum (eqs. 6 and 7, algorithm 1).
+
+Features e_0 … e_{L−1} go in; deterministic states h_t = u^g_t + u^l_t come out for
+t = s − 1 … L − 1, s being the local window. In parallel over a sequence
+(:meth:`VariationCore.forward`) or one position at a time (:meth:`VariationCore.step`): the same
+numbers either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glam_env.model.cores.mamba import Mamba, MambaTrace
+
+
+@dataclass(frozen=True)
+class CoreConfig:
+    """Sizes of the sequence core; the defaults are the paper's (table 3).
+
+    Attributes:
+        width: D, feature width.
+        local_window: s, features that LMamba sees.
+        global_depth, local_depth: Mamba blocks stacked in GMamba and in LMamba.
+        state_size, conv_width, expand: Mamba's N, d_conv and expansion.
+    """
+
+    width: int = 256
+    local_window: int = 4
+    global_depth: int = 1
+    local_depth: int = 1
+    state_size: int = 16
+    conv_width: int = 4
+    expand: int = 2
+
+
+class CoreState(NamedTuple):
+    """What the core remembers between steps, float32, one row a sequence.
+
+    ``window`` (B, s−1, D): the last features, oldest first; ``conv``
+    (B, depth, d_inner, d_conv−1) and ``ssm`` (B, depth, d_inner, N): GMamba's Mamba states;
+    ``local`` (B, s−1, d_inner): what LMamba's convolution takes of those features, projected once
+    when they came (a stack of blocks needs more than that and keeps (B, s−1, 0)).
+    """
+
+    window: Tensor
+    conv: Tensor
+    ssm: Tensor
+    local: Tensor
+
+    def rows(self, index: Tensor) -> CoreState:
+        """The states of some sequences (copies)."""
+        return CoreState(*(part[index] for part in self))
+
+
+class CoreOutput(NamedTuple):
+    """A parallel pass: ``h`` and ``global_variation`` (u^g), (B, L−s+1, D) each, from t = s−1.
+
+    ``features`` (B, L, D), ``local`` (B, L, ·) of LMamba and ``traces`` (one a block of GMamba)
+    let :meth:`VariationCore.state_at` go on from any position.
+    """
+
+    h: Tensor
+    global_variation: Tensor
+    features: Tensor
+    local: Tensor
+    traces: list[MambaTrace]
+
+
+class MambaBlock(nn.Module):
+    """x + Mamba(LayerNorm(x))."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.mamba = Mamba(config.width, config.state_size, config.conv_width, config.expand)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mamba(self.norm(x))
+
+
+class GMamba(nn.Module):
+    """Global variation: foretells change from all the changes seen so far (eq. 7)."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.global_depth))
+        self.project = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width)
+
+    def _head(self, g: Tensor) -> Tensor:
+        return F.silu(self.norm(self.project(g)))
+
+    def forward(self, differences: Tensor) -> tuple[Tensor, list[MambaTrace]]:
+        """(B, L−1, D) differences d_1 … d_{L−1} to u^g of the same shape, and the traces."""
+        g, traces = differences, []
+        for block in self.blocks:
+            assert isinstance(block, MambaBlock)
+            out, trace = block.mamba.forward_traced(block.norm(g))
+            g = g + out
+            traces.append(trace)
+        return self._head(g), traces
+
+    def step(self, d: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One difference (B, D); returns u^g (B, D) and the new conv and ssm states."""
+        g, convs, ssms = d, [], []
+        for depth, block in enumerate(self.blocks):
+            assert isinstance(block, MambaBlock)
+            out, new_conv, new_ssm = block.mamba.step(block.norm(g), conv[:, depth], ssm[:, depth])
+            g = g + out
+            convs.append(new_conv)
+            ssms.append(new_ssm)
+        return self._head(g), stacked(convs), stacked(ssms)
+
+
+def stacked(states: list[Tensor]) -> Tensor:
+    """Blocks' states along dim 1; the usual one block needs no copy."""
+    return states[0].unsqueeze(1) if len(states) == 1 else torch.stack(states, 1)
+
+
+class LMamba(nn.Module):
+    """Local variation: reads the last s features and nothing older (eq. 6)."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__()
+        self.window = config.local_window
+        self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.local_depth))
+        self.project = nn.Linear(config.width, config.width)
+        self.cache_width = config.expand * config.width if config.local_depth == 1 else 0
+
+    def forward(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L, D) features to u^l of every full window, (B, L−s+1, D), and :meth:`inputs`."""
+        *lower, top = self.blocks
+        assert isinstance(top, MambaBlock)
+        if lower:
+            windows = e.unfold(1, self.window, 1).transpose(2, 3)  # (B, W, s, D)
+            out = self._over_windows(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
+            return out, self.inputs(e)
+        # One block alone projects each feature once, not once for every window that holds it.
+        inputs, z = top.mamba.project(top.norm(e))
+        out = top.mamba.last(inputs, z[:, self.window - 1 :], self.window)
+        return self.project(e[:, self.window - 1 :] + out), inputs
+
+    def inputs(self, e: Tensor) -> Tensor:
+        """What is kept of (..., D) features for the windows to come, (..., ``cache_width``)."""
+        if not self.cache_width:
+            return e[..., :0]
+        block = self.blocks[0]
+        assert isinstance(block, MambaBlock)
+        return block.mamba.project(block.norm(e))[0]
+
+    def _over_windows(self, x: Tensor) -> Tensor:
+        """(N, s, D) windows to u^l at their last position, (N, D)."""
+        *lower, top = self.blocks
+        for block in lower:
+            x = block(x)
+        assert isinstance(top, MambaBlock)
+        inputs, z = top.mamba.project(top.norm(x))
+        return self.project(x[:, -1] + top.mamba.last(inputs, z[:, -1:], self.window).squeeze(1))
+
+    def step(
+        self, window: Tensor, local: Tensor, first: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One position.
+
+        Args:
+            window: (B, s, D), the features of the window that ends now.
+            local: (B, s−1, cache_width), the :meth:`inputs` of all but the last.
+            first: (B) bool, rows whose window holds the last feature s times.
+
+        Returns:
+            u^l (B, D), and ``local`` with the last feature's inputs added, (B, s, cache_width).
+        """
+        if not self.cache_width:
+            return self._over_windows(window), local.new_empty(len(window), self.window, 0)
+        block = self.blocks[0]
+        assert isinstance(block, MambaBlock)
+        inputs, z = block.mamba.project(block.norm(window[:, -1:]))
+        local = local.to(inputs.dtype)
+        if first is not None:
+            local = torch.where(first[:, None, None], inputs, local)
+        inputs = torch.cat([local, inputs], 1)
+        out = block.mamba.last(inputs, z, self.window).squeeze(1)
+        return self.project(window[:, -1] + out), inputs
+
+
+class VariationCore(nn.Module):
+    """h_t = u^g_t + u^l_t."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__()
+        if config.local_window < 2:
+            raise ValueError(f"local_window must be at least 2, got {config.local_window}")
+        if min(config.global_depth, config.local_depth) < 1:
+            raise ValueError("global_depth and local_depth must be at least 1")
+        self.config = config
+        self.gmamba = GMamba(config)
+        self.lmamba = LMamba(config)
+
+    def forward(self, e: Tensor) -> CoreOutput:
+        """A sequence at once.
+
+        Args:
+            e: (B, L, D) features, L ≥ s.
+
+        Returns:
+            The states for t = s−1 … L−1.
+        """
+        first = self.config.local_window - 1
+        if e.shape[1] <= first:
+            raise ValueError(f"a sequence needs at least {first + 1} steps, got {e.shape[1]}")
+        variation, traces = self.gmamba(e[:, 1:] - e[:, :-1])
+        variation = variation[:, first - 1 :]
+        local, inputs = self.lmamba(e)
+        return CoreOutput(variation + local, variation, e, inputs, traces)
+
+    def initial_state(self, batch: int, device: torch.device | str | None = None) -> CoreState:
+        """The state before any step (zeros); give ``first`` to the step that follows."""
+        c = self.config
+        inner = c.expand * c.width
+        return CoreState(
+            torch.zeros(batch, c.local_window - 1, c.width, device=device),
+            torch.zeros(batch, c.global_depth, inner, c.conv_width - 1, device=device),
+            torch.zeros(batch, c.global_depth, inner, c.state_size, device=device),
+            torch.zeros(batch, c.local_window - 1, self.lmamba.cache_width, device=device),
+        )
+
+    def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> CoreState:
+        """The states in which a parallel pass stood after given positions, without gradient.
+
+        Args:
+            output: of :meth:`forward`.
+            rows, positions: (N) int64, sequence and position t, s−1 ≤ t < L.
+
+        Returns:
+            N rows from which :meth:`step` goes on with e_{t+1}.
+        """
+        c = self.config
+        device = rows.device
+        back = torch.arange(c.local_window - 2, -1, -1, device=device)
+        behind = rows[:, None], positions[:, None] - back
+        window, local = output.features.detach()[behind], output.local.detach()[behind]
+        taps = torch.arange(c.conv_width - 1, device=device)
+        convs, ssms = [], []
+        for trace in output.traces:
+            padded = F.pad(trace.inputs.detach(), (0, 0, c.conv_width - 1, 0))
+            # d_t has index t − 1, so its tail ends at t − 1 + (d_conv − 1) of the padded inputs.
+            tail = padded[rows[:, None], positions[:, None] + taps]
+            convs.append(tail.transpose(1, 2).float())
+            ssms.append(trace.states.detach()[rows, positions - 1])
+        return CoreState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float())
+
+    def step(
+        self, e: Tensor, state: CoreState, first: Tensor | None = None
+    ) -> tuple[Tensor, CoreState]:
+        """One position.
+
+        Args:
+            e: (B, D) feature e_t.
+            state: after position t − 1.
+            first: (B) bool, rows whose sequence begins here: whatever they remember is
+                forgotten, and their missing past counts as having stood still.
+
+        Returns:
+            h_t (B, D) and the state after it. From the s-th step of a sequence on, h_t is what
+            :meth:`forward` gives; before that the window is padded with the first feature.
+        """
+        window, conv, ssm, local = state
+        e = e.float()
+        if first is not None:
+            row = first[:, None, None]
+            window = torch.where(row, e.unsqueeze(1), window)
+            conv = conv.masked_fill(row[..., None], 0.0)
+            ssm = ssm.masked_fill(row[..., None], 0.0)
+        variation, new_conv, new_ssm = self.gmamba.step(e - window[:, -1], conv, ssm)
+        if first is not None:  # the parallel pass has no difference at its first position
+            new_conv = torch.where(row[..., None], conv, new_conv)
+            new_ssm = torch.where(row[..., None], ssm, new_ssm)
+        window = torch.cat([window, e.unsqueeze(1)], dim=1)
+        u_l, local = self.lmamba.step(window, local, first)
+        return variation + u_l, CoreState(window[:, 1:], new_conv, new_ssm, local[:, 1:].float())
