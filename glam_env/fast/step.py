@@ -324,8 +324,8 @@ class DreamStepper:
             return probs.argmax(-1).view_as(draw)
         if temperature in (0.5, 0.25):  # products are far cheaper than a power
             probs = probs.square_() if temperature == 0.5 else probs.square_().square_()
-        elif temperature != 1.0:
-            probs = probs.pow_(1.0 / temperature)
+        elif temperature != 1.0:  # the likeliest class keeps weight 1, however high the power
+            probs = probs.div_(probs.amax(-1, keepdim=True)).pow_(1.0 / temperature)
         cumulative = probs @ self._up_to
         threshold = draw.view(-1, 1) * cumulative[:, -1:]
         code = torch.searchsorted(cumulative, threshold, right=True)

@@ -318,7 +318,9 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
   float *logits = arena.take(rows * m.prior.out), *lots = arena.take(lanes);
   dense(m.prior, r.new_h + first * m.width, m.width, logits, rows, arena);
   const V kept = splat(1.0f - m.unimix), mixed = splat(m.unimix / float(m.classes));
-  const V tiny = splat(1e-37f), power = splat(1.0f / m.temperature);
+  const V tiny = splat(1e-37f), power = splat(1.0f / m.temperature), least = splat(-87.0f);
+  const bool likeliest = m.temperature == 0.0f;
+  const bool powers = !likeliest && m.temperature != 0.25f && m.temperature != 0.5f && m.temperature != 1.0f;
   std::memset(lots, 0, lanes * sizeof(float));
   for (int64_t row = 0; row < rows; ++row) {
     float *of_row = logits + row * m.prior.out, doubts = 0.0f;
@@ -339,20 +341,28 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
         V p = load(at + c * lanes) * factor + mixed;
         V log_p = log(largest(p, tiny));
         doubt -= p * log_p;
-        if (m.temperature == 0.0f) {
+        if (likeliest || powers) {
           Int better = p > best;
           best = largest(p, best);
           chosen = better ? splat(int32_t(c)) : chosen;
+          store(at + c * lanes, p);
           continue;
         }
         V square = p * p;
         if (m.temperature == 0.5f) p = square;
         else if (m.temperature == 0.25f) p = square * square;
-        else if (m.temperature != 1.0f) p = exp(log_p * power);
         reached += p;
         store(at + c * lanes, reached);
       }
-      if (m.temperature != 0.0f) {
+      if (powers) {  // of p / best, so that the likeliest class keeps weight 1
+        chosen = splat(0);
+        for (int64_t c = 0; c < m.classes; ++c) {
+          const V log_p = log(largest(load(at + c * lanes) / best, tiny));
+          reached += exp(largest(log_p * power, least));
+          store(at + c * lanes, reached);
+        }
+      }
+      if (!likeliest) {
         V threshold = load(lots + k) * reached;
         for (int64_t c = 0; c < m.classes - 1; ++c) chosen -= load(at + c * lanes) <= threshold;
       }
