@@ -3,7 +3,6 @@ without a compiler. (That its numbers are the model's: test_inference.py and tes
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import warnings
@@ -18,11 +17,13 @@ from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_worl
 from glam_env.errors import GlamError
 from glam_env.fast import choose as native
 from glam_env.fast.choose import make_stepper
-from glam_env.fast.native import build
+from glam_env.fast.native import bindings, build
+from glam_env.fast.native.bindings import vector_sizes
 from glam_env.fast.native.build import BuildError
 from glam_env.fast.native.renderer import can_draw
-from glam_env.fast.native.stepper import NativeStepper, layout
-from glam_env.fast.step import DreamStepper
+from glam_env.fast.native.stepper import NativeStepper
+from glam_env.fast.plain import Stepper, put_rows
+from glam_env.fast.step import TorchStepper
 from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
@@ -61,7 +62,7 @@ def stepper(request: pytest.FixtureRequest, model: WorldModel) -> NativeStepper:
     return NativeStepper(model, precision=request.param)
 
 
-def play(stepper: DreamStepper, state: DreamState, index: slice) -> list[torch.Tensor]:
+def play(stepper: Stepper, state: DreamState, index: slice) -> list[torch.Tensor]:
     """Ten steps of some rows: all that each step gives."""
     seen = []
     state = rows_of(state, index)
@@ -89,12 +90,12 @@ def test_without_openmp_it_has_threads_of_its_own(stepper, model, threads) -> No
     state = start(model)
     torch.set_num_threads(3)
     expected = play(stepper, state, slice(None))
-    library = build.load_library()
-    library.glam_share_threads(ctypes.c_void_p(None))
+    library = bindings.load_library()
+    library.glam_share_threads(None)
     try:
         assert all(map(torch.equal, play(stepper, state, slice(None)), expected))
     finally:
-        library.glam_share_threads(build._openmp_parallel())
+        library.glam_share_threads(bindings.openmp_parallel())
 
 
 def test_states_of_any_layout_are_taken(stepper, model) -> None:
@@ -122,7 +123,7 @@ def test_outcomes_and_features_alone_are_those_of_the_step(stepper, model) -> No
 
 
 def test_doubt_is_exact_where_the_prior_is_sure(model) -> None:
-    """Probabilities next to 0 add next to nothing to the entropy, and no NaN."""
+    """Probabilities that vanish add nothing to the entropy, and no NaN."""
     model.prior.weight.zero_()
     model.prior.bias.zero_()
     model.prior.bias.view(3, 5)[:, 2] = 300.0
@@ -141,12 +142,12 @@ def test_what_lies_outside_the_tables_is_refused(stepper, model, bad) -> None:
     action, draw = torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
     wrong = state.code.clone()
     wrong[ROWS - 1, 1] = bad
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.step(state._replace(code=wrong), action, draw)
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.features(state._replace(code=wrong))
     action[7] = bad
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.go_on(state, action, draw)
 
 
@@ -178,7 +179,7 @@ def test_rows_are_put_where_they_shall_begin(stepper, model, arranged) -> None:
     state, source = start(model), start(model, 20)
     source = rows_of(source, torch.arange(20).flip(0))
     expected, rows = start(model), torch.tensor([149, 0, 7])
-    DreamStepper.put(stepper, expected, rows, source, torch.tensor([3, 19, 3]))
+    put_rows(expected, rows, source, torch.tensor([3, 19, 3]))
     if arranged:
         state, source = stepper.arrange(state), stepper.arrange(source)
     stepper.put(state, rows, source, torch.tensor([3, 19, 3]))
@@ -189,7 +190,7 @@ def test_rows_are_put_where_they_shall_begin(stepper, model, arranged) -> None:
 def test_rows_that_there_are_not_are_refused(stepper, model, row, index) -> None:
     state, source = stepper.arrange(start(model)), stepper.arrange(start(model, 20))
     before = [part.clone() for part in tensors(state)]
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.put(state, torch.tensor([3, row]), source, torch.tensor([5, index]))
     assert all(map(torch.equal, tensors(state), before))
 
@@ -211,7 +212,7 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 needs_halves = pytest.mark.skipif(
-    bool(native.missing()) or not layout().halves, reason="this CPU does not multiply float16"
+    bool(native.missing()) or not vector_sizes().halves, reason="this CPU does not multiply float16"
 )
 
 
@@ -287,7 +288,7 @@ def test_weights_beyond_float16_are_kept_in_float32() -> None:
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache folder of its own, with nothing loaded yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    caches = (build.load_library, native.missing, native.available)
+    caches = (bindings.load_library, native.missing, native.available)
     for function in caches:
         function.cache_clear()
     yield tmp_path
@@ -316,9 +317,9 @@ def test_shorter_vectors_give_the_same_numbers(fresh, monkeypatch, option, lanes
     """What other CPUs have; those that draw with 8-bit integers all have the long ones."""
     model = make_model()
     state = start(model)
-    expected = play(DreamStepper(model), state, slice(None))
+    expected = play(TorchStepper(model), state, slice(None))
     monkeypatch.setenv("CXX", f"{' '.join(build.find_compiler())} {option}")
-    assert layout()[0] <= lanes
+    assert vector_sizes().lanes <= lanes
     assert not can_draw()
     short = NativeStepper(model, precision="float32")
     assert native.describe() == "C++, float32"
@@ -332,10 +333,10 @@ def test_without_a_compiler_auto_warns_once_and_pytorch_steps(fresh, monkeypatch
     assert native.describe().startswith("PyTorch (no C++ compiler found")
     with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler found"):
         stepper = make_stepper(model)
-    assert type(stepper) is DreamStepper
+    assert type(stepper) is TorchStepper
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert type(make_stepper(model)) is DreamStepper
+        assert type(make_stepper(model)) is TorchStepper
     with pytest.raises(BuildError, match="no C"):
         make_stepper(model, backend="native")
 
@@ -356,7 +357,7 @@ def test_a_torn_library_is_named(fresh: Path) -> None:
     library = build.compile_library()
     library.write_bytes(library.read_bytes()[:200])
     with pytest.raises(BuildError, match=f"{library.name}.*remove it"):
-        build.load_library()
+        bindings.load_library()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -368,6 +369,6 @@ def test_a_cache_folder_that_cannot_be_written_is_named(fresh: Path) -> None:
 
 def test_sizes_that_do_not_suit_it_are_stepped_by_pytorch() -> None:
     deep = make_model(core=GlamConfig(global_depth=2))
-    assert type(make_stepper(deep)) is DreamStepper
+    assert type(make_stepper(deep)) is TorchStepper
     with pytest.raises(GlamError, match="backend 'auto' or 'torch'"):
         make_stepper(deep, backend="native")

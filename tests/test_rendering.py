@@ -98,7 +98,7 @@ def test_native_drawing_refuses_codes_that_there_are_not() -> None:
     decoder = round_decoder(fold(make_decoder(residual=True, stem=16), K), make_codes(8))
     codes = make_codes(3)
     codes[2, 1] = C
-    with pytest.raises(IndexError, match="none of the decoder's classes"):
+    with pytest.raises(IndexError, match="out of range"):
         NativeRenderer(decoder)(codes)
 
 
