@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from glam_env.model.config import WorldModelConfig
-from glam_env.model.cores.glam import LMamba, MambaBlock
+from glam_env.model.cores.glam import GlamCore, LMamba, MambaBlock
 from glam_env.model.cores.mamba import Mamba
 from glam_env.model.world_model import WorldModel
 
@@ -56,6 +56,7 @@ class Layout:
 
     Attributes:
         config: Sizes of the world model.
+        window: s, the features that LMamba sees.
         table: (K·C + A, D) the feature encoder's first layer, a row for each class and action.
         embed_norm: The feature encoder's LayerNorm.
         embed_out: Its last layer.
@@ -80,6 +81,7 @@ class Layout:
     """
 
     config: WorldModelConfig
+    window: int
     table: Tensor
     embed_norm: nn.LayerNorm
     embed_out: nn.Linear
@@ -105,7 +107,7 @@ class Layout:
 
 def suits_layout(config: WorldModelConfig) -> bool:
     """Return whether :func:`lay_out` can lay out a world model: its core is ``glam``."""
-    return getattr(config.core, "name", "glam") == "glam"
+    return config.core.name == "glam"
 
 
 @torch.no_grad()
@@ -115,6 +117,7 @@ def lay_out(world_model: WorldModel) -> Layout:
     Args:
         world_model: In eval mode. Later changes of its weights do not reach the layout.
     """
+    assert isinstance(world_model.core, GlamCore)
     gmamba, lmamba = world_model.core.gmamba, world_model.core.lmamba
     parts = [gmamba, lmamba] if lmamba.cache_width else [gmamba]
     tops = [_block(part.blocks[-1]) for part in parts]
@@ -130,6 +133,7 @@ def lay_out(world_model: WorldModel) -> Layout:
 
     return Layout(
         config=world_model.config,
+        window=lmamba.window,
         table=_linear(embed_first).weight.T.contiguous(),
         embed_norm=_norm(embed_norm),
         embed_out=_linear(embed_out),

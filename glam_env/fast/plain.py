@@ -7,9 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from glam_env.fast.graphs import tensors_of
 from glam_env.model.distributions import categorical_entropy, sample_at
-from glam_env.model.structures import DreamState
+from glam_env.model.structures import DreamState, tree_tensors
 from glam_env.model.world_model import WorldModel
 
 
@@ -97,7 +96,7 @@ class Stepper(Protocol):
 
 def put_rows(state: DreamState, rows: Tensor, source: DreamState, indices: Tensor) -> None:
     """Write rows of one state to rows of another; see :meth:`Stepper.put`."""
-    for own, part in zip(tensors_of(state), tensors_of(source), strict=True):
+    for own, part in zip(tree_tensors(state), tree_tensors(source), strict=True):
         own.index_copy_(0, rows, part[indices])
 
 

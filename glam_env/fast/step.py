@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glam_env.fast.layout import ScanWeights, lay_out
 from glam_env.fast.plain import Prediction, put_rows
-from glam_env.model.cores.glam import CoreState, stacked
+from glam_env.model.cores.glam import GlamState, stacked
 from glam_env.model.distributions import one_hot, symexp
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
@@ -184,7 +184,7 @@ class TorchStepper:
         x = F.embedding_bag(rows, layout.table, mode="sum")
         return layout.embed_out(layout.embed_norm(x).relu_())
 
-    def observe(self, code: Tensor, action: Tensor, core: CoreState) -> tuple[Tensor, CoreState]:
+    def observe(self, code: Tensor, action: Tensor, core: GlamState) -> tuple[Tensor, GlamState]:
         """Return h_t (E, D) and the core's state after (z_t, a_t).
 
         The same as :meth:`WorldModel.observe`.
@@ -213,7 +213,7 @@ class TorchStepper:
         out = torch.baddbmm(layout.out_bias, torch.cat([gated, base], -1), layout.out)  # (P, E, D)
         u_l = out[1] if layout.stack is None else layout.stack.step(window, local)[0]
         h = F.silu(layout.variation_norm(out[0]), inplace=True).add_(u_l)
-        return h, CoreState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
+        return h, GlamState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
 
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:

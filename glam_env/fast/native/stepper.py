@@ -28,7 +28,7 @@ from glam_env.fast.native.bindings import (
 )
 from glam_env.fast.plain import Prediction, put_rows
 from glam_env.model.config import WorldModelConfig
-from glam_env.model.cores.glam import CoreState
+from glam_env.model.cores.glam import GlamConfig, GlamState
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 
@@ -37,13 +37,14 @@ WINDOW_NUMBERS = 1024  # largest window · size, as in step.cpp
 
 def suits(config: WorldModelConfig) -> bool:
     """Return whether ``step.cpp`` can step a world model of these sizes."""
-    if not suits_layout(config):
+    core = config.core
+    if not suits_layout(config) or not isinstance(core, GlamConfig):
         return False
-    lanes, inner = vector_sizes().lanes, config.expand * config.width
+    lanes = vector_sizes().lanes
     return (
-        config.global_depth == config.local_depth == 1
-        and config.width % lanes == inner % lanes == 0
-        and config.local_window * config.state_size <= WINDOW_NUMBERS
+        core.global_depth == core.local_depth == 1
+        and config.width % lanes == core.expand * config.width % lanes == 0
+        and core.local_window * core.state_size <= WINDOW_NUMBERS
     )
 
 
@@ -150,7 +151,7 @@ class NativeStepper:
             **outputs,
         )
         self._call(self._library.glam_step, described, rows)
-        return DreamState(new_code, h, CoreState(new_window, new_conv, new_ssm, new_local))
+        return DreamState(new_code, h, GlamState(new_window, new_conv, new_ssm, new_local))
 
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,7 +169,7 @@ class NativeStepper:
 
     def arrange(self, state: DreamState) -> DreamState:
         code, h, core = state
-        core = CoreState(
+        core = GlamState(
             core.window.contiguous(),
             _channels_inside(core.conv),
             _channels_inside(core.ssm),
@@ -321,7 +322,7 @@ def _describe(layout: Layout, temperature: float, packer: _Packer) -> Model:
         inner=len(layout.scans[0].skip),
         size=layout.scans[0].a.shape[1],
         taps=len(layout.scans[0].taps),
-        window=c.local_window,
+        window=layout.window,
         rank=layout.scans[0].dt.shape[1],
         bins=c.reward_bins,
         lanes_of_categoricals=lanes,
