@@ -136,12 +136,12 @@ def load_library() -> ctypes.CDLL:
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    check_structures(library.glam_structures().decode())
+    check_structures(library.glam_structures().decode(), STRUCTURES)
     library.glam_share_threads(openmp_parallel())
     return library
 
 
-def check_structures(reported: str, structures: Iterable[type[ctypes.Structure]] = STRUCTURES):
+def check_structures(reported: str, structures: Iterable[type[ctypes.Structure]]) -> None:
     """Compare structures with those of the library.
 
     Args:
