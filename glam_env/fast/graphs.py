@@ -1,4 +1,4 @@
-"""Functions of tensors that run as one CUDA graph: one launch instead of hundreds.
+"""Functions of tensors as CUDA graphs: one launch instead of hundreds.
 
 :class:`Captured` is for functions that change nothing, :class:`CapturedUpdate` for functions that
 are called for what they change, such as weights.
@@ -22,7 +22,7 @@ tensors."""
 
 
 def on_side_stream(function: Callable[[], Any], device: torch.device) -> Any:
-    """Run a function on a separate CUDA stream, as a function must run before its capture."""
+    """Run a function on a separate CUDA stream, as PyTorch requires before a capture."""
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
@@ -51,7 +51,7 @@ def capture(function: Callable[[], Any], device: torch.device) -> tuple[Any, Cal
 def record_cuda(
     function: Callable[[], Any], device: torch.device
 ) -> tuple[Any, Callable[[], None]]:
-    """Run a function that changes nothing until it can be captured; then :func:`capture` it."""
+    """Run a function a few times, then :func:`capture` it; it must change nothing."""
     for _ in range(WARM_UPS):
         on_side_stream(function, device)
     return capture(function, device)

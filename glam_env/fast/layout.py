@@ -1,4 +1,4 @@
-"""The weights of a world model with the core ``glam``, laid out once for many dream steps.
+"""The weights of a world model with the core ``glam``, laid out for dream steps.
 
 The layout needs fewer and better-placed operations than the modules of ``glam_env.model`` and gives
 the same numbers up to rounding:
@@ -174,7 +174,7 @@ def _scan_weights(mamba: Mamba) -> ScanWeights:
 
 
 def _folded(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return the weight (D, out) and bias (out) that follow a LayerNorm without scale and shift."""
+    """Fold a LayerNorm's scale and shift into a layer: weight (D, out) and bias (out)."""
     weight, bias = linear.weight.double(), linear.weight.double() @ norm.bias.double()
     if linear.bias is not None:
         bias = bias + linear.bias.double()
@@ -182,7 +182,7 @@ def _folded(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def _joined(projection: nn.Linear, mamba: Mamba) -> Tensor:
-    """Return (d_inner + D, D): the projection of base + out_proj(y), applied to [y, base]."""
+    """Join two layers: (d_inner + D, D) projects base + out_proj(y), from [y, base]."""
     weight = projection.weight.double()
     return torch.cat([weight @ mamba.out_proj.weight.double(), weight], 1).T.float()
 

@@ -49,7 +49,7 @@ def suits(config: WorldModelConfig) -> bool:
 
 
 class NativeStepper:
-    """Steps dreams of a world model with the core ``glam``; see :class:`~..plain.Stepper`.
+    """Steps dreams of the core ``glam``; see :class:`~glam_env.fast.plain.Stepper`.
 
     Args:
         world_model: In eval mode, on a CPU.
@@ -221,7 +221,7 @@ class NativeStepper:
 
 
 def _channels_inside(state: Tensor) -> Tensor:
-    """Return (E, depth, d_inner, n) with d_inner innermost in memory; copy only if needed."""
+    """Return (E, depth, d_inner, n) with d_inner innermost in memory."""
     return state.transpose(2, 3).contiguous().transpose(2, 3)
 
 
@@ -299,7 +299,7 @@ class _Packer:
         )
 
     def prior(self, prior: nn.Linear, config: WorldModelConfig, lanes: int) -> Dense:
-        """Pack the prior class by class, so that a vector holds one class of many categoricals."""
+        """Pack the prior so that a vector holds one class of many categoricals."""
 
         def turned(x: Tensor) -> Tensor:
             x = x.unflatten(-1, (config.categoricals, config.classes)).mT
