@@ -17,9 +17,9 @@ from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
 from glam_env.envs.dream.engine import DreamEngine
-from glam_env.fast.graphs import WARM_UPS, tensors_of
+from glam_env.fast.graphs import WARM_UPS
 from glam_env.model.config import LossConfig
-from glam_env.model.structures import SequenceBatch
+from glam_env.model.structures import SequenceBatch, tree_tensors
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import imagine
 from glam_env.training.presets import PRESETS
@@ -91,7 +91,7 @@ def test_an_engine_steps_and_resets_without_waiting(world_model, frames, drawn) 
             shown = engine.observe()
     assert {part.device for part in [*step, shown]} == {DEVICE}
     assert shown.shape == ((E, 64, 64, 3) if frames else (E, world_model.config.feature_dim))
-    assert {part.device for part in tensors_of(engine.get_state())} == {DEVICE}
+    assert {part.device for part in tree_tensors(engine.get_state())} == {DEVICE}
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from glam_env.envs.dream.engine import DreamEngine
-from glam_env.fast.graphs import Captured, tensors_of
+from glam_env.fast.graphs import Captured
+from glam_env.model.structures import tree_tensors
 
 
 class Pair(NamedTuple):
@@ -22,7 +23,7 @@ def record(function: Callable[[], Any], _device: torch.device) -> tuple[Any, Cal
     returned = function()
 
     def replay() -> None:
-        for old, new in zip(tensors_of(returned), tensors_of(function()), strict=True):
+        for old, new in zip(tree_tensors(returned), tree_tensors(function()), strict=True):
             old.copy_(new)
 
     return returned, replay
@@ -53,7 +54,7 @@ def test_each_call_sees_its_own_inputs_and_owns_what_it_is_given() -> None:
 def test_a_graph_is_of_one_shape() -> None:
     captured = Captured(lambda x: x + 1, record)
     captured(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"takes \(3,\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"shape \(3,\), got \(4,\)"):
         captured(torch.zeros(4))
 
 
@@ -86,7 +87,7 @@ def test_an_engine_dreams_the_same_through_a_graph(
         steps = [engine.step(actions) for engine in (plain, graphed)]
         shown = [engine.observe() for engine in (plain, graphed)]
         assert torch.equal(*shown)
-        for one, other in zip(*map(tensors_of, steps), strict=True):
+        for one, other in zip(*map(tree_tensors, steps), strict=True):
             assert torch.equal(one, other)
         kept.append((shown[1], shown[1].clone()))
         mask = steps[0].terminated | steps[0].truncated

@@ -3,6 +3,7 @@ without a compiler. (That its numbers are the model's: test_inference.py and tes
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import warnings
@@ -372,3 +373,51 @@ def test_sizes_that_do_not_suit_it_are_stepped_by_pytorch() -> None:
     assert type(make_stepper(deep)) is TorchStepper
     with pytest.raises(GlamError, match="backend 'auto' or 'torch'"):
         make_stepper(deep, backend="native")
+
+
+# --- structures --------------------------------------------------------------------------------
+
+
+def mirrored(base: type[ctypes.Structure], fields: list) -> type[ctypes.Structure]:
+    return type(base.__name__, (ctypes.Structure,), {"_fields_": fields})
+
+
+def wrong_structures() -> list:
+    part = list(bindings.Part._fields_)
+    shorter = mirrored(bindings.Part, part[:-1])
+    longer = mirrored(bindings.Part, [*part, ("more", ctypes.c_int64)])
+    swapped = mirrored(bindings.Part, [part[1], part[0], *part[2:]])
+    narrow = mirrored(bindings.Part, [*part[:-1], ("bytes", ctypes.c_int32)])
+    return [
+        pytest.param(shorter, "Part is offset 0, size 32 in bindings.py", id="shorter"),
+        pytest.param(longer, "Part is offset 0, size 48 in bindings.py", id="longer"),
+        pytest.param(swapped, "Part.into is offset 0, size 8 in bindings.py", id="swapped"),
+        pytest.param(narrow, "Part.bytes is offset 32, size 4 in bindings.py", id="narrow"),
+    ]
+
+
+@pytest.mark.parametrize(("wrong", "message"), wrong_structures())
+def test_a_library_with_other_structures_is_refused(monkeypatch, wrong, message) -> None:
+    structures = [wrong if part is bindings.Part else part for part in bindings.STRUCTURES]
+    monkeypatch.setattr(bindings, "STRUCTURES", structures)
+    bindings.load_library.cache_clear()
+    try:
+        with pytest.raises(BuildError, match=message):
+            bindings.load_library()
+    finally:
+        bindings.load_library.cache_clear()
+
+
+def test_a_structure_that_only_the_library_has_is_refused() -> None:
+    reported = bindings.load_library().glam_structures().decode()
+    bindings.check_structures(reported, bindings.STRUCTURES)
+    with pytest.raises(BuildError, match=r"Decoder is missing in bindings\.py"):
+        bindings.check_structures(reported, bindings.STRUCTURES[:-1])
+
+
+def test_an_argument_of_another_type_is_refused() -> None:
+    library = bindings.load_library()
+    with pytest.raises(ctypes.ArgumentError):
+        library.glam_step(ctypes.byref(bindings.Rows()), ctypes.byref(bindings.Rows()), 1, 1)
+    with pytest.raises(TypeError):
+        library.glam_step(1)

@@ -1,4 +1,4 @@
-"""The weights of a world model with the core ``glam``, laid out once for many dream steps.
+"""The weights of a world model with the core ``glam``, laid out for dream steps.
 
 The layout needs fewer and better-placed operations than the modules of ``glam_env.model`` and gives
 the same numbers up to rounding:
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from glam_env.model.config import WorldModelConfig
-from glam_env.model.cores.glam import GlamConfig, GlamCore, LMamba, MambaBlock
+from glam_env.model.cores.glam import GlamCore, LMamba, MambaBlock
 from glam_env.model.cores.mamba import Mamba
 from glam_env.model.world_model import WorldModel
 
@@ -56,10 +56,10 @@ class Layout:
 
     Attributes:
         config: Sizes of the world model.
+        window: s, the features that LMamba sees.
         table: (K·C + A, D) the feature encoder's first layer, a row for each class and action.
         embed_norm: The feature encoder's LayerNorm.
         embed_out: Its last layer.
-        window: s, the features that LMamba sees.
         lower: GMamba's blocks below its last one.
         stack: LMamba, if it is a stack of blocks; None if its only block is among the parts.
         into: (P, D, 2·d_inner) input projections of the parts, with the LayerNorm before folded in.
@@ -81,10 +81,10 @@ class Layout:
     """
 
     config: WorldModelConfig
+    window: int
     table: Tensor
     embed_norm: nn.LayerNorm
     embed_out: nn.Linear
-    window: int
     lower: list[MambaBlock]
     stack: LMamba | None
     into: Tensor
@@ -107,7 +107,7 @@ class Layout:
 
 def suits_layout(config: WorldModelConfig) -> bool:
     """Return whether :func:`lay_out` can lay out a world model: its core is ``glam``."""
-    return isinstance(config.core, GlamConfig)
+    return config.core.name == "glam"
 
 
 @torch.no_grad()
@@ -117,9 +117,8 @@ def lay_out(world_model: WorldModel) -> Layout:
     Args:
         world_model: In eval mode. Later changes of its weights do not reach the layout.
     """
-    core = world_model.core
-    assert isinstance(core, GlamCore)
-    gmamba, lmamba = core.gmamba, core.lmamba
+    assert isinstance(world_model.core, GlamCore)
+    gmamba, lmamba = world_model.core.gmamba, world_model.core.lmamba
     parts = [gmamba, lmamba] if lmamba.cache_width else [gmamba]
     tops = [_block(part.blocks[-1]) for part in parts]
     into, into_bias = zip(*(_folded(top.norm, top.mamba.in_proj) for top in tops), strict=True)
@@ -134,10 +133,10 @@ def lay_out(world_model: WorldModel) -> Layout:
 
     return Layout(
         config=world_model.config,
+        window=lmamba.window,
         table=_linear(embed_first).weight.T.contiguous(),
         embed_norm=_norm(embed_norm),
         embed_out=_linear(embed_out),
-        window=core.context,
         lower=[_block(block) for block in gmamba.blocks[:-1]],
         stack=None if lmamba.cache_width else lmamba,
         into=torch.stack(into),
@@ -175,7 +174,7 @@ def _scan_weights(mamba: Mamba) -> ScanWeights:
 
 
 def _folded(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return the weight (D, out) and bias (out) that follow a LayerNorm without scale and shift."""
+    """Fold a LayerNorm's scale and shift into a layer: weight (D, out) and bias (out)."""
     weight, bias = linear.weight.double(), linear.weight.double() @ norm.bias.double()
     if linear.bias is not None:
         bias = bias + linear.bias.double()
@@ -183,7 +182,7 @@ def _folded(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def _joined(projection: nn.Linear, mamba: Mamba) -> Tensor:
-    """Return (d_inner + D, D): the projection of base + out_proj(y), applied to [y, base]."""
+    """Join two layers: (d_inner + D, D) projects base + out_proj(y), from [y, base]."""
     weight = projection.weight.double()
     return torch.cat([weight @ mamba.out_proj.weight.double(), weight], 1).T.float()
 

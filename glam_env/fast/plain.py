@@ -114,7 +114,7 @@ class ModelStepper:
         return DreamState(sample_at(prior, draw, self._temperature), h, core)
 
     def _observe(self, state: DreamState, action: Tensor):
-        """Return h_t (E, D), the core's state after it, and the log-probabilities of z_{t+1}."""
+        """Return h_t (E, D), the core's next state, and log-probabilities of z_{t+1}."""
         h, core = self._world_model.observe(state.code, action, state.core)
         return h.float(), core, self._world_model.prior_log_probs(h)
 

@@ -1,4 +1,4 @@
-"""``TorchStepper``: dream steps of the core ``glam`` in PyTorch, with the weights laid out once.
+"""``TorchStepper``: dream steps of the core ``glam`` in PyTorch.
 
 Beside what :mod:`glam_env.fast.layout` saves, the recurrence stays in the cache, and the latent is
 drawn without normalising. Nothing here waits for the device, all shapes are static, and random
@@ -73,7 +73,7 @@ def scan_last(weights: ScanWeights, inputs: Tensor) -> Tensor:
 
 
 def _selection(weights: ScanWeights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dt (..., d_inner), B and C (..., N) from (..., d_inner) convolved inputs."""
+    """Return dt (..., d_inner), B and C (..., N) of (..., d_inner) convolved inputs."""
     rank, size = weights.dt.shape[1], weights.a.shape[1]
     dt, b, c = F.linear(x, weights.select).split([rank, size, size], -1)
     return F.softplus(F.linear(dt, weights.dt, weights.dt_bias)), b, c
@@ -116,7 +116,7 @@ def recur(
 
 
 def read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """Compute :func:`~glam_env.model.cores.mamba.decayed_read` without gradient.
+    """Compute :func:`~glam_env.fast.scan.decayed_read` without gradient.
 
     Args:
         after: (M, d_inner) sums of dt after each position.
@@ -137,7 +137,7 @@ def read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
 
 
 class TorchStepper:
-    """Steps dreams of a world model with the core ``glam``; see :class:`~.plain.Stepper`.
+    """Steps dreams of the core ``glam``; see :class:`~glam_env.fast.plain.Stepper`.
 
     Args:
         world_model: In eval mode.
@@ -234,7 +234,7 @@ class TorchStepper:
         return probs.mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
 
     def _draw_latent(self, probs: Tensor, draw: Tensor) -> Tensor:
-        """Draw codes (E, K) by (E, K) numbers from (E·K, C) probabilities, which it overwrites."""
+        """Draw codes (E, K) from (E·K, C) probabilities, which are overwritten."""
         temperature = self._temperature
         if temperature == 0.0:
             return probs.argmax(-1).view_as(draw)

@@ -136,12 +136,12 @@ def load_library() -> ctypes.CDLL:
     for name, (result, arguments) in FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    check_structures(library.glam_structures().decode())
+    check_structures(library.glam_structures().decode(), STRUCTURES)
     library.glam_share_threads(openmp_parallel())
     return library
 
 
-def check_structures(reported: str, structures: Iterable[type[ctypes.Structure]] = STRUCTURES):
+def check_structures(reported: str, structures: Iterable[type[ctypes.Structure]]) -> None:
     """Compare structures with those of the library.
 
     Args:
@@ -197,13 +197,13 @@ class Memory:
         self._kept: list[Tensor] = []
 
     def keep(self, x: Tensor, dtype: torch.dtype = torch.float32) -> int:
-        """Return the address of a tensor's numbers in a type; they live as long as this object."""
+        """Return the address of a tensor's numbers, converted to a type."""
         self._kept.append(x.detach().to(dtype).contiguous())
         return self._kept[-1].data_ptr()
 
 
 def openmp_parallel() -> c_void_p:
-    """Return ``GOMP_parallel`` of the OpenMP library that PyTorch has loaded, or null.
+    """Return ``GOMP_parallel`` of the OpenMP library that PyTorch uses, or null.
 
     The libraries of GNU, Intel and LLVM all have it.
     """

@@ -32,7 +32,7 @@ class BuildError(GlamError):
 
 
 def find_compiler() -> list[str]:
-    """Return the command of the C++ compiler: ``$CXX``, else the first of c++, g++ and clang++.
+    """Return the command of the C++ compiler: ``$CXX``, c++, g++ or clang++.
 
     Raises:
         BuildError: There is no compiler.
@@ -72,7 +72,7 @@ def _cpu() -> str:
 
 
 def compile_library() -> Path:
-    """Return the path of the library for this CPU; compile it if the cache does not have it.
+    """Return the path of the library for this CPU; compile it if necessary.
 
     Raises:
         BuildError: There is no compiler, it failed, or the cache folder cannot be written.

@@ -1,4 +1,4 @@
-"""``NativeRenderer``: the ``IntegerRenderer`` of CPUs with AVX512-VNNI and a compiler."""
+"""``NativeRenderer``: frames in C++, for CPUs with AVX512-VNNI."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def suits(decoder: IntegerDecoder) -> bool:
 
 
 class NativeRenderer:
-    """Renders the frames of ``IntegerRenderer``, up to the rounding of its sums to steps.
+    """Renders with 8-bit integers, as ``IntegerRenderer`` up to rounding.
 
     Args:
         decoder: The result of :func:`~glam_env.fast.render.round_decoder`.
@@ -74,7 +74,7 @@ class NativeRenderer:
         )
 
     def _blocks(self, layer: Rounded, step: float, after: float) -> Layer:
-        """Pack a hidden layer; of the four kinds of pixels, even rows and columns come first."""
+        """Pack a hidden layer, the kinds of pixels in the order of ``render.cpp``."""
         total, inputs, *_ = layer.weight.shape
         outputs, keep = total // 4, self._memory.keep
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from glam_env.errors import GlamError
-from glam_env.fast.layout import Layout, ScanWeights, lay_out
+from glam_env.fast.layout import Layout, ScanWeights, lay_out, suits_layout
 from glam_env.fast.native.bindings import (
     Dense,
     Memory,
@@ -38,18 +38,18 @@ WINDOW_NUMBERS = 1024  # largest window · size, as in step.cpp
 def suits(config: WorldModelConfig) -> bool:
     """Return whether ``step.cpp`` can step a world model of these sizes."""
     core = config.core
-    if not isinstance(core, GlamConfig):
+    if not suits_layout(config) or not isinstance(core, GlamConfig):
         return False
-    lanes, inner = vector_sizes().lanes, core.expand * config.width
+    lanes = vector_sizes().lanes
     return (
         core.global_depth == core.local_depth == 1
-        and config.width % lanes == inner % lanes == 0
+        and config.width % lanes == core.expand * config.width % lanes == 0
         and core.local_window * core.state_size <= WINDOW_NUMBERS
     )
 
 
 class NativeStepper:
-    """Steps dreams of a world model with the core ``glam``; see :class:`~..plain.Stepper`.
+    """Steps dreams of the core ``glam``; see :class:`~glam_env.fast.plain.Stepper`.
 
     Args:
         world_model: In eval mode, on a CPU.
@@ -221,7 +221,7 @@ class NativeStepper:
 
 
 def _channels_inside(state: Tensor) -> Tensor:
-    """Return (E, depth, d_inner, n) with d_inner innermost in memory; copy only if needed."""
+    """Return (E, depth, d_inner, n) with d_inner innermost in memory."""
     return state.transpose(2, 3).contiguous().transpose(2, 3)
 
 
@@ -299,7 +299,7 @@ class _Packer:
         )
 
     def prior(self, prior: nn.Linear, config: WorldModelConfig, lanes: int) -> Dense:
-        """Pack the prior class by class, so that a vector holds one class of many categoricals."""
+        """Pack the prior so that a vector holds one class of many categoricals."""
 
         def turned(x: Tensor) -> Tensor:
             x = x.unflatten(-1, (config.categoricals, config.classes)).mT
