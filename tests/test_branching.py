@@ -240,7 +240,7 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_moves(
     for wrong, says in (
         (foreign.get_state(), "of another world model"),
         (state.rows([0]), "holds 1 dreams and this env 4: select that many with its rows"),
-        (None, "takes what get_state"),
+        (None, "takes a DreamSnapshot of get_state"),
         (replace(state, draws=on_gpu), "draws on meta, this env on cpu"),
     ):
         with pytest.raises(GlamError, match=says) as caught:

@@ -584,7 +584,7 @@ def test_a_bad_action_is_refused_by_the_single_env(make_single, world) -> None:
         ({"temperature": True}, "temperature must be a finite number >= 0"),
         ({"termination": "never"}, "termination must be one of threshold, sample"),
         ({"reward": "max"}, "reward must be one of mean, sample"),
-        ({"max_prior_entropy": float("nan")}, "max_prior_entropy must be a number of nats >= 0, or None"),
+        ({"max_prior_entropy": float("nan")}, "max_prior_entropy must be a number of nats >= 0"),
         ({"max_prior_entropy": -1.0}, "max_prior_entropy must be a number of nats >= 0, or None"),
         ({"backend": "numba"}, "backend must be one of"),
         ({"precision": "float8"}, "precision must be one of auto, float32"),
