@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
+from glam_agents import (
+    AGENTS,
+    DEFAULT_AGENT,
+    config_of,
+    find_agent,
+    load_agent,
+    load_run_agent,
+)
 from glam_agents.sb3.run import sb3
-from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 
 from glam_env.checkpoint.config import (
     CheckpointConfig,
     ContextsConfig,
     PlaySettings,
-    from_json,
     to_json,
 )
 from glam_env.checkpoint.folder import (
@@ -56,6 +62,7 @@ if TYPE_CHECKING:
     from glam_env.evaluation.play.recording import Recording
     from glam_env.model.world_model import WorldModel
     from glam_env.training.export import TrainedRun
+    from glam_env.training.imagination import Agent
 
 RUNS = Path("runs")
 
@@ -73,6 +80,7 @@ class Train:
         minutes: save and stop after so many minutes.
         device: auto, cpu, cuda, …
         threads: CPU threads of PyTorch (default: its own choice).
+        algorithm: the agent, one of ``glam_agents.AGENTS``.
         train: settings of the training.
         agent: settings of the agent.
     """
@@ -84,8 +92,9 @@ class Train:
     minutes: float | None = None
     device: str = "auto"
     threads: int | None = None
+    algorithm: str = DEFAULT_AGENT
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
-    agent: AgentConfig = field(default_factory=AgentConfig)
+    agent: Any = field(default_factory=lambda: AGENTS[DEFAULT_AGENT].config())
 
 
 # --- parts that commands share -----------------------------------------------------------------
@@ -96,7 +105,8 @@ class Trained(NamedTuple):
 
     game: str
     world_model: WorldModel
-    agent: ActorCritic
+    agent: Agent
+    agent_config: Mapping[str, Any]
     protocol: PlaySettings
     max_episode_steps: int
 
@@ -109,10 +119,11 @@ def _load(name: str | Checkpoint, device: str) -> Trained:
     checkpoint = Checkpoint.open(name)
     config, world_model = checkpoint.config, checkpoint.world_model(where)
     c = config.world_model
-    agent = ActorCritic.from_export(
-        config.agent, checkpoint.agent_state(), c.feature_dim, c.num_actions
-    ).to(where)
-    return Trained(config.game, world_model, agent, config.protocol, config.max_episode_steps)
+    agent = load_agent(
+        config.agent, checkpoint.agent_state(), c.feature_dim, c.num_actions, where, str(checkpoint.path)
+    )
+    steps = config.max_episode_steps
+    return Trained(config.game, world_model, agent, config.agent, config.protocol, steps)
 
 
 def _load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
@@ -123,16 +134,16 @@ def _load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
     run = RunFolder(path)
     trained = load_run(run, device)
     world_model = trained.world_model.requires_grad_(False)
-    settings = from_json(AgentConfig, run.settings.get("agent"), str(path / "config.json"))
-    c = world_model.config
-    agent = ActorCritic(settings, c.feature_dim, c.num_actions).to(device)
-    agent.load_learner_state(trained.learner)
-    agent.eval().requires_grad_(False)
+    stored, c = run.settings.get("agent", {}), world_model.config
+    where = str(path / "config.json")
+    agent = load_run_agent(stored, trained.learner, c.feature_dim, c.num_actions, device, where)
+    stored = {"class": DEFAULT_AGENT, **stored}
     protocol = PlaySettings(trained.config.repeat_action_probability)
-    return Trained(trained.game, world_model, agent, protocol, Export.max_episode_steps), trained
+    steps = Export.max_episode_steps
+    return Trained(trained.game, world_model, agent, stored, protocol, steps), trained
 
 
-def _act(agent: ActorCritic, greedy: bool = False) -> Act:
+def _act(agent: Agent, greedy: bool = False) -> Act:
     return lambda features, generator: agent.act(features, greedy=greedy, generator=generator)
 
 
@@ -194,11 +205,13 @@ def train(args: Train) -> int:
         torch.set_num_threads(args.threads)
     path = args.run or RUNS / game
     if args.resume:
-        if (args.train, args.agent) != (PRESETS[args.preset], AGENT_PRESETS[args.preset]):
+        unchanged = PRESETS[args.preset], find_agent(args.algorithm).preset(args.preset)
+        if (args.train, args.agent) != unchanged:
             raise GlamError("a resumed run keeps its own settings; leave out those given")
     else:
         args.train.validate()
-        settings = {"train": asdict(args.train), "agent": asdict(args.agent)}
+        agent = find_agent(args.algorithm).as_json(args.agent)
+        settings: dict[str, Any] = {"train": asdict(args.train), "agent": agent}
         if args.train.warm_start:
             origin = Checkpoint.open(args.train.warm_start).config.provenance
             settings["begun_from"] = to_json(origin)
@@ -208,7 +221,7 @@ def train(args: Train) -> int:
     settings_game, _, config = read_settings(run.settings, where)
     if settings_game != game:
         raise GlamError(f"{path} holds a run of {settings_game}, not {game}; choose its --run")
-    agent = from_json(AgentConfig, run.settings.get("agent"), where)
+    kind, agent = config_of(run.settings.get("agent", {}), where, DEFAULT_AGENT)
     listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def tell(line: dict[str, Any]) -> None:
@@ -220,7 +233,7 @@ def train(args: Train) -> int:
             game,
             config,
             run,
-            lambda width, actions: ActorCritic(agent, width, actions),
+            lambda width, actions: kind.make(agent, width, actions),
             device,
             tell,
         )
@@ -378,14 +391,14 @@ def export(args: Export) -> int:
     # From here on the weights are as they will be stored: what is measured is what is shipped.
     dtype, world_model, agent = EXPORT_DTYPES[args.dtype], trained.world_model, trained.agent
     world_model.load_exported(as_stored(world_model.export_state(), dtype))
-    agent.load_state_dict(as_stored(agent.state_dict(), dtype))
+    agent.load_exported(as_stored(agent.export_state(), dtype))
     trained = trained._replace(max_episode_steps=args.max_episode_steps)
     length = run.config.context
     contexts = draw_contexts(world_model, run.replay, args.contexts, length, seed=0)
     config = CheckpointConfig(
         game=game,
         world_model=world_model.config,
-        agent={"class": "storm", **asdict(agent.config)},
+        agent=trained.agent_config,
         contexts=ContextsConfig(args.contexts, length),
         max_episode_steps=args.max_episode_steps,
         protocol=trained.protocol,
@@ -444,8 +457,9 @@ def bench(args: Bench) -> int:
     """Runs ``glam bench``."""
     from glam_env.bench.run import bench as measure
 
-    def agent_of(preset: str) -> Callable[[int, int], ActorCritic]:
-        return lambda width, actions: ActorCritic(AGENT_PRESETS[preset], width, actions)
+    def agent_of(preset: str) -> Callable[[int, int], Agent]:
+        kind = AGENTS[DEFAULT_AGENT]
+        return lambda width, actions: kind.make(kind.preset(preset), width, actions)
 
     return measure(args, agent_of)
 
@@ -464,25 +478,30 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 }
 
 
-def _preset_of(words: list[str]) -> str:
-    """The value of --preset, which decides the defaults of all the other options."""
+def _value_of(option: str, words: list[str], default: str) -> str:
+    """The value of an option that decides the defaults of others."""
     for at, word in enumerate(words):
-        if word.startswith("--preset="):
+        if word.startswith(f"{option}="):
             return word.split("=", 1)[1]
-        if word == "--preset" and at + 1 < len(words):
+        if word == option and at + 1 < len(words):
             return words[at + 1]
-    return Train.preset
+    return default
 
 
 def _parse(name: str, words: list[str]) -> Any:
     kind, _ = COMMANDS[name]
     if kind is not Train:
         return read_options(kind, name, words)
-    preset = _preset_of(words)
+    preset = _value_of("--preset", words, Train.preset)
+    algorithm = _value_of("--algorithm", words, Train.algorithm)
     if preset not in PRESETS:
         raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
     default = Train(
-        game=tyro.MISSING, preset=preset, train=PRESETS[preset], agent=AGENT_PRESETS[preset]
+        game=tyro.MISSING,
+        preset=preset,
+        algorithm=algorithm,
+        train=PRESETS[preset],
+        agent=find_agent(algorithm).preset(preset),
     )
     return read_options(kind, name, words, default=default)
 
