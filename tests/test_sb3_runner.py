@@ -23,7 +23,7 @@ from stable_baselines3 import DQN, PPO
 
 from glam_env import console as interruption
 from glam_env.cli.main import main
-from glam_env.cli.options import Sb3
+from glam_env.cli.sb3 import Sb3
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.errors import GlamError
 

@@ -25,7 +25,6 @@ from glam_agents.sb3.score import DreamScore, measure_dreams, own_draws, show_re
 from glam_env.checkpoint.config import WORLD_MODEL
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checks import require_choice, require_count
-from glam_env.cli.options import Sb3
 from glam_env.console import StopRequest
 from glam_env.device import find_device
 from glam_env.errors import GlamError
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
     from torch import Tensor
 
+    from glam_env.cli.sb3 import Sb3
     from glam_env.envs.atari.emulator import EmulatorStep, Episode
     from glam_env.evaluation.play.scores import Policy
 
