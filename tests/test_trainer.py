@@ -19,8 +19,9 @@ from glam_env.checkpoint.folder import load_agent_state, load_world_model
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.training.export import draw_contexts, load_run
+from glam_env.training.phases import count_freezes
 from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig
-from glam_env.training.run_folder import RunFolder, write_whole
+from glam_env.training.run_folder import RunFolder, run_kind, write_whole
 from glam_env.training.trainer import Trainer
 
 pytestmark = pytest.mark.emulator
@@ -85,63 +86,73 @@ def test_a_run_resumed_twice_is_the_run_that_never_stopped(tmp_path, sticky):
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
-def test_the_image_model_stands_still_where_it_is_told_to(tmp_path):
+def advance_past(trainer: Trainer, *names: str) -> None:
+    while trainer.phase.name in names:
+        trainer.advance()
+
+
+def advance_to(trainer: Trainer, name: str) -> None:
+    while trainer.phase.name != name:
+        trainer.advance()
+
+
+def test_image_model_is_frozen_and_fine_tuned_at_the_given_shares(tmp_path):
     trainer = make(tmp_path / "run")
 
     def encoder() -> dict[str, torch.Tensor]:
         return {k: v.clone() for k, v in trainer.world_model.encoder.state_dict().items()}
 
+    def core() -> dict[str, torch.Tensor]:
+        return {k: v.clone() for k, v in trainer.world_model.core.state_dict().items()}
+
     start = encoder()
-    while trainer.phase != "image polish":
-        assert trainer.latents is None
-        trainer.advance()
+    advance_to(trainer, "image fine-tuning")
+    assert trainer.latents is None
     assert trainer.env_steps == DEBUG.freeze.at[0] * DEBUG.total_steps
-    polished, core = encoder(), trainer.world_model.core.state_dict()
-    core = {name: value.clone() for name, value in core.items()}
-    while trainer.phase == "image polish":
-        trainer.advance()
-    assert trainer.image_updates == DEBUG.image_warmup + DEBUG.freeze.polish
-    assert not torch.equal(polished["head.weight"], encoder()["head.weight"])
-    assert_same(trainer.world_model.core.state_dict(), core)
-    frozen, core = encoder(), trainer.world_model.core.state_dict()["lmamba.project.weight"].clone()
+    joint, core_then = encoder(), core()
+    advance_past(trainer, "image fine-tuning")
+    assert trainer.image_updates == DEBUG.image_warmup + DEBUG.freeze.finetune
+    assert not torch.equal(joint["head.weight"], encoder()["head.weight"])
+    assert_same(core(), core_then)
+    frozen = encoder()
     assert not torch.equal(start["head.weight"], frozen["head.weight"])
     updates = trainer.model_updates, trainer.agent_updates
-    while trainer.phase == "settling":
-        trainer.advance()
-    assert trainer.model_updates == updates[0] + DEBUG.freeze.settle
-    assert trainer.agent_updates == updates[1]  # it waits for the model to know its new latents
-    while trainer.phase != "image polish":
+    advance_past(trainer, "adaptation")
+    assert trainer.model_updates == updates[0] + DEBUG.freeze.adapt
+    assert trainer.agent_updates == updates[1]  # the sequence model adapts first
+    while trainer.phase.name != "image fine-tuning":
         trainer.advance()
         assert_same(encoder(), frozen)
     assert trainer.train()
-    assert trainer.freezes == 2
+    assert count_freezes(trainer.phases[: trainer.phase_index]) == 2
     assert not torch.equal(encoder()["head.weight"], frozen["head.weight"])
     assert trainer.latents is not None
     assert trainer.latents.encoded == trainer.replay.added  # the last step brought an update
-    old = trainer.replay.added - 140  # played before either freeze, and in the ring (150) still
+    old = trainer.replay.added - 140  # played before either freeze, and still in the ring (150)
     images = trainer.replay.take("images", (np.array([[0]]), np.array([[old]])))
     stored = torch.from_numpy(trainer.latents._array[0, old, 0]).float()
-    said = trainer.world_model.latents(images.flatten(0, 1))[0].flatten()
-    torch.testing.assert_close(stored, said, rtol=2e-3, atol=2e-3)  # all are of the new images
-    assert not torch.equal(trainer.world_model.core.state_dict()["lmamba.project.weight"], core)
+    computed = trainer.world_model.latents(images.flatten(0, 1))[0].flatten()
+    torch.testing.assert_close(stored, computed, rtol=2e-3, atol=2e-3)  # of the second freeze
+    changed = [name for name, value in core().items() if not torch.equal(value, core_then[name])]
+    assert changed
     trainer.close()
 
 
-def test_some_envs_explore_and_the_model_is_told_what_they_did(tmp_path):
+def test_some_envs_explore_and_the_filter_gets_the_actions_taken(tmp_path):
     config = replace(DEBUG, num_envs=4, exploration=(0.0, 1.0), total_steps=200)
     trainer = make(tmp_path / "run", config)
     trainer.agent.act = lambda features, **_: torch.full((len(features),), 3)
-    told = []
+    taken = []
     act = trainer.filter.act
-    trainer.filter.act = lambda actions: (told.append(actions.clone()), act(actions))
+    trainer.filter.act = lambda actions: (taken.append(actions.clone()), act(actions))
     for _ in range(60):
         trainer._collect(random=False)
     places = np.arange(4)[:, None], np.arange(60)[None]
     actions = trainer.replay.take("actions", places)
-    assert torch.equal(actions, torch.stack(told, 1))
+    assert torch.equal(actions, torch.stack(taken, 1))
     assert (actions[::2] == 3).all()
     assert len(actions[1::2].unique()) == 6
-    assert trainer._agents_own.tolist() == [True, False, True, False]
+    assert trainer._scored.tolist() == [True, False, True, False]
     trainer.close()
 
 
@@ -262,11 +273,40 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_with_a_run_is_not_written_over(tmp_path):
-    RunFolder(tmp_path, {"a": 1})
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    RunFolder(tmp_path, {"train": {"seed": 1}})
     with pytest.raises(GlamError, match="already holds a run"):
-        RunFolder(tmp_path, {"a": 2})
-    assert RunFolder(tmp_path).settings == {"a": 1}
+        RunFolder(tmp_path, {"train": {"seed": 2}})
+    assert RunFolder(tmp_path).settings == {"kind": "train", "train": {"seed": 1}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"kind": "train", "game": "Pong"}, "train"),
+        ({"kind": "sb3", "game": "Pong"}, "sb3"),
+        ({"game": "Pong", "train": {}}, "train"),  # as earlier versions wrote them
+        ({"game": "Pong", "algo": "ppo"}, "sb3"),
+        ({"game": "Pong", "format_version": 1}, None),  # a checkpoint
+        ([], None),
+    ],
+)
+def test_a_folder_is_opened_as_the_kind_of_run_that_it_holds(tmp_path, settings, kind):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert run_kind(tmp_path) == kind
+    for asked in ("train", "sb3"):
+        if asked == kind:
+            assert RunFolder(tmp_path, kind=asked).settings == settings
+            continue
+        with pytest.raises(GlamError, match=f"`glam {asked}`") as error:
+            RunFolder(tmp_path, kind=asked)
+        assert "\n" not in str(error.value)
+
+
+def test_a_new_run_stores_its_kind(tmp_path):
+    RunFolder(tmp_path / "sb3", {"game": "Pong"}, kind="sb3")
+    assert run_kind(tmp_path / "sb3") == "sb3"
+    assert run_kind(tmp_path / "none") is None
 
 
 def test_resuming_nothing_is_an_error(tmp_path):
@@ -292,8 +332,7 @@ def test_losses_that_are_not_finite_stop_the_run(tmp_path):
 def test_the_filter_begins_afresh_where_random_play_ends(tmp_path):
     """In the middle of an episode, of which it has seen nothing."""
     trainer = make(tmp_path)
-    while trainer.phase == "random play":
-        trainer.advance()
+    advance_past(trainer, "random play")
     fresh = LatentFilter(trainer.world_model, DEBUG.num_envs)
     trainer.world_model.eval()
     for follow in (trainer.filter, fresh):
@@ -418,16 +457,15 @@ def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
         return ActorCritic(replace(AGENT_PRESETS["debug"], hidden=hidden), width, actions)
 
     trainer = Trainer("Pong", config, run, agent)
-    assert trainer.phase == "first play"
+    assert trainer.phase.name == "first play"
     assert_same(
         trainer.world_model.export_state(),
         load_world_model(shipped, torch.device("cpu")).export_state(),
     )
     assert_same(trainer.agent.export_state(), load_agent_state(shipped))
     before = trainer.world_model.decoder.background.clone()
-    while trainer.phase == "first play":
-        trainer.advance()
-    assert trainer.phase == "joint training"
+    advance_past(trainer, "first play")
+    assert trainer.phase.name == "joint training"
     assert torch.equal(trainer.world_model.decoder.background, before)
     assert trainer.train()
     assert trainer.model_updates > 0
