@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig, lambda_returns
+from glam_agents import load_agent
+from glam_agents.storm import AGENT_PRESETS, ActorCritic, StormConfig, lambda_returns
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from glam_env.training.imagination import Rollout, imagine
 from glam_env.training.presets import PRESETS, HorizonConfig
 
 FEATURES, ACTIONS = 6, 3
-CONFIG = AgentConfig(hidden=16, autocast=False)
+CONFIG = StormConfig(hidden=16, autocast=False)
 
 
 def make_agent(config=CONFIG, **changes):
@@ -287,7 +288,7 @@ def test_an_export_acts_as_the_agent_did():
     state = agent.export_state()
     assert {name.split(".")[0] for name in state} == {"actor", "critic"}
     fields = {"class": "storm", "hidden": 16, "autocast": False}
-    other = ActorCritic.from_export(fields, state, FEATURES, ACTIONS)
+    other = load_agent(fields, state, FEATURES, ACTIONS)
     features = torch.randn(20, FEATURES)
     assert torch.equal(agent.actor(features), other.actor(features))
     assert torch.equal(agent.value(features), other.value(features))
@@ -299,7 +300,7 @@ def test_an_export_acts_as_the_agent_did():
 @pytest.mark.parametrize(
     ("fields", "change", "message"),
     [
-        ({"class": "dreamer"}, {}, "'dreamer' is unknown; known: 'storm'"),
+        ({"class": "dreamer"}, {}, "'dreamer' is unknown; known: storm"),
         ({"hidden": 16}, {}, "unknown"),
         ({"class": "storm", "hiden": 16}, {}, "hiden"),
         ({"class": "storm", "hidden": 8}, {}, "does not fit"),
@@ -310,7 +311,7 @@ def test_an_export_acts_as_the_agent_did():
 def test_an_export_that_does_not_fit_gets_one_line(fields, change, message):
     state = {k: v for k, v in (make_agent().export_state() | change).items() if v is not None}
     with pytest.raises(GlamError, match=message) as error:
-        ActorCritic.from_export(fields, state, FEATURES, ACTIONS)
+        load_agent(fields, state, FEATURES, ACTIONS)
     assert "\n" not in str(error.value)
 
 
@@ -424,7 +425,7 @@ def test_the_paper_preset_is_section_4():
 def test_what_follows_an_end_does_not_move_the_range_of_returns():
     ranges = []
     for rest in (0.0, 1000.0):
-        agent = ActorCritic(AgentConfig(hidden=8, autocast=False), 4, 2)
+        agent = ActorCritic(StormConfig(hidden=8, autocast=False), 4, 2)
         rewards, ended = torch.ones(6, 10), torch.zeros(6, 10, dtype=torch.bool)
         ended[1] = True
         rewards[2:] = rest
@@ -435,7 +436,7 @@ def test_what_follows_an_end_does_not_move_the_range_of_returns():
 
 
 def test_an_impossible_agent_of_a_checkpoint_gets_one_line():
-    agent = ActorCritic(AgentConfig(hidden=8), 4, 2)
+    agent = ActorCritic(StormConfig(hidden=8), 4, 2)
     config = {"class": "storm", "hidden": 8, "value_bins": 1}
     with pytest.raises(GlamError, match="bins"):
-        ActorCritic.from_export(config, agent.export_state(), 4, 2)
+        load_agent(config, agent.export_state(), 4, 2)

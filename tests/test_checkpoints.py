@@ -22,11 +22,7 @@ from glam_env.checkpoint.folder import (
     CONFIG,
     CONTEXTS,
     WORLD_MODEL,
-    find_checkpoint,
-    load_agent_state,
-    load_config,
-    load_contexts,
-    load_world_model,
+    Checkpoint,
     save_checkpoint,
     shipped_checkpoints,
 )
@@ -56,9 +52,10 @@ def vouch(folder: Path, name: str) -> None:
 
 
 def load_everything(folder: Path) -> None:
-    load_world_model(folder)
-    load_contexts(folder)
-    load_agent_state(folder)
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.world_model()
+    checkpoint.contexts()
+    checkpoint.agent_state()
 
 
 def refused(folder: Path) -> str:
@@ -77,19 +74,18 @@ def refused(folder: Path) -> str:
 def test_what_is_saved_comes_back(
     tiny_checkpoint: Path, checkpoint_config, make_world_model, make_contexts
 ) -> None:
-    config = load_config(tiny_checkpoint)
-    assert replace(config, files={}) == checkpoint_config
-    model = load_world_model(tiny_checkpoint)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    assert checkpoint.path == tiny_checkpoint
+    assert replace(checkpoint.config, files={}) == checkpoint_config
+    model = checkpoint.world_model()
     for name, value in make_world_model().export_state().items():
         assert torch.equal(model.state_dict()[name], value), name
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
-    contexts = load_contexts(tiny_checkpoint)
+    contexts = checkpoint.contexts()
     assert torch.equal(contexts.codes, make_contexts().codes)
     assert torch.equal(contexts.actions, make_contexts().actions)
-    assert torch.equal(
-        load_agent_state(tiny_checkpoint)["actor.weight"], torch.arange(6.0).reshape(2, 3)
-    )
+    assert torch.equal(checkpoint.agent_state()["actor.weight"], torch.arange(6.0).reshape(2, 3))
     assert {p.name for p in tiny_checkpoint.iterdir()} == {
         CONFIG,
         CARD,
@@ -101,7 +97,7 @@ def test_what_is_saved_comes_back(
 
 def test_loading_draws_no_random_numbers(tiny_checkpoint: Path) -> None:
     before = torch.get_rng_state()
-    load_world_model(tiny_checkpoint)
+    Checkpoint.open(tiny_checkpoint).world_model()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -122,7 +118,7 @@ def test_bfloat16_halves_the_weights_and_loads_as_float32(
     ]
     whole, half = ((folder / WORLD_MODEL).stat().st_size for folder in folders)
     assert half < 0.75 * whole  # the headers are not halved
-    exact, rounded = (load_world_model(folder).state_dict() for folder in folders)
+    exact, rounded = (Checkpoint.open(folder).world_model().state_dict() for folder in folders)
     for name, value in exact.items():
         assert rounded[name].dtype == value.dtype
         if value.is_floating_point() and not name.startswith("variation_target"):
@@ -143,10 +139,10 @@ def test_found_by_name_in_any_case_and_by_path(
 ) -> None:
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
     assert shipped_checkpoints()["Pong"] == tiny_checkpoint
-    assert find_checkpoint("pong") == find_checkpoint("Pong") == tiny_checkpoint
-    assert find_checkpoint(tiny_checkpoint) == find_checkpoint(str(tiny_checkpoint))
+    assert Checkpoint.open("pong").path == Checkpoint.open("Pong").path == tiny_checkpoint
+    assert Checkpoint.open(tiny_checkpoint).path == Checkpoint.open(str(tiny_checkpoint)).path
     monkeypatch.chdir(tiny_checkpoint.parent.parent)
-    assert find_checkpoint(tiny_checkpoint.parent.name + "/Pong").samefile(tiny_checkpoint)
+    assert Checkpoint.open(tiny_checkpoint.parent.name + "/Pong").path.samefile(tiny_checkpoint)
 
 
 def test_a_wheel_and_a_checkout_are_searched(
@@ -159,11 +155,11 @@ def test_a_wheel_and_a_checkout_are_searched(
     checkout = package.parent / "checkpoints" / "Pong"
     checkout.parent.mkdir(parents=True)
     tiny_checkpoint.rename(checkout)
-    assert find_checkpoint("Pong") == checkout
+    assert Checkpoint.open("Pong").path == checkout
     wheel = package / "_checkpoints" / "Pong"
     wheel.parent.mkdir(parents=True)
     checkout.rename(wheel)
-    assert find_checkpoint("Pong") == wheel
+    assert Checkpoint.open("Pong").path == wheel
 
 
 def test_a_game_without_a_checkpoint_says_how_to_make_one(
@@ -172,15 +168,29 @@ def test_a_game_without_a_checkpoint_says_how_to_make_one(
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
     monkeypatch.setattr(checkpoints, "_PACKAGE", tiny_checkpoint / "nothing" / "here")
     with pytest.raises(GlamError, match=r"there is: Pong.*`glam train Frostbite`.*glam export"):
-        find_checkpoint("frostbite")
+        Checkpoint.open("frostbite")
 
 
 @pytest.mark.parametrize("name", ["Pnog", "/nowhere/Pong", "no/such/folder"])
 def test_a_wrong_name_or_path_gets_one_line(name: str) -> None:
     with pytest.raises(GlamError) as caught:
-        find_checkpoint(name)
+        Checkpoint.open(name)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_opened_checkpoint_is_not_read_again(tiny_checkpoint: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    (tiny_checkpoint / CONFIG).unlink()
+    assert Checkpoint.open(checkpoint) is checkpoint
+    assert Checkpoint.open(checkpoint, game="Pong") is checkpoint
+    assert checkpoint.contexts().count == checkpoint.config.contexts.count
+
+
+def test_a_checkpoint_of_another_game_is_refused(tiny_checkpoint: Path) -> None:
+    for name in (tiny_checkpoint, Checkpoint.open(tiny_checkpoint)):
+        with pytest.raises(GlamError, match=r"is of Pong, not of Boxing"):
+            Checkpoint.open(name, game="Boxing")
 
 
 # --- broken files --------------------------------------------------------------------------------
@@ -253,9 +263,10 @@ def test_a_forged_tensor_is_refused(tiny_checkpoint: Path, name: str, edit, says
 
 
 def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> None:
-    load_agent_state(tiny_checkpoint, {"actor.weight": torch.zeros(2, 3)})
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    checkpoint.agent_state({"actor.weight": torch.zeros(2, 3)})
     with pytest.raises(GlamError, match=r"agent.safetensors.*actor.weight.*shape \(2, 3\)"):
-        load_agent_state(tiny_checkpoint, {"actor.weight": torch.zeros(3, 3)})
+        checkpoint.agent_state({"actor.weight": torch.zeros(3, 3)})
 
 
 @pytest.mark.parametrize(
@@ -328,7 +339,7 @@ def test_a_second_save_replaces_the_first_and_keeps_other_files(
     load_everything(tiny_checkpoint)
     assert (tiny_checkpoint / "CARD.md").read_text() == "# Second\n"
     assert (tiny_checkpoint / "dream.gif").read_bytes() == b"GIF89a"
-    assert bool((load_agent_state(tiny_checkpoint)["actor.weight"] == 1).all())
+    assert bool((Checkpoint.open(tiny_checkpoint).agent_state()["actor.weight"] == 1).all())
     assert [p.name for p in tiny_checkpoint.parent.iterdir()] == ["Pong"]
 
 

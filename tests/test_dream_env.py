@@ -15,7 +15,7 @@ from comparison import assert_same
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.checkpoint.folder import load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.dream.env import DreamEnv, DreamVectorEnv
 from glam_env.errors import GlamError
 
@@ -351,7 +351,7 @@ def test_observations_are_of_the_dream(make_envs, saved_checkpoint, obs_type) ->
     """Drawn from the latents by the checkpoint's own decoder, up to a level of 255: the drawing may
     run in 8-bit integers, and a batch's size may round a pixel."""
     envs = make_envs(obs_type=obs_type, render_mode="rgb_array")
-    model = load_world_model(saved_checkpoint)
+    model = Checkpoint.open(saved_checkpoint).world_model()
     observations, _ = envs.reset(seed=0)
     for t in range(15):
         frames = model.decode(envs.engine.state.code).numpy() * 255

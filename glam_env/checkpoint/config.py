@@ -41,7 +41,7 @@ class ContextsConfig:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class PlaySettings:
     """How the real game was played: the dream is a dream of that.
 
     Attributes:
@@ -112,7 +112,7 @@ class CheckpointConfig:
     agent: Mapping[str, Any]
     contexts: ContextsConfig
     max_episode_steps: int
-    protocol: Protocol
+    protocol: PlaySettings
     provenance: Provenance
     results: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
@@ -174,7 +174,7 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def load_config(folder: str | Path) -> CheckpointConfig:
+def read_config(folder: str | Path) -> CheckpointConfig:
     """Reads and checks ``config.json``.
 
     Raises:

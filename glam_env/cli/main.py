@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
+from glam_agents import (
+    AGENTS,
+    DEFAULT_AGENT,
+    config_of,
+    find_agent,
+    load_agent,
+    load_run_agent,
+)
 from glam_agents.sb3.run import sb3
-from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 
 from glam_env.checkpoint.config import (
     CheckpointConfig,
     ContextsConfig,
-    Protocol,
-    from_json,
-    load_config,
+    PlaySettings,
     to_json,
 )
 from glam_env.checkpoint.folder import (
     EXPORT_DTYPES,
-    find_checkpoint,
-    load_agent_state,
-    load_world_model,
+    Checkpoint,
     save_checkpoint,
     write_results,
 )
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from glam_env.evaluation.play.recording import Recording
     from glam_env.model.world_model import WorldModel
     from glam_env.training.export import TrainedRun
+    from glam_env.training.imagination import Agent
 
 RUNS = Path("runs")
 
@@ -76,6 +80,7 @@ class Train:
         minutes: save and stop after so many minutes.
         device: auto, cpu, cuda, …
         threads: CPU threads of PyTorch (default: its own choice).
+        algorithm: the agent, one of ``glam_agents.AGENTS``.
         train: settings of the training.
         agent: settings of the agent.
     """
@@ -87,8 +92,9 @@ class Train:
     minutes: float | None = None
     device: str = "auto"
     threads: int | None = None
+    algorithm: str = DEFAULT_AGENT
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
-    agent: AgentConfig = field(default_factory=AgentConfig)
+    agent: Any = field(default_factory=lambda: AGENTS[DEFAULT_AGENT].config())
 
 
 # --- parts that commands share -----------------------------------------------------------------
@@ -99,23 +105,25 @@ class Trained(NamedTuple):
 
     game: str
     world_model: WorldModel
-    agent: ActorCritic
-    protocol: Protocol
+    agent: Agent
+    agent_config: Mapping[str, Any]
+    protocol: PlaySettings
     max_episode_steps: int
 
 
-def _load(name: str, device: str) -> Trained:
+def _load(name: str | Checkpoint, device: str) -> Trained:
     """From a game's shipped checkpoint, a checkpoint folder, or a run as it stands."""
     where = find_device(device)
-    if is_run(Path(name)):
+    if isinstance(name, str) and is_run(Path(name)):
         return _load_run(Path(name), where)[0]
-    folder = find_checkpoint(name)
-    config, world_model = load_config(folder), load_world_model(folder, where)
+    checkpoint = Checkpoint.open(name)
+    config, world_model = checkpoint.config, checkpoint.world_model(where)
     c = config.world_model
-    agent = ActorCritic.from_export(
-        config.agent, load_agent_state(folder), c.feature_dim, c.num_actions
-    ).to(where)
-    return Trained(config.game, world_model, agent, config.protocol, config.max_episode_steps)
+    agent = load_agent(
+        config.agent, checkpoint.agent_state(), c.feature_dim, c.num_actions, where, str(checkpoint.path)
+    )
+    steps = config.max_episode_steps
+    return Trained(config.game, world_model, agent, config.agent, config.protocol, steps)
 
 
 def _load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
@@ -126,16 +134,16 @@ def _load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
     run = RunFolder(path)
     trained = load_run(run, device)
     world_model = trained.world_model.requires_grad_(False)
-    settings = from_json(AgentConfig, run.settings.get("agent"), str(path / "config.json"))
-    c = world_model.config
-    agent = ActorCritic(settings, c.feature_dim, c.num_actions).to(device)
-    agent.load_learner_state(trained.learner)
-    agent.eval().requires_grad_(False)
-    protocol = Protocol(trained.config.repeat_action_probability)
-    return Trained(trained.game, world_model, agent, protocol, Export.max_episode_steps), trained
+    stored, c = run.settings.get("agent", {}), world_model.config
+    where = str(path / "config.json")
+    agent = load_run_agent(stored, trained.learner, c.feature_dim, c.num_actions, device, where)
+    stored = {"class": DEFAULT_AGENT, **stored}
+    protocol = PlaySettings(trained.config.repeat_action_probability)
+    steps = Export.max_episode_steps
+    return Trained(trained.game, world_model, agent, stored, protocol, steps), trained
 
 
-def _act(agent: ActorCritic, greedy: bool = False) -> Act:
+def _act(agent: Agent, greedy: bool = False) -> Act:
     return lambda features, generator: agent.act(features, greedy=greedy, generator=generator)
 
 
@@ -148,7 +156,7 @@ def _policy(trained: Trained, greedy: bool = False) -> FilteredPolicy:
 def _evaluate(
     policy: Policy,
     game: str,
-    protocol: Protocol,
+    protocol: PlaySettings,
     *,
     episodes: int,
     seed: int,
@@ -197,13 +205,15 @@ def train(args: Train) -> int:
         torch.set_num_threads(args.threads)
     path = args.run or RUNS / game
     if args.resume:
-        if (args.train, args.agent) != (PRESETS[args.preset], AGENT_PRESETS[args.preset]):
+        unchanged = PRESETS[args.preset], find_agent(args.algorithm).preset(args.preset)
+        if (args.train, args.agent) != unchanged:
             raise GlamError("a resumed run keeps its own settings; leave out those given")
     else:
         args.train.validate()
-        settings = {"train": asdict(args.train), "agent": asdict(args.agent)}
+        agent = find_agent(args.algorithm).as_json(args.agent)
+        settings: dict[str, Any] = {"train": asdict(args.train), "agent": agent}
         if args.train.warm_start:
-            origin = load_config(find_checkpoint(args.train.warm_start)).provenance
+            origin = Checkpoint.open(args.train.warm_start).config.provenance
             settings["begun_from"] = to_json(origin)
         RunFolder(path, {"game": game, "preset": args.preset, **settings})
     run = RunFolder(path)
@@ -211,7 +221,7 @@ def train(args: Train) -> int:
     settings_game, _, config = read_settings(run.settings, where)
     if settings_game != game:
         raise GlamError(f"{path} holds a run of {settings_game}, not {game}; choose its --run")
-    agent = from_json(AgentConfig, run.settings.get("agent"), where)
+    kind, agent = config_of(run.settings.get("agent", {}), where, DEFAULT_AGENT)
     listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def tell(line: dict[str, Any]) -> None:
@@ -223,7 +233,7 @@ def train(args: Train) -> int:
             game,
             config,
             run,
-            lambda width, actions: ActorCritic(agent, width, actions),
+            lambda width, actions: kind.make(agent, width, actions),
             device,
             tell,
         )
@@ -246,7 +256,7 @@ def evaluate(args: Eval) -> int:
 
     if args.random:
         game = find_game(args.game)
-        name, policy, protocol = game.name, RandomPolicy(game.num_actions), Protocol()
+        name, policy, protocol = game.name, RandomPolicy(game.num_actions), PlaySettings()
     else:
         trained = _load(args.game, args.device)
         name, policy, protocol = trained.game, _policy(trained, args.greedy), trained.protocol
@@ -324,7 +334,7 @@ def demo(args: Demo) -> int:
         device=args.device,
         array_type="torch",
         obs_type="latent",
-        checkpoint=str(find_checkpoint(args.game)),
+        checkpoint=Checkpoint.open(args.game),
     )
     dreamt = play_dreams(env, act, args.steps, args.seed)
     env.close()
@@ -381,14 +391,14 @@ def export(args: Export) -> int:
     # From here on the weights are as they will be stored: what is measured is what is shipped.
     dtype, world_model, agent = EXPORT_DTYPES[args.dtype], trained.world_model, trained.agent
     world_model.load_exported(as_stored(world_model.export_state(), dtype))
-    agent.load_state_dict(as_stored(agent.state_dict(), dtype))
+    agent.load_exported(as_stored(agent.export_state(), dtype))
     trained = trained._replace(max_episode_steps=args.max_episode_steps)
     length = run.config.context
     contexts = draw_contexts(world_model, run.replay, args.contexts, length, seed=0)
     config = CheckpointConfig(
         game=game,
         world_model=world_model.config,
-        agent={"class": "storm", **asdict(agent.config)},
+        agent=trained.agent_config,
         contexts=ContextsConfig(args.contexts, length),
         max_episode_steps=args.max_episode_steps,
         protocol=trained.protocol,
@@ -435,9 +445,9 @@ def card(args: Card) -> int:
 
     from glam_env.evaluation.report.card import write_card
 
-    folder = find_checkpoint(args.game)
-    trained = _load(str(folder), args.device)
-    config = replace(load_config(folder), results=_measure(trained, args))
+    checkpoint = Checkpoint.open(args.game)
+    folder, trained = checkpoint.path, _load(checkpoint, args.device)
+    config = replace(checkpoint.config, results=_measure(trained, args))
     write_results(folder, config, write_card(config))
     print(f"measured anew: {folder}")
     return 0
@@ -447,8 +457,9 @@ def bench(args: Bench) -> int:
     """Runs ``glam bench``."""
     from glam_env.bench.run import bench as measure
 
-    def agent_of(preset: str) -> Callable[[int, int], ActorCritic]:
-        return lambda width, actions: ActorCritic(AGENT_PRESETS[preset], width, actions)
+    def agent_of(preset: str) -> Callable[[int, int], Agent]:
+        kind = AGENTS[DEFAULT_AGENT]
+        return lambda width, actions: kind.make(kind.preset(preset), width, actions)
 
     return measure(args, agent_of)
 
@@ -467,25 +478,30 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 }
 
 
-def _preset_of(words: list[str]) -> str:
-    """The value of --preset, which decides the defaults of all the other options."""
+def _value_of(option: str, words: list[str], default: str) -> str:
+    """The value of an option that decides the defaults of others."""
     for at, word in enumerate(words):
-        if word.startswith("--preset="):
+        if word.startswith(f"{option}="):
             return word.split("=", 1)[1]
-        if word == "--preset" and at + 1 < len(words):
+        if word == option and at + 1 < len(words):
             return words[at + 1]
-    return Train.preset
+    return default
 
 
 def _parse(name: str, words: list[str]) -> Any:
     kind, _ = COMMANDS[name]
     if kind is not Train:
         return read_options(kind, name, words)
-    preset = _preset_of(words)
+    preset = _value_of("--preset", words, Train.preset)
+    algorithm = _value_of("--algorithm", words, Train.algorithm)
     if preset not in PRESETS:
         raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
     default = Train(
-        game=tyro.MISSING, preset=preset, train=PRESETS[preset], agent=AGENT_PRESETS[preset]
+        game=tyro.MISSING,
+        preset=preset,
+        algorithm=algorithm,
+        train=PRESETS[preset],
+        agent=find_agent(algorithm).preset(preset),
     )
     return read_options(kind, name, words, default=default)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
@@ -20,9 +19,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from glam_env.checkpoint.config import CheckpointConfig, load_config
-from glam_env.checkpoint.folder import find_checkpoint
-from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
 from glam_env.checks import (
     read_actions,
     read_autoreset_mode,
@@ -332,26 +328,6 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         if self._done is None and not bool(mask.all()):
             raise GlamError(f"the first reset must begin every {row}: leave out reset_mask")
         return mask.to(self.device)
-
-
-def open_checkpoint(checkpoint: str | Path | None, game: str) -> tuple[Path, CheckpointConfig]:
-    """A checkpoint's folder and config.
-
-    Args:
-        checkpoint: a folder, a game's name, ``hf://owner/name[@revision]``; None is ``game``'s own.
-        game: its name.
-
-    Raises:
-        GlamError: there is none, it is broken, or it is of another game.
-    """
-    if isinstance(checkpoint, str) and checkpoint.startswith(SCHEME):
-        folder = fetch_checkpoint(checkpoint)
-    else:
-        folder = find_checkpoint(game if checkpoint is None else checkpoint)
-    config = load_config(folder)
-    if config.game != game:
-        raise GlamError(f"checkpoint {folder} is of {config.game}, not of {game}")
-    return folder, config
 
 
 def tile_frames(frames: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
+from glam_env.checkpoint.folder import Checkpoint
+
 
 class PlainSpec:
     """Of envs: the keyword arguments in their ``spec`` are JSON's, as far as they have a name.
@@ -38,6 +40,8 @@ class PlainSpec:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, Checkpoint):
+        return str(value.path)
     if isinstance(value, PurePath | torch.device):
         return str(value)
     return value.item() if isinstance(value, np.generic) else value

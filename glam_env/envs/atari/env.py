@@ -15,11 +15,11 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from glam_env.checkpoint.folder import load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checks import require_count
 from glam_env.device import find_device
 from glam_env.envs.atari.emulator import MAX_STEPS, Emulator
-from glam_env.envs.base import FRAME_SHAPE, PixelVectorEnv, Transition, open_checkpoint
+from glam_env.envs.base import FRAME_SHAPE, PixelVectorEnv, Transition
 from glam_env.envs.dream.engine import require_drawing
 from glam_env.envs.dream.env import require_doubt
 from glam_env.envs.latent_filter import LatentFilter
@@ -119,7 +119,7 @@ class RealVectorEnv(PixelVectorEnv):
         termination: str = "threshold",
         reward: str = "mean",
         max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | Checkpoint | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
         precision: str = "auto",
@@ -150,11 +150,11 @@ class RealVectorEnv(PixelVectorEnv):
         feature_dim = 0
         self._filter: LatentFilter | None = None
         if obs_type == "latent":
-            folder, config = open_checkpoint(checkpoint, self.game)
-            world_model = load_world_model(folder, self.device)
+            opened = Checkpoint.open(self.game if checkpoint is None else checkpoint, self.game)
+            world_model = opened.world_model(self.device)
             self._generators = {kind: torch.Generator(self.device) for kind in (_STEPS, _STARTS)}
             self._filter = LatentFilter(world_model, self.num_envs, self._generators[_STEPS])
-            feature_dim = config.world_model.feature_dim
+            feature_dim = world_model.config.feature_dim
         shape = (self.num_envs, *FRAME_SHAPE)
         self._seen = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.games = Games(
@@ -246,7 +246,7 @@ class RealEnv(PixelEnv):
         termination: str = "threshold",
         reward: str = "mean",
         max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | Checkpoint | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
         precision: str = "auto",

@@ -13,10 +13,10 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from glam_env.checkpoint.config import WORLD_MODEL
-from glam_env.checkpoint.folder import load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checks import require_integers, require_range
 from glam_env.device import find_device
-from glam_env.envs.base import PixelVectorEnv, Transition, open_checkpoint
+from glam_env.envs.base import PixelVectorEnv, Transition
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.envs.dream.recordings import read_contexts
@@ -77,7 +77,7 @@ class DreamVectorEnv(PixelVectorEnv):
         termination: str = "threshold",
         reward: str = "mean",
         max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | Checkpoint | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
         precision: str = "auto",
@@ -93,12 +93,13 @@ class DreamVectorEnv(PixelVectorEnv):
             render_mode=render_mode,
         )
         self.max_doubt = require_doubt(max_doubt)
-        folder, config = open_checkpoint(checkpoint, self.game)
+        opened = Checkpoint.open(self.game if checkpoint is None else checkpoint, self.game)
+        config = opened.config
         self._world = config.files[WORLD_MODEL].sha256
-        world_model = load_world_model(folder, self.device)
+        world_model = opened.world_model(self.device)
         self.engine = DreamEngine(
             world_model,
-            load_contexts(folder, self.device)
+            opened.contexts(self.device)
             if contexts is None
             else read_contexts(contexts, world_model, config.contexts.length),
             self.num_envs,
@@ -284,7 +285,7 @@ class DreamEnv(PixelEnv):
         termination: str = "threshold",
         reward: str = "mean",
         max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | Checkpoint | None = None,
         contexts: str | Path | Mapping[str, Any] | None = None,
         backend: str = "auto",
         precision: str = "auto",
