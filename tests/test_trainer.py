@@ -17,6 +17,7 @@ from glam_agents.storm import AGENT_PRESETS, ActorCritic
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
+from glam_env.model.cores.glam import GlamConfig
 from glam_env.training.export import draw_contexts, load_run
 from glam_env.training.phases import count_freezes
 from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig
@@ -360,7 +361,7 @@ def test_weights_that_are_not_finite_do_not_spoil_the_checkpoints(tmp_path):
     [
         ("total_steps", 0, "total_steps must be positive"),
         ("length", 16, "must exceed context"),
-        ("context", 2, "local_window"),
+        ("context", 2, "4 steps"),
         ("dream_starts", "nowhere", "computed or fresh"),
         ("imagination_batch", 10_000, "lower it"),
         ("repeat_action_probability", 1.5, "lie in"),
@@ -388,7 +389,7 @@ def test_paper_preset_is_table_3():
         1e-4,
         1000.0,
     )
-    assert (paper.model.width, paper.model.global_depth, paper.model.local_depth) == (256, 1, 1)
+    assert (paper.model.width, paper.model.core) == (256, GlamConfig(global_depth=1, local_depth=1))
     assert (paper.imagination_batch, paper.context) == (1024, 16)
     assert paper.horizon == HorizonConfig(initial=16, increase=8, every=25_000, maximum=32)
     assert (paper.update_every, paper.agent_updates) == (1, 1)
