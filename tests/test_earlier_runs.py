@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from glam_agents.storm import ActorCritic, AgentConfig
+from glam_agents import DEFAULT_AGENT, config_of
 
-from glam_env.checkpoint.config import from_json
 from glam_env.training.earlier_runs import upgrade_state, upgrade_train
 from glam_env.training.export import read_settings
 from glam_env.training.phases import schedule
@@ -37,8 +36,8 @@ def earlier(tmp_path) -> Path:
 def resume(path: Path) -> Trainer:
     run = RunFolder(path)
     game, _, config = read_settings(run.settings, "config.json")
-    agent = from_json(AgentConfig, run.settings["agent"], "config.json")
-    return Trainer(game, config, run, lambda width, count: ActorCritic(agent, width, count))
+    kind, agent = config_of(run.settings["agent"], "config.json", DEFAULT_AGENT)
+    return Trainer(game, config, run, lambda width, count: kind.make(agent, width, count))
 
 
 def test_settings_have_their_present_names(earlier):

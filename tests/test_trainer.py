@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from glam_agents.storm import AGENT_PRESETS, STORM, ActorCritic
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.latent_filter import LatentFilter
@@ -20,9 +20,10 @@ from glam_env.errors import GlamError
 from glam_env.model.cores.glam import GlamConfig
 from glam_env.training.export import draw_contexts, load_run
 from glam_env.training.phases import count_freezes
-from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig
+from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig, TrainConfig
 from glam_env.training.run_folder import RunFolder, run_kind, write_whole
 from glam_env.training.trainer import Trainer
+from glam_env.training.warm_start import open_warm_start
 
 pytestmark = pytest.mark.emulator
 
@@ -368,6 +369,7 @@ def test_weights_that_are_not_finite_do_not_spoil_the_checkpoints(tmp_path):
         ("random_steps", 10, "raise them to"),
         ("replay_capacity", 10, "raise it to"),
         ("decay_from", 1.5, "decay_from must lie"),
+        ("model", replace(DEBUG.model, unimix=-0.1), "model.unimix must be"),
         ("final_learning_rate", 0.0, "final_learning_rate must be positive"),
     ],
 )
@@ -439,18 +441,19 @@ def test_reading_a_run_under_way_changes_nothing(tmp_path):
     trainer.close()
 
 
-def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
-    """The world model, background included, and the agent; the first steps are the agent's own."""
+def test_a_warm_start_has_the_weights_of_its_checkpoint(tmp_path, shipped):
+    """The world model with its background, and the agent, which plays the first steps."""
+    checkpoint = Checkpoint.open(shipped)
     config = replace(
         DEBUG,
         warm_start=str(shipped),
-        model=Checkpoint.open(shipped).config.world_model,
+        model=checkpoint.config.world_model,
         total_steps=240,
         image_warmup=0,
         model_warmup=0,
         freeze=FreezeConfig(),
     )
-    hidden = Checkpoint.open(shipped).config.agent["hidden"]
+    hidden = checkpoint.config.agent["hidden"]
     run = RunFolder(tmp_path / "warm", {"train": asdict(config)})
 
     def agent(width: int, actions: int) -> ActorCritic:
@@ -458,11 +461,8 @@ def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
 
     trainer = Trainer("Pong", config, run, agent)
     assert trainer.phase.name == "first play"
-    assert_same(
-        trainer.world_model.export_state(),
-        Checkpoint.open(shipped).world_model(torch.device("cpu")).export_state(),
-    )
-    assert_same(trainer.agent.export_state(), Checkpoint.open(shipped).agent_state())
+    assert_same(trainer.world_model.export_state(), checkpoint.world_model().export_state())
+    assert_same(trainer.agent.export_state(), checkpoint.agent_state())
     before = trainer.world_model.decoder.background.clone()
     advance_past(trainer, "first play")
     assert trainer.phase.name == "joint training"
@@ -472,23 +472,37 @@ def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
     trainer.close()
 
 
+def warm(shipped: Path, **model) -> TrainConfig:
+    sizes = replace(Checkpoint.open(shipped).config.world_model, **model)
+    return replace(DEBUG, warm_start=str(shipped), model=sizes)
+
+
+def test_a_warm_start_opens_where_all_sizes_fit(shipped):
+    checkpoint = Checkpoint.open(shipped)
+    # Settings that are no sizes may differ.
+    config = warm(shipped, num_actions=18, unimix=0.5, draw_temperature=0.5)
+    agent = {**checkpoint.config.agent, "gamma": 0.5}
+    assert open_warm_start(config, "Pong", agent, STORM.sizes).path == checkpoint.path
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("model", "agent", "words"),
     [
-        ({"warm_start": "no/such/folder"}, "no/such/folder"),
-        ({"model": DEBUG.model}, "model.stem 16, this run 4"),
+        ({"stem": 4}, {}, "has model.stem 16, this run 4"),
+        ({"core": GlamConfig(local_window=5)}, {}, "has model.core.local_window 4, this run 5"),
+        ({}, {"hidden": 256}, "has agent.hidden 512, this run 256"),
+        ({}, {"class": "toy"}, "has agent.class storm, this run toy"),
     ],
 )
-def test_a_warm_start_that_cannot_be_is_refused(tmp_path, shipped, change, words):
-    model = Checkpoint.open(shipped).config.world_model
-    config = replace(DEBUG, **({"warm_start": str(shipped), "model": model} | change))
-    with pytest.raises(GlamError, match=words):
-        make(tmp_path / "warm", config)
+def test_a_warm_start_of_other_sizes_is_refused(shipped, model, agent, words):
+    own = {**Checkpoint.open(shipped).config.agent, **agent}
+    with pytest.raises(GlamError, match=words) as error:
+        open_warm_start(warm(shipped, **model), "Pong", own, STORM.sizes)
+    assert "\n" not in str(error.value)
 
 
-def test_a_warm_start_needs_its_own_game(tmp_path, shipped):
-    config = replace(
-        DEBUG, warm_start=str(shipped), model=Checkpoint.open(shipped).config.world_model
-    )
+def test_a_warm_start_needs_a_checkpoint_of_its_game(tmp_path, shipped):
     with pytest.raises(GlamError, match="is of Pong; Breakout needs one of its own"):
-        make(tmp_path / "warm", config, game="Breakout")
+        make(tmp_path / "warm", warm(shipped), game="Breakout")
+    with pytest.raises(GlamError, match="no/such/folder"):
+        open_warm_start(replace(DEBUG, warm_start="no/such/folder"), "Pong")

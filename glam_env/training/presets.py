@@ -154,6 +154,10 @@ class TrainConfig:
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise GlamError(f"{name} must be positive, got {getattr(self, name)}")
+        try:
+            self.model.validate()
+        except ValueError as error:
+            raise GlamError(f"model.{error}") from error
         if not self.freeze.latent_batch > 0:
             raise GlamError(f"freeze.latent_batch must be positive, got {self.freeze.latent_batch}")
         if self.context < self.model.core.context:

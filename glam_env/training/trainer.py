@@ -108,7 +108,7 @@ class Trainer:
         checkpoint = run.load_checkpoint(self.device)
         if checkpoint is None:
             if config.warm_start:
-                self.learner.warm_start(config.warm_start)
+                self.learner.warm_start()
             self._frames = self.emulator.reset()
             self._first = np.ones(config.num_envs, bool)
         else:
