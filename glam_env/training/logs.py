@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from glam_env.errors import GlamError
+from glam_env.training.phases import progress
 from glam_env.training.presets import TrainConfig
 
 _SHOWN = {
@@ -44,17 +45,8 @@ class ProgressLine:
         """Shows a line that :class:`~glam_env.training.trainer.Trainer` logs."""
         if "phase" not in line:  # the end of an episode: the next line tells its return
             return
-        c, phase = self._config, line["phase"]
-        if phase == "image warm-up":
-            done, total, unit = line["image_updates"], c.image_warmup, "updates"
-        elif phase == "image polish":
-            done, total, unit = line["polished"], c.freeze.polish, "updates"
-        elif phase == "settling":
-            done, total, unit = line["settled"], c.freeze.settle, "updates"
-        elif phase == "model warm-up":
-            done, total, unit = line["model_updates"], c.model_warmup, "updates"
-        else:
-            done, total, unit = line["env_steps"], c.total_steps, "steps"
+        phase = line["phase"]
+        done, total, unit = progress(self._config, line)
         parts = [f"{phase} {done:,}/{total:,} {unit}"]
         now = time.perf_counter()
         if self._mark is None or self._mark[0] != phase:
