@@ -24,6 +24,7 @@ from glam_env import console as interruption
 from glam_env.cli.main import main
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.errors import GlamError
+from glam_env.training.run_folder import RunFolder, run_kind
 
 SHORT = {"game": "Pong", "num_envs": 4, "horizon": 6, "dreams": 6, "device": "cpu"}
 ROLLOUT = 128 * 4  # steps between two updates of ppo
@@ -379,3 +380,16 @@ def test_broken_file_is_named(begin, name):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(GlamError, match=f"{name} cannot be read"):
         begin(resume=True)
+
+
+def test_run_folder_is_of_its_kind(begin):
+    run = begin()
+    run.close()
+    assert run_kind(run.path) == "sb3"
+    with pytest.raises(GlamError, match="sb3"):
+        RunFolder(run.path)  # of `glam train`
+    path = run.path / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["kind"]  # as older runs have it
+    path.write_text(json.dumps(settings))
+    assert begin(resume=True).steps_done == 0

@@ -65,14 +65,14 @@ class Sb3Run:
         self.checkpoint = Checkpoint.open(s.game)
         self.game = self.checkpoint.config.game
         self.path = s.run or Path("runs/sb3") / f"{self.game}-{s.algo}-{s.obs}"
-        folder = RunFolder(self.path) if s.resume else None
+        folder = RunFolder(self.path, kind="sb3") if s.resume else None
         if folder is not None:
             self._check_same(folder)
         self._dreams = self._make_training_dreams()
         saved = self.path / MODEL
         is_saved = folder is not None and saved.exists()
         self.model = self._load(algorithm, saved) if is_saved else self._make(algorithm)
-        self.folder = RunFolder(self.path, self._fixed()) if folder is None else folder
+        self.folder = folder or RunFolder(self.path, self._fixed(), kind="sb3")
         self.folder.lock()
         self.first = self._read_first() if is_saved else self._measure_first()
 
