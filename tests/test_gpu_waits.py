@@ -150,7 +150,7 @@ def test_a_trainer_s_updates_do_not_wait(tmp_path, graphs) -> None:
     while not trainer.finished:
         phase = trainer.phase
         stored = trainer.latents is not None
-        if phase == "joint training" and (stored not in seen):
+        if phase.name == "joint training" and (stored not in seen):
             trainer.advance()
             for _ in range(1 + WARM_UPS):  # then its graphs are captured
                 trainer._update_model()

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glam_env.fast.scan import CausalTaps, LoopScan, ParallelScan, WindowTaps, decayed_read
-from glam_env.model.cores.glam import CoreConfig, VariationCore
+from glam_env.model.cores.glam import GlamConfig, GlamCore
 from glam_env.model.cores.mamba import Mamba, kernel_missing, scan_missing
 
 
@@ -151,7 +151,7 @@ def indexed_loop(u):
 
 
 def test_forward_and_backward_cost_grows_with_the_length_not_its_square():
-    core = VariationCore(CoreConfig(width=24, global_depth=2, local_depth=2))
+    core = GlamCore(24, GlamConfig(global_depth=2, local_depth=2))
     for run in (lively_mamba(), lambda e: core(e).h):
         assert work_of(run, 128) < 4.6 * work_of(run, 32)
         short, long = (graph_nodes(run(draw(2, n, 24).requires_grad_())) for n in (32, 128))

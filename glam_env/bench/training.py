@@ -22,6 +22,7 @@ from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Rollout, imagine
 from glam_env.training.learner import AgentFactory
+from glam_env.training.phases import FINE_TUNING, RANDOM_PLAY
 from glam_env.training.presets import PRESETS, TrainConfig
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
@@ -143,7 +144,7 @@ class TrainingParts:
             settings = {"game": self._game, "preset": self._preset, "train": asdict(config)}
             run = RunFolder(Path(folder) / "run", settings)
             trainer = Trainer(self._game, config, run, self._make_agent, self._device)
-            while trainer.phase in ("random play", "image polish"):
+            while trainer.phase.name in (RANDOM_PLAY, FINE_TUNING):
                 trainer.advance()
             # Updates are due only after some steps; so many steps have an average share of them.
             units = 1 if warm_up else math.lcm(config.num_envs, config.update_every)
@@ -205,7 +206,7 @@ class TrainingParts:
 
 def _shortened(config: TrainConfig, frozen: bool, warm_up: int) -> TrainConfig:
     """Return a preset with hardly any random play before the part that is timed."""
-    freeze = replace(config.freeze, at=(0.0,) if frozen else (), polish=0, settle=0)
+    freeze = replace(config.freeze, at=(0.0,) if frozen else (), finetune=0, adapt=0)
     longest = max(config.length, freeze.latent_length if frozen else 0)
     return replace(
         config,

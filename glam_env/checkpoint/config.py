@@ -17,7 +17,8 @@ from torch import Tensor
 
 from glam_env.errors import GlamError
 from glam_env.games import GAMES
-from glam_env.model.config import WorldModelConfig
+from glam_env.model.config import WorldModelConfig, upgrade_config
+from glam_env.model.cores.base import CoreConfig, core_config_type
 from glam_env.model.world_model import WorldModel
 
 FORMAT_VERSION = 1
@@ -132,13 +133,31 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
     """
     if not isinstance(value, Mapping):
         raise GlamError(f"{where}: expected an object, got {value!r}; {CURE}")
+    if kind is WorldModelConfig:
+        value = upgrade_config(value)
+    if kind is CoreConfig:
+        try:
+            kind = core_config_type(value)  # type: ignore[assignment]
+        except ValueError as error:
+            raise GlamError(f"{where}: {error}; {CURE}") from error
     hints = get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     if unknown := sorted(value.keys() - set(names)):
         raise GlamError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(names)}")
-    if missing := [name for name in names if name not in value]:
+    needed = [
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in needed if name not in value]:
         raise GlamError(f"{where}: key {missing[0]!r} is missing; {CURE}")
-    return kind(**{name: _decode(hints[name], value[name], f"{where}: {name}") for name in names})
+    return kind(
+        **{
+            name: _decode(hints[name], value[name], f"{where}: {name}")
+            for name in names
+            if name in value
+        }
+    )
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
@@ -219,7 +238,6 @@ def check_values(config: CheckpointConfig, where: str) -> None:
     if config.game not in GAMES:
         raise GlamError(f"{where}: game is {config.game!r}, none of Atari 100k; {CURE}")
     positive = {
-        **{f"world_model.{k}": v for k, v in dataclasses.asdict(config.world_model).items()},
         "max_episode_steps": config.max_episode_steps,
         "contexts.count": config.contexts.count,
         "contexts.length": config.contexts.length,
@@ -228,12 +246,14 @@ def check_values(config: CheckpointConfig, where: str) -> None:
     for name, value in positive.items():
         if type(value) is int and value < 1:
             raise GlamError(f"{where}: {name} must be at least 1, got {value}")
+    try:
+        config.world_model.validate()
+    except ValueError as error:
+        raise GlamError(f"{where}: world_model.{error}") from error
     actions = GAMES[config.game].num_actions
     if config.world_model.num_actions != actions:
         got = config.world_model.num_actions
         raise GlamError(f"{where}: world_model.num_actions is {got}; {config.game} has {actions}")
-    if config.world_model.classes > 256:
-        raise GlamError(f"{where}: world_model.classes must be at most 256, a byte's values")
     if not isinstance(config.agent.get("class"), str):
         raise GlamError(f"{where}: agent must name its class; {CURE}")
     probability = config.protocol.repeat_action_probability

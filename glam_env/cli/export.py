@@ -54,13 +54,14 @@ class Export:
         from glam_env.evaluation.report.history import METRICS
         from glam_env.games import find_game
         from glam_env.training.export import as_stored, draw_contexts
+        from glam_env.training.run_folder import run_kind
 
         game = find_game(self.game).name
         path = self.run or trained.RUNS / game
         require_choice("dtype", self.dtype, tuple(EXPORT_DTYPES))
         for name in ("episodes", "contexts", "max_episode_steps"):
             require_count(name, getattr(self, name))
-        if trained.folder_kind(path) is None:
+        if run_kind(path) is None:
             raise GlamError(f"there is no run in {path}; give its --run, or `glam train {game}`")
         loaded, run = trained.load_run(path, find_device(self.device))
         if loaded.game != game:

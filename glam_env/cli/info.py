@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import tyro
 
 from glam_env.cli.options import folder
-from glam_env.cli.trained import folder_kind
 from glam_env.errors import GlamError
 
 LISTED = 8  # items of a list that are shown
@@ -34,12 +33,14 @@ class Info:
 
     def execute(self) -> int:
         """Print what is known."""
+        from glam_env.training.run_folder import run_kind
+
         path = Path(self.what)
         if not self.what:
             if self.plot is not None:
                 raise GlamError("--plot needs a run, or a checkpoint: glam info RUN --plot FILE")
             self._print(_installation(), "")
-        elif folder_kind(path) == "sb3":
+        elif run_kind(path) == "sb3":
             if self.plot is not None:
                 raise GlamError(f"{path} is a run of `glam sb3`, which has no curves to plot")
             facts, text = _sb3_run(path)
@@ -52,8 +53,9 @@ class Info:
         """Print a training run or a checkpoint, and plot its curves."""
         from glam_env.evaluation.report.history import METRICS, read_history, save_curves
         from glam_env.games import find_game
+        from glam_env.training.run_folder import run_kind
 
-        if folder_kind(path) == "train":
+        if run_kind(path) == "train":
             game, facts = _training_run(path)
         else:
             path, game, facts = _checkpoint(self.what)
@@ -124,16 +126,17 @@ def _checkpoint(name: str) -> tuple[Path, str, dict[str, Any]]:
 
 def _sb3_run(path: Path) -> tuple[dict[str, Any], str]:
     """Describe a run of `glam sb3`: facts, and its report as text."""
+    from glam_agents.sb3.run import REPORT
     from glam_agents.sb3.score import show_report
 
     from glam_env.training.run_folder import RunFolder
 
-    run = RunFolder(path)
+    run = RunFolder(path, kind="sb3")
     steps = 0
     if run.metrics.is_file() and (lines := run.metrics.read_text().splitlines()):
         steps = json.loads(lines[-1])["steps"]
     facts: dict[str, Any] = {"settings": run.settings, "steps": steps, "report": None}
-    report = path / "report.json"
+    report = path / REPORT
     if not report.is_file():
         return facts, f"a run of `glam sb3`, {steps:,} dream steps so far, no report yet"
     facts["report"] = json.loads(report.read_text())

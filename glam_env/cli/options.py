@@ -127,7 +127,7 @@ def _unknown(words: list[str], command: str, known: list[str]) -> str:
 
 
 def _name(argument: Any) -> str:
-    """Return what the help calls an argument."""
+    """Return the name of an argument in messages."""
     if argument.is_positional():
-        return str(argument.lowered.metavar)
+        return argument.field.intern_name.upper()
     return argument.lowered.name_or_flags[0]

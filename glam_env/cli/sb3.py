@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from glam_env.cli.options import Device, Game, folder
+import tyro
+
+from glam_env.cli.options import FLAT
+
+if TYPE_CHECKING:
+    from glam_agents.sb3.settings import Sb3Settings
+else:  # its module imports torch: the defaults below bring the class when it is needed
+    Sb3Settings = Any
 
 
 @dataclass
@@ -14,39 +23,35 @@ class Sb3:
     """Options of `glam sb3`.
 
     Attributes:
-        game: A game's name, or the path of a checkpoint.
-        algo: The algorithm: ppo, a2c, dqn, or qrdqn (of sb3-contrib).
-        steps: Dream steps to learn from.
-        obs: What the agent sees: latent (the bundled agent's features) or rgb (frames).
-        num_envs: Dreams side by side. By default 64 for ppo, else 16.
-        frame_stack: Frames that the agent sees together. By default 4; 1 with latent.
-        horizon: Steps after which a dream is cut.
-        seed: Seed of the weights, the dreams and the actions.
-        run: The run's folder.
-        resume: Continue the run in that folder. Give the settings that it was started with.
-        dreams: Whole dreams in which the agent is measured, before and after.
-        episodes: Whole real games to play at the end.
-        device: Where dreams and agent run.
+        settings: Settings of the run.
         json: Print the report as JSON.
     """
 
-    game: Game
-    algo: str = "ppo"
-    steps: int = 1_000_000
-    obs: str = "latent"
-    num_envs: int | None = None
-    frame_stack: int | None = None
-    horizon: int = 128
-    seed: int = 0
-    run: Annotated[Path | None, folder("runs/sb3/GAME-ALGO-OBS")] = None
-    resume: bool = False
-    dreams: int = 256
-    episodes: int = 10
-    device: Device = "auto"
+    settings: Annotated[Sb3Settings, FLAT]
     json: bool = False
+
+    @classmethod
+    def defaults(cls, _words: list[str]) -> Sb3:
+        """Return the defaults of a command line."""
+        from glam_agents.sb3.settings import Sb3Settings
+
+        return cls(Sb3Settings(game=tyro.MISSING))
 
     def execute(self) -> int:
         """Train, measure, and print the report."""
-        from glam_agents.sb3.run import sb3
+        from glam_agents.sb3.run import Sb3Run
+        from glam_agents.sb3.score import show_report
 
-        return sb3(self)
+        from glam_env.console import Progress
+
+        with closing(Sb3Run(self.settings)) as run, Progress() as progress:
+            if not run.learn(progress):
+                print(
+                    f"stopped at step {run.steps_done:,}, saved in {run.path}; "
+                    "next: the same command with --resume",
+                    file=sys.stderr if self.json else sys.stdout,
+                )
+                return 0
+            report = run.report(progress)
+        print(json.dumps(report, indent=2) if self.json else show_report(report))
+        return 0

@@ -64,16 +64,6 @@ class Trained:
         return FilteredPolicy(self.world_model, self.act(greedy))
 
 
-def folder_kind(path: Path) -> str | None:
-    """Return "train" or "sb3" for a run's folder, None for anything else."""
-    from glam_env.training.run_folder import RunFolder
-
-    if (path / "checkpoints").is_dir() and (path / "config.json").is_file():
-        settings = RunFolder(path).settings
-        return settings.get("kind", "sb3" if "algo" in settings else "train")
-    return None
-
-
 def load_trained(name: str | Checkpoint, device: str) -> Trained:
     """Load a trained game.
 
@@ -89,11 +79,12 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
 
     from glam_env.checkpoint.folder import Checkpoint
     from glam_env.device import find_device
+    from glam_env.training.run_folder import run_kind
 
     where = find_device(device)
     if isinstance(name, str):
         path = Path(name)
-        kind = folder_kind(path)
+        kind = run_kind(path)
         if kind == "sb3":
             raise GlamError(
                 f"{path} is a run of `glam sb3`, whose agent plays when the run ends; "

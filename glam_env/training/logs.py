@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glam_env.console import Progress, clock  # noqa: F401  (read by glam_agents.progress)
+from glam_env.console import Progress
 from glam_env.errors import GlamError
+from glam_env.training.phases import progress as position
 from glam_env.training.presets import TrainConfig
 
 _SHOWN = {
@@ -32,23 +33,9 @@ def show_metrics(config: TrainConfig, progress: Progress) -> Callable[[dict[str,
         if "phase" not in line:  # the end of an episode; the next line has its return
             return
         figures = [f"{label} {line[name]:.3g}" for name, label in _SHOWN.items() if name in line]
-        progress(line["phase"], *_position(config, line), note=" | ".join(figures))
+        progress(line["phase"], *position(config, line), note=" | ".join(figures))
 
     return show
-
-
-def _position(config: TrainConfig, line: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Return how much of a line's phase is done, how much there is, and the unit."""
-    c, phase = config, line["phase"]
-    if phase == "image warm-up":
-        return line["image_updates"], c.image_warmup, "updates"
-    if phase == "image polish":
-        return line["polished"], c.freeze.polish, "updates"
-    if phase == "settling":
-        return line["settled"], c.freeze.settle, "updates"
-    if phase == "model warm-up":
-        return line["model_updates"], c.model_warmup, "updates"
-    return line["env_steps"], c.total_steps, "steps"
 
 
 class TensorBoardLog:

@@ -16,9 +16,8 @@ from glam_env.errors import GlamError
 from glam_env.fast.choose import BACKENDS, make_renderer, make_stepper
 from glam_env.fast.graphs import Captured
 from glam_env.fast.render import PRECISIONS
-from glam_env.model.cores.glam import CoreState
 from glam_env.model.distributions import sample_at
-from glam_env.model.structures import DreamState
+from glam_env.model.structures import DreamState, tree_map
 from glam_env.model.world_model import WorldModel
 
 TERMINATIONS = ("threshold", "sample")
@@ -249,11 +248,11 @@ class DreamEngine:
 
     def get_state(self) -> EngineState:
         """A copy of where all dreams stand; what will be drawn is no part of it."""
-        return EngineState(_copy(self.state), self._steps.clone())
+        return EngineState(tree_map(torch.clone, self.state), self._steps.clone())
 
     def set_state(self, state: EngineState) -> None:
         """Puts all dreams where :meth:`get_state` found them; the argument is copied."""
-        self._state, self._shown = _copy(state.dream), None
+        self._state, self._shown = tree_map(torch.clone, state.dream), None
         self._steps = state.steps.clone()
 
     def get_draws(self) -> EngineDraws:
@@ -317,10 +316,4 @@ def _choose(mask: Tensor, new: DreamState, old: DreamState) -> DreamState:
     def choose(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *(1,) * (a.ndim - 1)), a, b)
 
-    core = CoreState(*map(choose, new.core, old.core))
-    return DreamState(choose(new.code, old.code), choose(new.h, old.h), core)
-
-
-def _copy(state: DreamState) -> DreamState:
-    core = CoreState(*(part.clone() for part in state.core))
-    return DreamState(state.code.clone(), state.h.clone(), core)
+    return tree_map(choose, new, old)
