@@ -319,7 +319,7 @@ def test_an_export_that_does_not_fit_gets_one_line(fields, change, message):
 # --- imagination -------------------------------------------------------------------------
 
 
-def test_a_rollout_lines_up_what_was_seen_done_and_earned():
+def test_rollout_aligns_features_actions_and_rewards():
     config = WorldModelConfig(num_actions=ACTIONS, stem=4, categoricals=3, classes=4, width=16)
     torch.manual_seed(0)
     world = WorldModel(config).requires_grad_(False)
@@ -336,7 +336,7 @@ def test_a_rollout_lines_up_what_was_seen_done_and_earned():
     assert not rollout.terminated.all()
     assert torch.equal(rollout.features[0], world.features(start))
     state = start
-    for t in range(6):  # each step played again, with the latents that were drawn
+    for t in range(6):  # repeat each step with the latents that were drawn
         step = world.step(state, rollout.actions[t])
         drawn = rollout.features[t + 1, :, :12].unflatten(-1, (3, 4)).argmax(-1)
         state = step.state._replace(code=drawn)
@@ -349,8 +349,8 @@ def test_a_rollout_lines_up_what_was_seen_done_and_earned():
     assert all(torch.equal(a, b) for a, b in zip(again[:-1], rollout[:-1], strict=True))
 
 
-def test_imagination_draws_what_the_models_own_step_draws_and_follows_its_weights():
-    """Through the laid-out step: nothing of it may outlive a change of the weights."""
+def test_imagination_steps_as_the_world_model_does_and_follows_its_weights():
+    """Nothing that imagination prepares may outlive a change of the weights."""
     config = WorldModelConfig(num_actions=ACTIONS, stem=4, categoricals=3, classes=4, width=16)
     torch.manual_seed(0)
     world, seen = WorldModel(config), []
