@@ -19,7 +19,6 @@ from glam_agents import (
     load_agent,
     load_run_agent,
 )
-from glam_agents.sb3.run import sb3
 
 from glam_env.checkpoint.config import (
     CheckpointConfig,
@@ -120,7 +119,12 @@ def _load(name: str | Checkpoint, device: str) -> Trained:
     config, world_model = checkpoint.config, checkpoint.world_model(where)
     c = config.world_model
     agent = load_agent(
-        config.agent, checkpoint.agent_state(), c.feature_dim, c.num_actions, where, str(checkpoint.path)
+        config.agent,
+        checkpoint.agent_state(),
+        c.feature_dim,
+        c.num_actions,
+        where,
+        str(checkpoint.path),
     )
     steps = config.max_episode_steps
     return Trained(config.game, world_model, agent, config.agent, config.protocol, steps)
@@ -370,6 +374,30 @@ def demo(args: Demo) -> int:
     )
     side_by_side_gif(args.gif, left, right)
     print(f"both from one real moment, side by side: {args.gif}")
+    return 0
+
+
+def sb3(args: Sb3) -> int:
+    """Runs ``glam sb3``."""
+    from contextlib import closing
+
+    from glam_agents.sb3.run import Sb3Run
+    from glam_agents.sb3.score import show_report
+
+    from glam_env.console import ProgressLines
+
+    print_to = sys.stderr if args.json else sys.stdout  # a report in JSON stands alone
+    with closing(Sb3Run(args)) as run, ProgressLines() as lines:
+
+        def progress(work: str, done: int, total: int, unit: str = "", note: str = "") -> None:
+            lines(work, done, total)
+
+        if not run.learn(progress):
+            cure = "go on with --resume"
+            print(f"stopped at step {run.steps_done:,}, saved in {run.path}; {cure}", file=print_to)
+            return 0
+        report = run.report(progress)
+    print(json.dumps(report, indent=2) if args.json else show_report(report))
     return 0
 
 

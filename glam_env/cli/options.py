@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
+from glam_agents.sb3.settings import Sb3Settings
 
 from glam_env.errors import GlamError
 
@@ -94,40 +95,14 @@ class Demo:
     device: str = "auto"
 
 
-@dataclass
-class Sb3:
+@dataclass(frozen=True)
+class Sb3(Sb3Settings):
     """Train an agent of Stable-Baselines3 in dreams, then play the real game with it.
 
     Attributes:
-        game: a game's name, or the path of a checkpoint.
-        algo: ppo, a2c, dqn, or qrdqn (of sb3-contrib).
-        steps: dream steps to learn from.
-        obs: latent (the agent's features) or rgb (frames).
-        num_envs: dreams side by side (default: 64 for ppo, else 16).
-        frame_stack: frames that are seen together (default: 4; 1 with latent).
-        horizon: steps after which a dream is cut.
-        seed: of the weights, the dreams and the actions.
-        run: the run's folder (default: runs/sb3/GAME-ALGO-OBS).
-        resume: go on with the run in that folder; give the settings that it was begun with.
-        dreams: whole dreams that the agent is measured in, before and after.
-        episodes: whole real games, played at the end.
-        device: auto, cpu, cuda, …
         json: print the report as JSON.
     """
 
-    game: tyro.conf.Positional[str]
-    algo: str = "ppo"
-    steps: int = 1_000_000
-    obs: str = "latent"
-    num_envs: int | None = None
-    frame_stack: int | None = None
-    horizon: int = 128
-    seed: int = 0
-    run: Path | None = None
-    resume: bool = False
-    dreams: int = 256
-    episodes: int = 10
-    device: str = "auto"
     json: bool = False
 
 
