@@ -28,7 +28,7 @@ def info(args: Info) -> int:
 
     from glam_env.evaluation.report.history import METRICS, read_history, save_curves
     from glam_env.fast.choose import describe
-    from glam_env.model.cores.mamba import convolution_missing, scan_missing
+    from glam_env.fast.scan import convolution_missing, scan_missing
     from glam_env.training.run_folder import RunFolder
 
     if not args.what:
