@@ -19,6 +19,7 @@ from glam_env.checkpoint.folder import (
 )
 from glam_env.cli.main import main
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,10 +41,13 @@ def test_a_shipped_checkpoint_loads_and_dreams_as_on_the_cpu(game) -> None:
             model,
             Checkpoint.open(SHIPPED[game]).contexts(),
             E,
-            device=device,
-            max_episode_steps=64,
-            temperature=0.0,
-            precision="float32",
+            DreamOptions(
+                device=device,
+                max_episode_steps=64,
+                temperature=0.0,
+                precision="float32",
+                obs_type="latent",
+            ),
         )
         engine.reset(indices=torch.arange(E, device=device))
         seen = [engine.observe().cpu()]

@@ -17,6 +17,7 @@ from glam_agents.storm import AGENT_PRESETS, ActorCritic, StormConfig
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.fast.graphs import WARM_UPS, tensors_of
 from glam_env.model.config import LossConfig
 from glam_env.model.structures import SequenceBatch
@@ -75,11 +76,13 @@ def test_an_engine_steps_and_resets_without_waiting(world_model, frames, drawn) 
         world_model,
         Checkpoint.open("Pong").contexts(),
         E,
-        device=DEVICE,
-        max_episode_steps=8,
-        frames=frames,
-        termination=termination,
-        reward=reward,
+        DreamOptions(
+            device=DEVICE,
+            max_episode_steps=8,
+            obs_type="rgb" if frames else "latent",
+            termination=termination,
+            reward=reward,
+        ),
     )
     engine.reset(seed=0)
     actions = torch.zeros(E, dtype=torch.int64, device=DEVICE)

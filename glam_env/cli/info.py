@@ -89,7 +89,7 @@ def _installation() -> dict[str, Any]:
     from glam_env.checkpoint.folder import shipped_checkpoints
     from glam_env.device import find_device
     from glam_env.fast.choose import describe
-    from glam_env.model.cores.mamba import convolution_missing, scan_missing
+    from glam_env.fast.scan import convolution_missing, scan_missing
 
     return {
         "glam-env": glam_env.__version__,

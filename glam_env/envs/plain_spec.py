@@ -1,4 +1,4 @@
-"""``PlainSpec``: an env's spec in plain values, so that it can be written down and read again."""
+"""``PlainSpec``: an env's spec in plain values, so that it can be written as JSON and read back."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from glam_env.checkpoint.folder import Checkpoint
+from glam_env.envs.dream.options import DreamOptions
 
 
 class PlainSpec:
-    """Of envs: the keyword arguments in their ``spec`` are JSON's, as far as they have a name.
+    """Mixin of envs whose ``spec`` holds keyword arguments in values that JSON knows.
 
-    Gymnasium notes in the spec what an env was made with. Here an autoreset mode becomes its name,
-    a path and a device become strings, and numpy's numbers Python's: ``spec.to_json()`` works, and
-    what is made of it is the same env. Arrays, as ``contexts`` may be, have no such name.
+    Gymnasium records in the spec what an env was made with. Here an options object becomes its
+    keyword arguments, an autoreset mode its name, a path, a checkpoint and a device become
+    strings, and numpy's numbers Python's: ``spec.to_json()`` works, and what is made of it is the
+    same env. Arrays, as ``contexts`` may be, stay arrays, which JSON does not know.
     """
 
     _spec: EnvSpec | None = None
@@ -33,7 +35,11 @@ class PlainSpec:
     def spec(self, spec: EnvSpec | None) -> None:
         if spec is not None:
             spec = copy.copy(spec)
-            spec.kwargs = {name: _plain(value) for name, value in spec.kwargs.items()}
+            given = dict(spec.kwargs)
+            options = given.pop("options", None)
+            if isinstance(options, DreamOptions):
+                given = options.changed() | given
+            spec.kwargs = {name: _plain(value) for name, value in given.items()}
         self._spec = spec
 
 
