@@ -1,4 +1,4 @@
-"""Random actions that are held: their share, their length, and where a run goes on."""
+"""Random actions that are held: their share, their length, and their state."""
 
 import numpy as np
 import pytest
@@ -19,15 +19,15 @@ def test_the_shares_are_right_and_actions_are_held(hold):
     np.testing.assert_allclose(taken.mean(0), CHANCES, atol=0.02)
     assert not taken[:, 0].any()
     assert taken[:, 3].all()
-    # Where all is random, an action goes on unless a hold ends and another one is drawn.
-    goes_on = (actions[1:, 3] == actions[:-1, 3]).mean()
-    assert goes_on == pytest.approx(1.0 - (1.0 / hold) * 2.0 / 3.0, abs=0.02)
+    # Where all actions are random, one repeats unless its hold ends and another one is drawn.
+    repeats = (actions[1:, 3] == actions[:-1, 3]).mean()
+    assert repeats == pytest.approx(1.0 - (1.0 / hold) * 2.0 / 3.0, abs=0.02)
     shares = np.bincount(actions[:, 3], minlength=3) / len(actions)
     np.testing.assert_allclose(shares, 1.0 / 3.0, atol=0.03)
 
 
-def test_without_a_hold_each_step_is_its_own():
-    """As runs before there were holds drew them."""
+def test_without_a_hold_each_step_draws_again():
+    """And the draws are those of runs from before actions were held."""
     actions, taken = draw(Exploration(CHANCES, 4, 3), np.random.default_rng(5), 100)
     rng = np.random.default_rng(5)
     for t in range(100):
@@ -36,12 +36,12 @@ def test_without_a_hold_each_step_is_its_own():
         assert (actions[t][explored] == others[explored]).all()
 
 
-def test_it_goes_on_from_its_state():
+def test_it_resumes_from_its_state():
     one, other = (Exploration(CHANCES, 4, 3, 6.0) for _ in range(2))
     rng = np.random.default_rng(2)
     draw(one, rng, 50)
     other.load_state(one.state())
-    twin = np.random.default_rng()
-    twin.bit_generator.state = rng.bit_generator.state
-    for a, b in zip(draw(one, rng, 50), draw(other, twin, 50), strict=True):
+    other_rng = np.random.default_rng()
+    other_rng.bit_generator.state = rng.bit_generator.state
+    for a, b in zip(draw(one, rng, 50), draw(other, other_rng, 50), strict=True):
         assert (a == b).all()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from glam_agents.storm import ActorCritic, AgentConfig
+from glam_agents.storm import ActorCritic, StormConfig
 
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamOptions
@@ -153,7 +153,7 @@ def test_a_captured_dream_is_the_eager_one(make_contexts, make_world_model, fram
 
 def test_an_agent_learns_from_a_dream_in_bfloat16():
     _, gpu = twins()
-    agent = ActorCritic(replace(AgentConfig(), hidden=32), CONFIG.feature_dim, 6).cuda()
+    agent = ActorCritic(replace(StormConfig(), hidden=32), CONFIG.feature_dim, 6).cuda()
     codes, actions = contexts(64)
     start = gpu.warm_up(codes.cuda(), actions.cuda())
     with torch.autocast("cuda", torch.bfloat16):

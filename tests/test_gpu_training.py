@@ -59,7 +59,7 @@ def test_graphs_train_as_updates_one_by_one_do(tmp_path: Path) -> None:
         decay_from=0.3,
         image_warmup=8,
         model_warmup=8,
-        freeze=replace(DEBUG.freeze, polish=6, settle=6),
+        freeze=replace(DEBUG.freeze, finetune=6, adapt=6),
         horizon=HorizonConfig(initial=2, increase=1, every=150, maximum=4),
     )
     assert len(config.freeze.at) == 2

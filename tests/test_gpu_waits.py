@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 import gymnasium as gym
 import pytest
 import torch
-from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
+from glam_agents.storm import AGENT_PRESETS, ActorCritic, StormConfig
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import Checkpoint
@@ -100,7 +100,7 @@ def test_an_engine_steps_and_resets_without_waiting(world_model, frames, drawn) 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_imagination_and_the_agent_s_update_do_not_wait(world_model, bfloat16) -> None:
     contexts = Checkpoint.open("Pong").contexts().to(DEVICE)
-    agent = ActorCritic(AgentConfig(hidden=32), world_model.config.feature_dim, 6).to(DEVICE)
+    agent = ActorCritic(StormConfig(hidden=32), world_model.config.feature_dim, 6).to(DEVICE)
     start = world_model.warm_up(contexts.codes[:E].long(), contexts.actions[:E].long())
     agent.update(imagine(world_model, agent, start, 5))  # the optimiser makes its state
     with no_waiting(), torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
@@ -153,7 +153,7 @@ def test_a_trainer_s_updates_do_not_wait(tmp_path, graphs) -> None:
     while not trainer.finished:
         phase = trainer.phase
         stored = trainer.latents is not None
-        if phase == "joint training" and (stored not in seen):
+        if phase.name == "joint training" and (stored not in seen):
             trainer.advance()
             for _ in range(1 + WARM_UPS):  # then its graphs are captured
                 trainer._update_model()

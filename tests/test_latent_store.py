@@ -1,4 +1,4 @@
-"""Training on stored latents: what is stored, what is learnt from it, and what stands still."""
+"""Training on stored latents: what is stored, what learns from it, and what is frozen."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def play(replay: Replay, steps: int, rng: np.random.Generator) -> None:
         replay.add(images, actions, rewards.astype(np.float32), nothing, nothing, nothing)
 
 
-def test_samples_are_what_the_model_says_of_the_same_frames(replay, frozen):
-    """While the ring fills, past its seam, and after frames were missed for longer than it is."""
+def test_samples_are_the_latents_of_the_same_frames(replay, frozen):
+    """While the ring fills, past its seam, and after more frames than it holds were missed."""
     rng = np.random.default_rng(0)
     store = LatentStore(replay, frozen)
     for steps in (20, 15, 40, 120):
@@ -54,11 +54,11 @@ def test_samples_are_what_the_model_says_of_the_same_frames(replay, frozen):
         expected = LatentBatch(
             log_probs.unflatten(0, (6, 9)), projected.unflatten(0, (6, 9)), *frames[1:]
         )
-        for stored, said in zip(latents, expected, strict=True):
-            torch.testing.assert_close(stored, said, rtol=2e-3, atol=2e-3)  # float16
+        for stored, computed in zip(latents, expected, strict=True):
+            torch.testing.assert_close(stored, computed, rtol=2e-3, atol=2e-3)  # float16
 
 
-def test_what_was_encoded_before_is_not_encoded_again(replay, frozen, monkeypatch):
+def test_frames_are_encoded_once(replay, frozen, monkeypatch):
     seen = []
     latents = frozen.latents
     monkeypatch.setattr(frozen, "latents", lambda x: (seen.append(len(x)), latents(x))[1])
@@ -101,7 +101,7 @@ def test_the_latent_loss_is_the_whole_loss_without_its_image_terms(frozen):
     }  # fmt: skip
 
 
-def test_the_latent_loss_draws_as_for_use_and_foretells_what_was_stored(make_world_model):
+def test_latent_loss_draws_at_draw_temperature_and_predicts_the_stored_latents(make_world_model):
     plain = make_world_model()
     sharp = WorldModel(replace(plain.config, draw_temperature=0.25)).eval()
     sharp.load_state_dict(plain.state_dict())

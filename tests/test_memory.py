@@ -1,4 +1,4 @@
-"""Freed memory stays in the process where the C library can be told so."""
+"""Freed memory stays in the process where the C library allows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from glam_env.training import memory
 from glam_env.training.memory import keep_freed_memory
 
-# In a process of its own: what earlier work left on the heap would count.
+# In a separate process: earlier work leaves memory on the heap.
 HELD_AFTER_FREEING = """
 import sys, torch
 from pathlib import Path
@@ -26,13 +26,13 @@ def resident():
 
 torch.ones(1)
 before = resident()
-torch.ones(1 << 24)  # 64 MiB, beyond what is kept by default; freed at once
+torch.ones(1 << 24)  # 64 MiB, freed at once; by default malloc does not keep that much
 print(resident() - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_what_is_freed_stays_with_the_process() -> None:
+def test_freed_memory_stays_in_the_process() -> None:
     kept, given_back = (
         subprocess.run(
             [sys.executable, "-c", HELD_AFTER_FREEING, word],
@@ -48,7 +48,7 @@ def test_what_is_freed_stays_with_the_process() -> None:
     assert int(given_back) < 8 << 20
 
 
-def test_elsewhere_nothing_is_done(monkeypatch) -> None:
+def test_other_systems_are_left_alone(monkeypatch) -> None:
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert not keep_freed_memory()
     monkeypatch.setattr(memory.sys, "platform", "linux")

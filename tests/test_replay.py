@@ -1,4 +1,4 @@
-"""The replay ring: what a sequence may hold, what survives, and what is refused."""
+"""The replay ring: the sequences it draws, what survives a kill, and what is refused."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,10 @@ PROPERTY = settings(
 
 
 class Recorder:
-    """Adds numbered steps to a replay and remembers all of them.
+    """Adds numbered steps to a replay and records their ends.
 
-    Frame, action and reward of a step all tell its number and its stream, so whatever comes out
-    of a replay can be told apart.
+    Frame, action and reward of a step all contain its number and its stream, so that a sampled step
+    can be identified.
     """
 
     def __init__(self, folder, streams, capacity, spare=0):
@@ -43,7 +43,7 @@ class Recorder:
             self.add(rng.random(self.replay.streams) < chance)
 
     def valid_starts(self, length):
-        """(stream, step) pairs by the definition, one by one."""
+        """Find the (stream, step) pairs by the definition, one by one."""
         oldest = max(0, len(self.ends) - self.replay.capacity)
         return {
             (stream, step)
@@ -54,7 +54,7 @@ class Recorder:
 
 
 def starts_of(batch):
-    """(stream, step) at which each sequence begins, checked to be whole and in order."""
+    """Return (stream, step) of each sequence's start, after checking that it is whole."""
     numbers = batch.actions
     length = numbers.shape[1]
     assert torch.equal(numbers, numbers[:, :1] + torch.arange(length))
@@ -77,7 +77,7 @@ def starts_of(batch):
     chance=st.floats(0, 0.5),
     seed=st.integers(0, 999),
 )
-def test_sequences_lie_in_one_episode_and_off_the_seam(
+def test_sequences_cross_no_end_and_no_seam(
     tmp_path_factory, streams, capacity, spare, steps, length, chance, seed
 ):
     rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def test_sequences_lie_in_one_episode_and_off_the_seam(
         assert not any(ends[:-1])
 
 
-def test_all_places_are_drawn_and_equally_often(tmp_path):
+def test_all_places_are_drawn_equally_often(tmp_path):
     recorder, rng = Recorder(tmp_path, 2, 20, 3), np.random.default_rng(0)
     recorder.add_many(55, rng, 0.15)
     valid = recorder.valid_starts(4)
@@ -108,7 +108,7 @@ def test_all_places_are_drawn_and_equally_often(tmp_path):
     counts = np.array([drawn.count(place) for place in sorted(valid)])
     assert 10 < len(valid) < 34
     assert counts.sum() == len(drawn)
-    # About as many degrees of freedom as places: mean n, deviation √(2n); five of them above.
+    # About n = len(valid) degrees of freedom: mean n, standard deviation √(2n); five of them.
     chi_square = ((counts - 200) ** 2 / 200).sum()
     assert chi_square < len(valid) + 5 * np.sqrt(2 * len(valid))
 
@@ -120,10 +120,10 @@ def test_the_reward_of_an_episodes_last_step_belongs_to_that_episode(tmp_path):
     rng = np.random.default_rng(0)
     batch = recorder.replay.sample(200, 6, rng)
     closing = batch.rewards[batch.life_lost[:, -1]]
-    assert len(closing)  # a sequence may end with the last step, whose reward is 5.5 ...
+    assert len(closing)  # a sequence may end with the last step, whose reward is 5.5
     assert (closing == torch.arange(6) + 0.5).all()
     begins = set(batch.actions[:, 0].tolist())
-    assert begins == {0, 6}  # ... and none goes past it
+    assert begins == {0, 6}  # and none goes past it
 
 
 def test_the_whole_ring_is_one_sequence_at_most(tmp_path):
@@ -139,7 +139,7 @@ def test_an_empty_replay_says_so(tmp_path):
         Replay(tmp_path, 1, 8).sample(1, 2, np.random.default_rng(0))
 
 
-def test_single_frames_come_from_all_that_counts_and_nothing_else(tmp_path):
+def test_single_frames_are_drawn_from_all_steps_that_count(tmp_path):
     recorder, rng = Recorder(tmp_path, 2, 10, 4), np.random.default_rng(0)
     recorder.add_many(33, rng, 0.2)
     images = recorder.replay.sample_images(1000, rng)
@@ -185,7 +185,7 @@ def test_a_sample_is_a_copy_and_follows_its_generator(tmp_path):
 def test_a_killed_run_finds_its_replay_as_the_checkpoint_left_it(
     tmp_path_factory, before, after, capacity, seed
 ):
-    """Whatever was added behind the checkpoint, up to the spare room, is as if it never was."""
+    """Steps added after the checkpoint, up to the spare slots, change nothing."""
     folder, rng = tmp_path_factory.mktemp("replay"), np.random.default_rng(seed)
     recorder = Recorder(folder, 2, capacity, spare=12)
     recorder.add_many(before, rng, 0.1)
@@ -205,13 +205,13 @@ def test_a_killed_run_finds_its_replay_as_the_checkpoint_left_it(
     if expected is not None:
         batch = reopened.sample(16, length, samples[1])
         assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
-    recorder.replay = reopened  # and goes on as if nothing had happened
+    recorder.replay = reopened  # it continues as if it had not been killed
     recorder.add_many(5, rng, 0.1)
     if valid := recorder.valid_starts(length):
         assert set(starts_of(reopened.sample(32, length, samples[1]))) <= valid
 
 
-def test_going_back_forgets_the_places_of_what_came_after(tmp_path):
+def test_loading_a_state_drops_the_places_of_later_steps(tmp_path):
     recorder, rng = Recorder(tmp_path, 1, 10, spare=10), np.random.default_rng(0)
     recorder.add_many(6, rng, 0.0)
     state = recorder.replay.state()
@@ -228,7 +228,7 @@ def test_the_files_outlive_the_process(tmp_path):
     recorder.replay.flush()
     del recorder.replay
     reopened = Replay(tmp_path / "deep" / "replay", 2, 10, 2)
-    assert len(reopened) == 0  # nothing counts before the checkpoint has said so
+    assert len(reopened) == 0  # nothing counts until a state is loaded
     reopened.load_state(state)
     assert set(starts_of(reopened.sample(50, 3, rng))) <= valid
 

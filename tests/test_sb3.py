@@ -1,7 +1,8 @@
-"""The bridge to Stable-Baselines3: the whole contract of its vector envs."""
+"""The bridge to Stable-Baselines3 keeps the contract of its vector envs."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
@@ -15,8 +16,9 @@ import pytest
 import torch
 from comparison import assert_same, to_numpy
 from echo import Echo
-from glam_agents.sb3.algorithms import ALGORITHMS, FramePolicy, find_algorithm, find_settings
-from glam_agents.sb3.env import ClippedRewards, SB3VecEnv, measure_bridge
+from glam_agents.sb3 import ClippedRewards, SB3VecEnv
+from glam_agents.sb3.algorithms import ALGORITHMS, find_algorithm, find_settings
+from glam_agents.sb3.score import FramePolicy
 from gymnasium.vector import AutoresetMode
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -37,7 +39,7 @@ SEEN = {
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _environment(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -46,7 +48,7 @@ def _surroundings(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def make_envs() -> Iterator[Callable[..., DreamVectorEnv]]:
-    """Makes vector envs whose rows end apart, by their lives and after 6 steps."""
+    """Return a function that makes vector envs. Rows end at different steps, at most 6."""
     made: list[Any] = []
 
     def make(world: str = "dream", num_envs: int = E, **options: Any) -> Any:
@@ -61,7 +63,7 @@ def make_envs() -> Iterator[Callable[..., DreamVectorEnv]]:
 
 @pytest.fixture
 def make_bridge(make_envs: Callable[..., Any]) -> Callable[..., SB3VecEnv]:
-    """Makes bridges to dreams."""
+    """Return a function that makes bridges to dreams."""
     return lambda frame_stack=1, **options: SB3VecEnv(make_envs(**options), frame_stack)
 
 
@@ -70,7 +72,7 @@ def draw_actions(steps: int, num_envs: int = E, seed: int = 0) -> np.ndarray:
 
 
 def as_seen(observations: Any) -> np.ndarray:
-    """What an env shows as SB3 wants it: images channels first."""
+    """Return observations as SB3 wants them: images channels first."""
     array = np.asarray(to_numpy(observations))
     return np.moveaxis(array, -1, 1) if array.ndim == 4 else array
 
@@ -81,8 +83,8 @@ def as_seen(observations: Any) -> np.ndarray:
 @pytest.mark.parametrize("frame_stack", [1, 3])
 @pytest.mark.parametrize("array_type", ["numpy", "torch"])
 @pytest.mark.parametrize("obs_type", list(SEEN))
-def test_the_bridge_tells_what_the_env_tells(make_envs, obs_type, array_type, frame_stack):
-    """Held against the bare env, with stacks that are kept by hand."""
+def test_bridge_equals_the_bare_env(make_envs, obs_type, array_type, frame_stack):
+    """Compare with the bare env; frames are stacked by hand."""
     options = {"obs_type": obs_type, "array_type": array_type}
     bare, bridge = make_envs(**options), SB3VecEnv(make_envs(**options), frame_stack)
     (first, *rest), dtype = SEEN[obs_type]
@@ -126,22 +128,22 @@ def test_the_bridge_tells_what_the_env_tells(make_envs, obs_type, array_type, fr
             (bool(t), bool(c), bool(dones.all()))
             for t, c in zip(terminated, truncated, strict=True)
         }
-    # Lives that ended, dreams that were cut, and dreams that went on beside them.
+    # Terminated, truncated, and running dreams side by side.
     assert {(True, False, False), (False, True, False), (False, False, False)} <= kinds
 
 
 @pytest.mark.parametrize("obs_type", ["rgb", "latent"])
-def test_arrays_and_infos_belong_to_the_caller(make_bridge, obs_type):
-    """Whoever writes into what she was given changes nothing that comes."""
-    untouched, scribbled = (make_bridge(2, obs_type=obs_type) for _ in range(2))
+def test_caller_owns_arrays_and_infos(make_bridge, obs_type):
+    """Writing into what a step returned changes no later step."""
+    untouched, written = (make_bridge(2, obs_type=obs_type) for _ in range(2))
     infos_before: list[Any] = []
-    for bridge in (untouched, scribbled):
+    for bridge in (untouched, written):
         bridge.seed(1)
-    assert_same(untouched.reset(), observations := scribbled.reset())
+    assert_same(untouched.reset(), observations := written.reset())
     for actions in draw_actions(15):
         observations.fill(7)
         expected = untouched.step(actions)
-        got = scribbled.step(actions)
+        got = written.step(actions)
         assert_same(got, expected)
         observations, rewards, dones, infos = got
         for array in (observations, rewards, dones):
@@ -153,14 +155,14 @@ def test_arrays_and_infos_belong_to_the_caller(make_bridge, obs_type):
             if "terminal_observation" in info:
                 info["terminal_observation"].fill(9)
             info["mine"] = True
-        rewards += 100.0  # PPO adds a value to the rewards of dreams that were cut
+        rewards += 100.0  # PPO adds a value to the rewards of truncated dreams
         dones[:] = True
         infos_before = infos
-        assert all(info == {} for info in scribbled.reset_infos)
+        assert all(info == {} for info in written.reset_infos)
 
 
-def test_the_bridge_does_as_stable_baselines3s_own(make_bridge):
-    """Gymnasium's CartPole through both, seeds, auto-resets and cut episodes included."""
+def test_bridge_equals_dummy_vec_env(make_bridge):
+    """CartPole through both: seeds, automatic resets and truncated episodes are the same."""
     options = {"max_episode_steps": 12}
     mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
     cartpoles = gym.make_vec(
@@ -190,24 +192,24 @@ def test_the_bridge_does_as_stable_baselines3s_own(make_bridge):
 
 @pytest.mark.emulator
 @pytest.mark.parametrize("obs_type", ["rgb", "latent"])
-def test_the_real_game_looks_to_sb3_like_a_dream(make_envs, obs_type):
+def test_real_game_has_the_spaces_of_a_dream(make_envs, obs_type):
     k = 4 if obs_type == "rgb" else 1
     dream, real = (SB3VecEnv(make_envs(w, 2, obs_type=obs_type), k) for w in IDS)
     assert dream.observation_space == real.observation_space
     assert dream.action_space == real.action_space
     for bridge in (dream, real):
         bridge.seed(0)
-    told = [(b.reset(), *[b.step(a) for a in draw_actions(7, 2)][-1]) for b in (dream, real)]
-    for mine, other in zip(*(t[:4] for t in told), strict=True):
+    seen = [(b.reset(), *[b.step(a) for a in draw_actions(7, 2)][-1]) for b in (dream, real)]
+    for mine, other in zip(*(s[:4] for s in seen), strict=True):
         assert (mine.shape, mine.dtype) == (other.shape, other.dtype)
 
 
 # --- seeds and options ---------------------------------------------------------------------------
 
 
-def test_a_seed_holds_for_the_next_reset_alone(make_bridge):
+def test_seed_applies_to_the_next_reset_only(make_bridge):
     bridge = make_bridge(obs_type="latent")
-    assert bridge.seed(5) == [5, 6, 7, 8, 9]  # as SB3 counts them up; the first fixes all
+    assert bridge.seed(5) == [5, 6, 7, 8, 9]  # SB3 counts them up; the first determines all rows
     first = bridge.reset()
     unseeded = bridge.reset()
     assert not np.array_equal(first, unseeded)
@@ -217,7 +219,7 @@ def test_a_seed_holds_for_the_next_reset_alone(make_bridge):
     assert not np.array_equal(bridge.reset(), first)
 
 
-def test_options_hold_for_the_next_reset_alone(make_bridge):
+def test_options_apply_to_the_next_reset_only(make_bridge):
     bridge = make_bridge(obs_type="rgb")
     given = {"context": 4}
     bridge.set_options(given)
@@ -233,7 +235,7 @@ def test_options_hold_for_the_next_reset_alone(make_bridge):
     assert not np.array_equal(mixed[0], mixed[1])
 
 
-def test_bad_options_are_told_and_forgotten(make_bridge):
+def test_bad_options_are_refused_and_dropped(make_bridge):
     bridge = make_bridge(obs_type="latent")
     bridge.reset()
     bridge.set_options([{"context": 1}, *[{} for _ in range(E - 1)]])
@@ -249,17 +251,17 @@ def test_bad_options_are_told_and_forgotten(make_bridge):
 
 
 @pytest.mark.parametrize(
-    ("actions", "told"),
+    ("actions", "message"),
     [(np.full(E, 6), "0 … 5, got 6"), (np.zeros(E), "integers"), (np.zeros(E - 1, int), "shape")],
 )
-def test_bad_actions_move_nothing(make_bridge, actions, told):
-    bridge, twin = make_bridge(obs_type="latent"), make_bridge(obs_type="latent")
-    for envs in (bridge, twin):
+def test_bad_actions_change_nothing(make_bridge, actions, message):
+    bridge, other = make_bridge(obs_type="latent"), make_bridge(obs_type="latent")
+    for envs in (bridge, other):
         envs.seed(2)
         envs.reset()
-    with pytest.raises(GlamError, match=told):
+    with pytest.raises(GlamError, match=message):
         bridge.step(actions)
-    assert_same(bridge.step(np.zeros(E, int)), twin.step(np.zeros(E, int)))
+    assert_same(bridge.step(np.zeros(E, int)), other.step(np.zeros(E, int)))
 
 
 # --- the rest of the interface -------------------------------------------------------------------
@@ -293,7 +295,7 @@ def test_attributes_of_rows(make_bridge):
     bridge.set_attr("note", "yours", indices=range(E))
     assert bridge.get_attr("note") == ["yours"] * E
     with pytest.raises(GlamError, match="one for all 5 rows"):
-        bridge.set_attr("note", "hers", indices=[0])
+        bridge.set_attr("note", "theirs", indices=[0])
     with pytest.raises(GlamError, match="fixed"):
         bridge.set_attr("obs_type", "rgb")
     assert bridge.spec.id == IDS["dream"]
@@ -310,14 +312,14 @@ def test_methods_of_rows(make_bridge):
         bridge.env_method("get_state")
 
 
-def test_wrappers_beneath_are_found(make_envs):
+def test_wrappers_inside_are_found(make_envs):
     bridge = SB3VecEnv(EpisodeStatistics(make_envs(obs_type="latent")))
     assert bridge.env_is_wrapped(EpisodeStatistics) == [True] * E
     assert bridge.env_is_wrapped(EpisodeStatistics, indices=[2]) == [True]
     assert bridge.env_is_wrapped(gym.Wrapper, indices=1) == [False]
     assert bridge.get_attr("episode_count", indices=[0]) == [0]
     assert bridge.get_attr("action_space", indices=[0]) == [gym.spaces.Discrete(6)]
-    bridge.reset()  # and they do not get in the way
+    bridge.reset()  # and the bridge works through them
     ended = [info for a in draw_actions(6) for info in bridge.step(a)[3] if info]
     assert len(ended) >= E
     assert bridge.get_attr("episode_count") == [len(ended)] * E
@@ -348,37 +350,37 @@ def test_observations_that_are_no_arrays_are_refused():
 # --- SB3's wrappers and algorithms over it -------------------------------------------------------
 
 
-def test_vec_monitor_sums_up_what_was_earned(make_bridge):
+def test_vec_monitor_sums_unclipped_rewards(make_bridge):
     options = {"obs_type": "latent", "reward": "sample"}  # some of them large
-    clipped, twin = ClippedRewards(VecMonitor(make_bridge(**options))), make_bridge(**options)
+    clipped, bare = ClippedRewards(VecMonitor(make_bridge(**options))), make_bridge(**options)
     clipped.seed(0)
     clipped.reset()
-    twin.seed(0)
-    twin.reset()
-    earned, lived, told, unclipped = np.zeros(E, np.float32), np.zeros(E, int), 0, 0.0
+    bare.seed(0)
+    bare.reset()
+    returns, lengths, ended, unclipped = np.zeros(E, np.float32), np.zeros(E, int), 0, 0.0
     for actions in draw_actions(30):
         _, rewards, dones, infos = clipped.step(actions)
-        raw = twin.step(actions)[1]
+        raw = bare.step(actions)[1]
         unclipped = max(unclipped, float(np.abs(raw).max()))
         assert_same(rewards, np.clip(raw, -1.0, 1.0))
-        earned, lived = earned + raw, lived + 1
+        returns, lengths = returns + raw, lengths + 1
         for row in np.flatnonzero(dones):
-            assert infos[row]["episode"]["r"] == pytest.approx(earned[row], rel=1e-5)
-            assert infos[row]["episode"]["l"] == lived[row]
+            assert infos[row]["episode"]["r"] == pytest.approx(returns[row], rel=1e-5)
+            assert infos[row]["episode"]["l"] == lengths[row]
             assert "terminal_observation" in infos[row]
-            told += 1
-        earned[dones], lived[dones] = 0.0, 0
-    assert told > 2 * E
+            ended += 1
+        returns[dones], lengths[dones] = 0.0, 0
+    assert ended > 2 * E
     assert unclipped > 1.0  # or nothing would have been clipped
 
 
-@pytest.mark.filterwarnings("default")  # what SB3 warns of is its own affair
+@pytest.mark.filterwarnings("default")  # warnings of SB3 itself are allowed
 @pytest.mark.parametrize(
     ("name", "obs_type"),
     [*((name, "latent") for name in ALGORITHMS), ("ppo", "rgb"), ("dqn", "rgb")],
 )
 def test_each_algorithm_learns_and_is_saved(make_bridge, tmp_path, name, obs_type):
-    """From SB3's first check of the env to a saved model that does the same again."""
+    """SB3 accepts the env, learns, and saves a model that acts the same when loaded."""
     if name == "qrdqn":
         pytest.importorskip("sb3_contrib", reason="qrdqn is part of sb3-contrib")
     envs = VecMonitor(make_bridge(4 if obs_type == "rgb" else 1, num_envs=4, obs_type=obs_type))
@@ -408,8 +410,8 @@ def test_each_algorithm_learns_and_is_saved(make_bridge, tmp_path, name, obs_typ
 
 
 @pytest.mark.filterwarnings("default")
-def test_ppo_learns_what_pays_in_a_dream(make_envs):
-    """What is seen, done and paid must belong together: row by row, step by step."""
+def test_ppo_learns_what_is_rewarded(make_envs):
+    """Observation, action and reward belong together, row by row and step by step."""
     envs = VecMonitor(SB3VecEnv(Echo(make_envs(num_envs=32, obs_type="latent"))))
     model = PPO(
         "MlpPolicy",
@@ -422,25 +424,25 @@ def test_ppo_learns_what_pays_in_a_dream(make_envs):
         learning_rate=3e-3,
     )
 
-    def pays() -> float:
+    def mean_reward() -> float:
         envs.seed(1)
-        seen, paid = envs.reset(), []
+        seen, means = envs.reset(), []
         for _ in range(30):
             seen, rewards, *_ = envs.step(model.predict(seen, deterministic=True)[0])
-            paid.append(rewards.mean())
-        return float(np.mean(paid))
+            means.append(rewards.mean())
+        return float(np.mean(means))
 
-    before = pays()
+    before = mean_reward()
     model.learn(8_000)
     assert before < 0.5
-    assert pays() > 0.95
+    assert mean_reward() > 0.95
 
 
-# --- frames of the real game, and what the bridge costs ------------------------------------------
+# --- frames of the real game, and the cost of the bridge -----------------------------------------
 
 
-def test_a_policy_sees_real_frames_as_it_saw_dreams(make_envs):
-    """The same play, once through the bridge and once as the real game's evaluation tells it."""
+def test_frame_policy_stacks_like_the_bridge(make_envs):
+    """The same play gives the same stacks through the bridge and in an evaluation."""
     bridge, bare = SB3VecEnv(make_envs(), 3), make_envs(array_type="numpy")
     seen: list[np.ndarray] = []
 
@@ -449,7 +451,7 @@ def test_a_policy_sees_real_frames_as_it_saw_dreams(make_envs):
         return np.zeros(E, int)
 
     policy = FramePolicy(choose, 3)
-    for game in range(2):  # beginning anew forgets
+    for game in range(2):  # begin() forgets the frames of the last game
         policy.begin(E, seed=0)
         bridge.seed(game)
         stacks = bridge.reset()
@@ -463,25 +465,33 @@ def test_a_policy_sees_real_frames_as_it_saw_dreams(make_envs):
             first = terminated | truncated
 
 
-@pytest.mark.parametrize(("obs_type", "frame_stack"), [("latent", 1), ("rgb", 4)])
-def test_the_cost_of_the_bridge_is_measured(obs_type, frame_stack):
-    speed = measure_bridge(
-        "Pong",
-        num_envs=3,
-        obs_type=obs_type,
-        frame_stack=frame_stack,
-        steps=4,
-        repeats=2,
-        device="cpu",
+def test_bridge_benchmark_measures_both_observations(tmp_path):
+    words = ["--num-envs", "3", "--steps", "4", "--repeats", "2", "--to", str(tmp_path / "to.json")]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/bridge.py", *words],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
     )
-    report = speed.as_json()
-    assert (report["num_envs"], report["obs_type"]) == (3, obs_type)
-    assert all(report[k] > 0 for k in ("bare", "bridged", "monitored", "ratio", "monitored_ratio"))
-    with pytest.raises(GlamError, match="steps must be a whole number"):
-        measure_bridge("Pong", num_envs=3, steps=0)
+    assert done.returncode == 0, done.stderr
+    speeds = json.loads((tmp_path / "to.json").read_text())["bridge"]
+    assert [(s["obs_type"], s["frame_stack"]) for s in speeds] == [("latent", 1), ("rgb", 4)]
+    for speed in speeds:
+        assert speed["num_envs"] == 3
+        figures = ("bare", "bridged", "monitored", "ratio", "monitored_ratio")
+        assert all(speed[name] > 0 for name in figures)
 
 
-def test_without_the_library_one_line_says_so():
+def test_the_package_is_light():
+    code = (
+        "import sys; from glam_agents import sb3; sb3.__all__;"
+        "print(sorted({'torch', 'stable_baselines3'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_without_sb3_one_line_says_so():
     code = """
 import sys
 class Absent:
@@ -494,4 +504,4 @@ sys.exit(main(["sb3", "Pong"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == ('glam: this needs Stable-Baselines3: pip install "glam-env[sb3]"\n')
+    assert done.stderr == 'glam: ppo needs Stable-Baselines3: pip install "glam-env[sb3]"\n'

@@ -1,8 +1,7 @@
-"""The run behind ``glam sb3``: taught, stopped, resumed, measured, told."""
+"""The run of ``glam sb3``: it learns, stops, resumes, and is measured."""
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import statistics
@@ -14,25 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from glam_agents.progress import ProgressBar
 from glam_agents.sb3 import run as sb3_runner
 from glam_agents.sb3.env import SB3VecEnv
 from glam_agents.sb3.run import Sb3Run
 from glam_agents.sb3.score import DREAM_SEED, DreamScore, show_report
+from glam_agents.sb3.settings import Sb3Settings
 from stable_baselines3 import DQN, PPO
 
 from glam_env import console as interruption
 from glam_env.cli.main import main
-from glam_env.cli.options import Sb3
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.errors import GlamError
+from glam_env.training.run_folder import RunFolder, run_kind
 
 SHORT = {"game": "Pong", "num_envs": 4, "horizon": 6, "dreams": 6, "device": "cpu"}
 ROLLOUT = 128 * 4  # steps between two updates of ppo
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(
+def _environment(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
@@ -44,16 +43,20 @@ def _surroundings(
 
 @pytest.fixture
 def begin() -> Iterator[Callable[..., Sb3Run]]:
-    """Begins or resumes short runs and closes them in the end."""
+    """Return a function that starts or resumes a short run; close all runs at the end."""
     made: list[Sb3Run] = []
 
     def make(**options: Any) -> Sb3Run:
-        made.append(Sb3Run(Sb3(**(SHORT | {"steps": ROLLOUT} | options))))
+        made.append(Sb3Run(Sb3Settings(**(SHORT | {"steps": ROLLOUT} | options))))
         return made[-1]
 
     yield make
     for run in made:
         run.close()
+
+
+def quiet(*_: Any, **__: Any) -> None:
+    """Show no progress."""
 
 
 def weights(run: Sb3Run) -> list[torch.Tensor]:
@@ -65,7 +68,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Runs a command that must fail with exit code 2 and one line; returns the line."""
+    """Run a command that must fail with exit code 2 and one line; return the line."""
     assert main(["sb3", *words]) == 2
     out, err = capsys.readouterr()
     assert err.startswith("glam: ")
@@ -74,18 +77,16 @@ def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return err
 
 
-# --- learning and telling ------------------------------------------------------------------------
+# --- learning and reporting ----------------------------------------------------------------------
 
 
 @pytest.mark.emulator
-def test_a_run_from_dreams_to_the_real_game(capsys, tmp_path):
+def test_command_learns_in_dreams_and_plays_the_real_game(capsys, tmp_path):
     words = ["--num-envs", "4", "--horizon", "6", "--dreams", "6", "--device", "cpu"]
     words += ["--steps", str(ROLLOUT), "--episodes", "1"]
     assert main(["sb3", "Pong", *words, "--json"]) == 0
-    out, err = capsys.readouterr()
+    out, _ = capsys.readouterr()
     report = json.loads(out)  # nothing else on stdout
-    assert f"{ROLLOUT:,}/{ROLLOUT:,} steps" in err
-    assert "1/1 real games" in err
     folder = tmp_path / "runs/sb3/Pong-ppo-latent"
     assert report == json.loads((folder / "report.json").read_text())
     assert (report["game"], report["algo"], report["obs"]) == ("Pong", "ppo", "latent")
@@ -110,23 +111,23 @@ def test_a_run_from_dreams_to_the_real_game(capsys, tmp_path):
     }
     assert PPO.load(folder / "model.zip").num_timesteps == ROLLOUT  # SB3's own format
 
-    told = show_report(report)
-    assert f"  real   {real['mean']:+.2f} points a game (1 whole games;" in told
-    assert f"{report['dream_last']['mean']:+.2f} ± " in told
+    text = show_report(report)
+    assert f"  real   {real['mean']:+.2f} points a game (1 whole games;" in text
+    assert f"{report['dream_last']['mean']:+.2f} ± " in text
 
 
 @pytest.mark.emulator
-def test_frames_and_values_play_the_real_game_too(begin):
+def test_dqn_on_frames_plays_the_real_game(begin):
     run = begin(algo="dqn", obs="rgb", steps=32, episodes=1)
     assert run.path == Path("runs/sb3/Pong-dqn-rgb")
     assert isinstance(run.model, DQN)
     assert run.model.observation_space.shape == (12, 64, 64)
-    assert run.learn(io.StringIO())
-    report = run.report(io.StringIO())
+    assert run.learn(quiet)
+    report = run.report(quiet)
     assert (report["frame_stack"], len(report["real"]["scores"])) == (4, 1)
 
 
-def test_a_report_is_told_side_by_side():
+def test_report_shows_dreams_above_the_real_game():
     score = {"dreams": 256, "mean": -1.4, "standard_error": 0.03, "length": 128.0}
     report = {
         "game": "Pong",
@@ -154,11 +155,11 @@ def test_a_report_is_told_side_by_side():
     ]
 
 
-def test_the_same_seed_learns_the_same(begin):
+def test_same_seed_learns_the_same(begin):
     learned, scores = [], []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run = begin(run=Path(name), seed=seed)
-        run.learn(io.StringIO())
+        run.learn(quiet)
         learned.append(weights(run))
         scores.append(run.measure())
     assert same(learned[0], learned[1])
@@ -166,19 +167,19 @@ def test_the_same_seed_learns_the_same(begin):
     assert not same(learned[0], learned[2])
 
 
-def test_the_measure_is_the_return_of_whole_dreams(begin, monkeypatch):
-    """Held against the bare env with a policy that anyone can follow; 70 dreams take two turns."""
+def test_measure_is_the_return_of_whole_dreams(begin, monkeypatch):
+    """Compare with the bare env under a known policy; 70 dreams take two rounds."""
     run = begin(dreams=70)
     monkeypatch.setattr(run, "_choose", lambda seen: seen[:, :4].argmax(-1))
-    drawn = torch.get_rng_state()
+    before = torch.get_rng_state()
     score = run.measure()
-    assert torch.equal(torch.get_rng_state(), drawn)  # learning goes on as if nothing had been
+    assert torch.equal(torch.get_rng_state(), before)  # learning is not disturbed
     assert score == run.measure()
     envs = DreamVectorEnv(
         "Pong", 64, device="cpu", obs_type="latent", max_episode_steps=6, autoreset_mode="NEXT_STEP"
     )
     with closing(envs):
-        earned: list[float] = []
+        returns: list[float] = []
         for seed, count in ((DREAM_SEED, 64), (DREAM_SEED + 64, 6)):
             seen, _ = envs.reset(seed=seed)
             going, sums, length = np.ones(64, bool), np.zeros(64), np.zeros(64)
@@ -187,10 +188,10 @@ def test_the_measure_is_the_return_of_whole_dreams(begin, monkeypatch):
                 sums += reward * going
                 length += going
                 going &= ~(terminated | truncated)
-            earned += sums[:count].tolist()
-    assert score.dreams == len(earned) == 70
-    assert score.mean == pytest.approx(statistics.fmean(earned), abs=1e-5)
-    assert score.standard_error == pytest.approx(statistics.stdev(earned) / 70**0.5, rel=1e-4)
+            returns += sums[:count].tolist()
+    assert score.dreams == len(returns) == 70
+    assert score.mean == pytest.approx(statistics.fmean(returns), abs=1e-5)
+    assert score.standard_error == pytest.approx(statistics.stdev(returns) / 70**0.5, rel=1e-4)
 
 
 def test_a_single_dream_has_no_error(begin):
@@ -199,19 +200,22 @@ def test_a_single_dream_has_no_error(begin):
     json.dumps(score, allow_nan=False)
 
 
-# --- stopping and going on -----------------------------------------------------------------------
+# --- stopping and resuming -----------------------------------------------------------------------
 
 
-def test_a_run_goes_on_where_it_was(begin, tmp_path):
+def test_resumed_run_continues(begin, tmp_path):
     run = begin()
-    assert run.learn(io.StringIO())
+    assert run.learn(quiet)
     first, learned = run.first, weights(run)
     run.close()
     again = begin(steps=2 * ROLLOUT, resume=True)
     assert again.steps_done == ROLLOUT
     assert same(weights(again), learned)
     assert again.first == first
-    assert again.learn(io.StringIO())
+    shown: list[tuple[Any, ...]] = []
+    assert again.learn(lambda *facts, unit, note: shown.append((*facts, unit, note[:12])))
+    assert shown[-1] == ("learning", 2 * ROLLOUT, 2 * ROLLOUT, "steps", "dream return")
+    assert shown[0][:3] == ("learning", ROLLOUT + 4, 2 * ROLLOUT)
     assert again.steps_done == 2 * ROLLOUT
     assert not same(weights(again), learned)
     lines = (tmp_path / "runs/sb3/Pong-ppo-latent/metrics.jsonl").read_text().splitlines()
@@ -219,7 +223,7 @@ def test_a_run_goes_on_where_it_was(begin, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_and_saves(begin, monkeypatch, number):
+def test_signal_stops_and_saves(begin, monkeypatch, number):
     run, step_wait, calls = begin(steps=4 * ROLLOUT), SB3VecEnv.step_wait, []
 
     def stop_at_ten(bridge: SB3VecEnv) -> Any:
@@ -230,14 +234,14 @@ def test_a_signal_stops_and_saves(begin, monkeypatch, number):
         return step_wait(bridge)
 
     monkeypatch.setattr(SB3VecEnv, "step_wait", stop_at_ten)
-    assert not run.learn(io.StringIO())
+    assert not run.learn(quiet)
     assert run.steps_done == 40
     run.close()
     assert begin(steps=4 * ROLLOUT, resume=True).steps_done == 40
 
 
-def test_a_signal_that_is_meant_kills(begin, monkeypatch):
-    """Whoever asks again, a while after the first time, does not want to wait for a save."""
+def test_second_signal_kills(begin, monkeypatch):
+    """A signal that comes a while after the first one does not wait for a save."""
 
     def insist(bridge: SB3VecEnv) -> None:
         clock = iter([100.0, 101.5])
@@ -250,10 +254,10 @@ def test_a_signal_that_is_meant_kills(begin, monkeypatch):
         patch.setattr(signal, "SIG_DFL", signal.default_int_handler)  # this process lives on
         patch.setattr(SB3VecEnv, "step_wait", insist)
         with pytest.raises(KeyboardInterrupt):
-            run.learn(io.StringIO())
+            run.learn(quiet)
 
 
-def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys):
+def test_stopped_command_says_how_to_continue(monkeypatch, capsys):
     def ask(bridge: SB3VecEnv) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return step_wait(bridge)
@@ -263,12 +267,12 @@ def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(Sb3Run, "measure", lambda run: DreamScore(2, 0.0, 1.0, 6.0))
     monkeypatch.setattr(SB3VecEnv, "step_wait", ask)
     assert main(["sb3", "Pong", *words]) == 0
-    told = "stopped at step 4, saved in runs/sb3/Pong-ppo-latent; go on with --resume"
-    assert told in capsys.readouterr().out
+    message = "stopped at step 4, saved in runs/sb3/Pong-ppo-latent; go on with --resume"
+    assert message in capsys.readouterr().out
 
 
-def test_a_kill_costs_what_was_not_saved(begin, monkeypatch):
-    """All that a kill leaves behind are the files; here the process dies in an exception."""
+def test_kill_loses_only_what_was_not_saved(begin, monkeypatch):
+    """A kill leaves only the files; here an exception stands for it."""
     run, step_wait = begin(steps=4 * ROLLOUT), SB3VecEnv.step_wait
 
     class Killed(BaseException):
@@ -283,17 +287,17 @@ def test_a_kill_costs_what_was_not_saved(begin, monkeypatch):
         patch.setattr(sb3_runner, "SAVE_SECONDS", 0.0)
         patch.setattr(SB3VecEnv, "step_wait", die)
         with pytest.raises(Killed):
-            run.learn(io.StringIO())
+            run.learn(quiet)
     learned = weights(run)
     run.close()
     again = begin(steps=ROLLOUT + 30, resume=True)
     assert again.steps_done == ROLLOUT + 20
     assert same(weights(again), learned)
     assert again.first == run.first
-    assert again.learn(io.StringIO())
+    assert again.learn(quiet)
 
 
-def test_a_kill_before_the_first_save_costs_nothing(begin):
+def test_kill_before_the_first_save_loses_nothing(begin):
     run = begin()
     learned, first = weights(run), run.first
     run.close()
@@ -304,13 +308,13 @@ def test_a_kill_before_the_first_save_costs_nothing(begin):
     assert again.first == first
 
 
-def test_a_replay_buffer_fills_again_before_it_is_drawn_from(begin):
-    """However often the run is resumed."""
+def test_replay_buffer_fills_again_before_it_is_drawn_from(begin):
+    """Each time that the run is resumed."""
     options = {"algo": "dqn", "steps": 16}
     run = begin(**options)
     starts = run.model.learning_starts
     for steps in (32, 48):
-        assert run.learn(io.StringIO())
+        assert run.learn(quiet)
         done = run.steps_done
         run.close()
         run = begin(**options | {"steps": steps}, resume=True)
@@ -322,7 +326,7 @@ def test_a_replay_buffer_fills_again_before_it_is_drawn_from(begin):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "game"),
         (["Ping"], "Pong"),
@@ -332,16 +336,16 @@ def test_a_replay_buffer_fills_again_before_it_is_drawn_from(begin):
         (["Pong", "--steps", "0"], "steps must be a whole number >= 1"),
         (["Pong", "--dreams", "-3"], "dreams must be"),
         (["Pong", "--num-envs", "0"], "num_envs must be"),
-        (["Pong", "--frame-stack", "2"], "leave out frame_stack with latent"),
+        (["Pong", "--frame-stack", "2"], "leave out frame_stack with obs latent"),
         (["Pong", "--seed", "-1"], "seed must lie in"),
         (["Pong", "--device", "warp"], "warp"),
         (["Pong", "--step", "5"], "--steps"),
         (["Pong", "--resume"], "no run to resume"),
     ],
 )
-def test_mistakes_get_one_line(words, told, capsys, tmp_path):
+def test_mistakes_get_one_line(words, message, capsys, tmp_path):
     before = sorted(tmp_path.iterdir())
-    assert told in mistake(capsys, *words)
+    assert message in mistake(capsys, *words)
     assert sorted(tmp_path.iterdir()) == before  # and nothing was written
 
 
@@ -353,7 +357,7 @@ def test_qrdqn_without_its_library(capsys, monkeypatch):
     assert "pip install sb3-contrib" in mistake(capsys, "Pong", "--algo", "qrdqn")
 
 
-def test_a_run_keeps_its_settings_and_its_folder(begin):
+def test_run_keeps_its_settings_and_its_folder(begin):
     run = begin()
     with pytest.raises(GlamError, match="trained by another process"):
         begin(resume=True)
@@ -369,7 +373,7 @@ def test_a_run_keeps_its_settings_and_its_folder(begin):
 
 
 @pytest.mark.parametrize("name", ["model.zip", "first.json", "config.json"])
-def test_a_torn_file_is_named(begin, name):
+def test_broken_file_is_named(begin, name):
     run = begin()
     run.close()
     path = run.path / name
@@ -378,24 +382,14 @@ def test_a_torn_file_is_named(begin, name):
         begin(resume=True)
 
 
-# --- the bar -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_the_bar_tells_how_far_how_fast_how_long(monkeypatch, terminal):
-    clock = iter([100.0, 100.5, 120.0, 120.0, 120.0, 140.0, 140.0])
-    monkeypatch.setattr("glam_agents.progress.time.perf_counter", lambda: next(clock))
-    stream = io.StringIO()
-    monkeypatch.setattr(stream, "isatty", lambda: terminal)
-    bar = ProgressBar(stream, 3_000, "steps", done=1_000)
-    bar.show(1_010)  # a moment after the last: not shown
-    bar.show(2_000, "so far")
-    bar.finish(3_000)
-    lines = [
-        f"[{'=' * 16:24}] 2,000/3,000 steps | 50 steps/s, 0:00:20 left | so far",
-        f"[{'=' * 24}] 3,000/3,000 steps | 50 steps/s, 0:00:00 left",
-    ]
-    if terminal:
-        assert stream.getvalue() == "".join(f"\r\x1b[2K{line}" for line in lines) + "\n"
-    else:
-        assert stream.getvalue().splitlines() == lines
+def test_run_folder_is_of_its_kind(begin):
+    run = begin()
+    run.close()
+    assert run_kind(run.path) == "sb3"
+    with pytest.raises(GlamError, match="sb3"):
+        RunFolder(run.path)  # of `glam train`
+    path = run.path / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["kind"]  # as older runs have it
+    path.write_text(json.dumps(settings))
+    assert begin(resume=True).steps_done == 0

@@ -1,11 +1,12 @@
 """The checkpoints that are shipped: whole, as their card says, and worth dreaming in."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from glam_agents.storm import ActorCritic
+from glam_agents import load_agent as build_agent
 
 import glam_env
 from glam_env.checkpoint.folder import (
@@ -21,11 +22,11 @@ from glam_env.games import GAMES
 SHIPPED = shipped_checkpoints()
 
 
-def load_agent(folder) -> ActorCritic:
+def load_agent(folder) -> Any:
     config = Checkpoint.open(folder).config
     sizes = config.world_model
     state = Checkpoint.open(folder).agent_state()
-    return ActorCritic.from_export(config.agent, state, sizes.feature_dim, sizes.num_actions)
+    return build_agent(config.agent, state, sizes.feature_dim, sizes.num_actions)
 
 
 def test_pong_is_shipped():

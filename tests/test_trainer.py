@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from glam_agents.storm import AGENT_PRESETS, STORM, ActorCritic
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.model.cores.glam import GlamConfig
 from glam_env.training.export import draw_contexts, load_run
-from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig
-from glam_env.training.run_folder import RunFolder, write_whole
+from glam_env.training.phases import count_freezes
+from glam_env.training.presets import PRESETS, FreezeConfig, HorizonConfig, TrainConfig
+from glam_env.training.run_folder import RunFolder, run_kind, write_whole
 from glam_env.training.trainer import Trainer
+from glam_env.training.warm_start import open_warm_start
 
 pytestmark = pytest.mark.emulator
 
@@ -85,63 +87,73 @@ def test_a_run_resumed_twice_is_the_run_that_never_stopped(tmp_path, sticky):
     assert_same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
-def test_the_image_model_stands_still_where_it_is_told_to(tmp_path):
+def advance_past(trainer: Trainer, *names: str) -> None:
+    while trainer.phase.name in names:
+        trainer.advance()
+
+
+def advance_to(trainer: Trainer, name: str) -> None:
+    while trainer.phase.name != name:
+        trainer.advance()
+
+
+def test_image_model_is_frozen_and_fine_tuned_at_the_given_shares(tmp_path):
     trainer = make(tmp_path / "run")
 
     def encoder() -> dict[str, torch.Tensor]:
         return {k: v.clone() for k, v in trainer.world_model.encoder.state_dict().items()}
 
+    def core() -> dict[str, torch.Tensor]:
+        return {k: v.clone() for k, v in trainer.world_model.core.state_dict().items()}
+
     start = encoder()
-    while trainer.phase != "image polish":
-        assert trainer.latents is None
-        trainer.advance()
+    advance_to(trainer, "image fine-tuning")
+    assert trainer.latents is None
     assert trainer.env_steps == DEBUG.freeze.at[0] * DEBUG.total_steps
-    polished, core = encoder(), trainer.world_model.core.state_dict()
-    core = {name: value.clone() for name, value in core.items()}
-    while trainer.phase == "image polish":
-        trainer.advance()
-    assert trainer.image_updates == DEBUG.image_warmup + DEBUG.freeze.polish
-    assert not torch.equal(polished["head.weight"], encoder()["head.weight"])
-    assert_same(trainer.world_model.core.state_dict(), core)
-    frozen, core = encoder(), trainer.world_model.core.state_dict()["lmamba.project.weight"].clone()
+    joint, core_then = encoder(), core()
+    advance_past(trainer, "image fine-tuning")
+    assert trainer.image_updates == DEBUG.image_warmup + DEBUG.freeze.finetune
+    assert not torch.equal(joint["head.weight"], encoder()["head.weight"])
+    assert_same(core(), core_then)
+    frozen = encoder()
     assert not torch.equal(start["head.weight"], frozen["head.weight"])
     updates = trainer.model_updates, trainer.agent_updates
-    while trainer.phase == "settling":
-        trainer.advance()
-    assert trainer.model_updates == updates[0] + DEBUG.freeze.settle
-    assert trainer.agent_updates == updates[1]  # it waits for the model to know its new latents
-    while trainer.phase != "image polish":
+    advance_past(trainer, "adaptation")
+    assert trainer.model_updates == updates[0] + DEBUG.freeze.adapt
+    assert trainer.agent_updates == updates[1]  # the sequence model adapts first
+    while trainer.phase.name != "image fine-tuning":
         trainer.advance()
         assert_same(encoder(), frozen)
     assert trainer.train()
-    assert trainer.freezes == 2
+    assert count_freezes(trainer.phases[: trainer.phase_index]) == 2
     assert not torch.equal(encoder()["head.weight"], frozen["head.weight"])
     assert trainer.latents is not None
     assert trainer.latents.encoded == trainer.replay.added  # the last step brought an update
-    old = trainer.replay.added - 140  # played before either freeze, and in the ring (150) still
+    old = trainer.replay.added - 140  # played before either freeze, and still in the ring (150)
     images = trainer.replay.take("images", (np.array([[0]]), np.array([[old]])))
     stored = torch.from_numpy(trainer.latents._array[0, old, 0]).float()
-    said = trainer.world_model.latents(images.flatten(0, 1))[0].flatten()
-    torch.testing.assert_close(stored, said, rtol=2e-3, atol=2e-3)  # all are of the new images
-    assert not torch.equal(trainer.world_model.core.state_dict()["lmamba.project.weight"], core)
+    computed = trainer.world_model.latents(images.flatten(0, 1))[0].flatten()
+    torch.testing.assert_close(stored, computed, rtol=2e-3, atol=2e-3)  # of the second freeze
+    changed = [name for name, value in core().items() if not torch.equal(value, core_then[name])]
+    assert changed
     trainer.close()
 
 
-def test_some_envs_explore_and_the_model_is_told_what_they_did(tmp_path):
+def test_some_envs_explore_and_the_filter_gets_the_actions_taken(tmp_path):
     config = replace(DEBUG, num_envs=4, exploration=(0.0, 1.0), total_steps=200)
     trainer = make(tmp_path / "run", config)
     trainer.agent.act = lambda features, **_: torch.full((len(features),), 3)
-    told = []
+    taken = []
     act = trainer.filter.act
-    trainer.filter.act = lambda actions: (told.append(actions.clone()), act(actions))
+    trainer.filter.act = lambda actions: (taken.append(actions.clone()), act(actions))
     for _ in range(60):
         trainer._collect(random=False)
     places = np.arange(4)[:, None], np.arange(60)[None]
     actions = trainer.replay.take("actions", places)
-    assert torch.equal(actions, torch.stack(told, 1))
+    assert torch.equal(actions, torch.stack(taken, 1))
     assert (actions[::2] == 3).all()
     assert len(actions[1::2].unique()) == 6
-    assert trainer._agents_own.tolist() == [True, False, True, False]
+    assert trainer._scored.tolist() == [True, False, True, False]
     trainer.close()
 
 
@@ -262,11 +274,40 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_with_a_run_is_not_written_over(tmp_path):
-    RunFolder(tmp_path, {"a": 1})
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    RunFolder(tmp_path, {"train": {"seed": 1}})
     with pytest.raises(GlamError, match="already holds a run"):
-        RunFolder(tmp_path, {"a": 2})
-    assert RunFolder(tmp_path).settings == {"a": 1}
+        RunFolder(tmp_path, {"train": {"seed": 2}})
+    assert RunFolder(tmp_path).settings == {"kind": "train", "train": {"seed": 1}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"kind": "train", "game": "Pong"}, "train"),
+        ({"kind": "sb3", "game": "Pong"}, "sb3"),
+        ({"game": "Pong", "train": {}}, "train"),  # as earlier versions wrote them
+        ({"game": "Pong", "algo": "ppo"}, "sb3"),
+        ({"game": "Pong", "format_version": 1}, None),  # a checkpoint
+        ([], None),
+    ],
+)
+def test_a_folder_is_opened_as_the_kind_of_run_that_it_holds(tmp_path, settings, kind):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert run_kind(tmp_path) == kind
+    for asked in ("train", "sb3"):
+        if asked == kind:
+            assert RunFolder(tmp_path, kind=asked).settings == settings
+            continue
+        with pytest.raises(GlamError, match=f"`glam {asked}`") as error:
+            RunFolder(tmp_path, kind=asked)
+        assert "\n" not in str(error.value)
+
+
+def test_a_new_run_stores_its_kind(tmp_path):
+    RunFolder(tmp_path / "sb3", {"game": "Pong"}, kind="sb3")
+    assert run_kind(tmp_path / "sb3") == "sb3"
+    assert run_kind(tmp_path / "none") is None
 
 
 def test_resuming_nothing_is_an_error(tmp_path):
@@ -292,8 +333,7 @@ def test_losses_that_are_not_finite_stop_the_run(tmp_path):
 def test_the_filter_begins_afresh_where_random_play_ends(tmp_path):
     """In the middle of an episode, of which it has seen nothing."""
     trainer = make(tmp_path)
-    while trainer.phase == "random play":
-        trainer.advance()
+    advance_past(trainer, "random play")
     fresh = LatentFilter(trainer.world_model, DEBUG.num_envs)
     trainer.world_model.eval()
     for follow in (trainer.filter, fresh):
@@ -329,6 +369,7 @@ def test_weights_that_are_not_finite_do_not_spoil_the_checkpoints(tmp_path):
         ("random_steps", 10, "raise them to"),
         ("replay_capacity", 10, "raise it to"),
         ("decay_from", 1.5, "decay_from must lie"),
+        ("model", replace(DEBUG.model, unimix=-0.1), "model.unimix must be"),
         ("final_learning_rate", 0.0, "final_learning_rate must be positive"),
     ],
 )
@@ -400,57 +441,68 @@ def test_reading_a_run_under_way_changes_nothing(tmp_path):
     trainer.close()
 
 
-def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
-    """The world model, background included, and the agent; the first steps are the agent's own."""
+def test_a_warm_start_has_the_weights_of_its_checkpoint(tmp_path, shipped):
+    """The world model with its background, and the agent, which plays the first steps."""
+    checkpoint = Checkpoint.open(shipped)
     config = replace(
         DEBUG,
         warm_start=str(shipped),
-        model=Checkpoint.open(shipped).config.world_model,
+        model=checkpoint.config.world_model,
         total_steps=240,
         image_warmup=0,
         model_warmup=0,
         freeze=FreezeConfig(),
     )
-    hidden = Checkpoint.open(shipped).config.agent["hidden"]
+    hidden = checkpoint.config.agent["hidden"]
     run = RunFolder(tmp_path / "warm", {"train": asdict(config)})
 
     def agent(width: int, actions: int) -> ActorCritic:
         return ActorCritic(replace(AGENT_PRESETS["debug"], hidden=hidden), width, actions)
 
     trainer = Trainer("Pong", config, run, agent)
-    assert trainer.phase == "first play"
-    assert_same(
-        trainer.world_model.export_state(),
-        Checkpoint.open(shipped).world_model(torch.device("cpu")).export_state(),
-    )
-    assert_same(trainer.agent.export_state(), Checkpoint.open(shipped).agent_state())
+    assert trainer.phase.name == "first play"
+    assert_same(trainer.world_model.export_state(), checkpoint.world_model().export_state())
+    assert_same(trainer.agent.export_state(), checkpoint.agent_state())
     before = trainer.world_model.decoder.background.clone()
-    while trainer.phase == "first play":
-        trainer.advance()
-    assert trainer.phase == "joint training"
+    advance_past(trainer, "first play")
+    assert trainer.phase.name == "joint training"
     assert torch.equal(trainer.world_model.decoder.background, before)
     assert trainer.train()
     assert trainer.model_updates > 0
     trainer.close()
 
 
+def warm(shipped: Path, **model) -> TrainConfig:
+    sizes = replace(Checkpoint.open(shipped).config.world_model, **model)
+    return replace(DEBUG, warm_start=str(shipped), model=sizes)
+
+
+def test_a_warm_start_opens_where_all_sizes_fit(shipped):
+    checkpoint = Checkpoint.open(shipped)
+    # Settings that are no sizes may differ.
+    config = warm(shipped, num_actions=18, unimix=0.5, draw_temperature=0.5)
+    agent = {**checkpoint.config.agent, "gamma": 0.5}
+    assert open_warm_start(config, "Pong", agent, STORM.sizes).path == checkpoint.path
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("model", "agent", "words"),
     [
-        ({"warm_start": "no/such/folder"}, "no/such/folder"),
-        ({"model": DEBUG.model}, "model.stem 16, this run 4"),
+        ({"stem": 4}, {}, "has model.stem 16, this run 4"),
+        ({"core": GlamConfig(local_window=5)}, {}, "has model.core.local_window 4, this run 5"),
+        ({}, {"hidden": 256}, "has agent.hidden 512, this run 256"),
+        ({}, {"class": "toy"}, "has agent.class storm, this run toy"),
     ],
 )
-def test_a_warm_start_that_cannot_be_is_refused(tmp_path, shipped, change, words):
-    model = Checkpoint.open(shipped).config.world_model
-    config = replace(DEBUG, **({"warm_start": str(shipped), "model": model} | change))
-    with pytest.raises(GlamError, match=words):
-        make(tmp_path / "warm", config)
+def test_a_warm_start_of_other_sizes_is_refused(shipped, model, agent, words):
+    own = {**Checkpoint.open(shipped).config.agent, **agent}
+    with pytest.raises(GlamError, match=words) as error:
+        open_warm_start(warm(shipped, **model), "Pong", own, STORM.sizes)
+    assert "\n" not in str(error.value)
 
 
-def test_a_warm_start_needs_its_own_game(tmp_path, shipped):
-    config = replace(
-        DEBUG, warm_start=str(shipped), model=Checkpoint.open(shipped).config.world_model
-    )
+def test_a_warm_start_needs_a_checkpoint_of_its_game(tmp_path, shipped):
     with pytest.raises(GlamError, match="is of Pong; Breakout needs one of its own"):
-        make(tmp_path / "warm", config, game="Breakout")
+        make(tmp_path / "warm", warm(shipped), game="Breakout")
+    with pytest.raises(GlamError, match="no/such/folder"):
+        open_warm_start(replace(DEBUG, warm_start="no/such/folder"), "Pong")

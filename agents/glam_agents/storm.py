@@ -1,9 +1,17 @@
-"""STORM's actor–critic (model.md § 4), trained in imagination alone.
+"""STORM's actor–critic, trained in imagination alone.
 
-Actor and critic read the features [z_t, h_{t−1}]. The critic is a symlog two-hot distribution
-with a slow copy as regulariser; the actor learns by REINFORCE on advantages that are divided by
-the moving 5–95 percentile range of the returns (DreamerV3), with an entropy bonus. The policy is a
-plain softmax: the 1 % uniform of the model's categoricals is not mixed into it, as in STORM.
+Actor and critic read the features s_t = [z_t, h_{t−1}]. Sources:
+
+- STORM (Zhang et al., 2023, arXiv:2310.09615, agent learning, from eq. 6): the whole agent.
+- DreamerV3 (Hafner et al., 2023, arXiv:2301.04104, actor–critic learning), from which STORM takes
+  the symlog two-hot critic, its slow copy, and the percentile range that divides advantages.
+- REINFORCE (Williams, 1992): the gradient of the actor.
+
+As in STORM, the policy is a plain softmax: no uniform distribution is mixed in, unlike in the
+categoricals of the world model.
+
+Symbols of shapes: H steps of imagination, N dreams, E envs, F features, A actions, K categoricals
+of C classes, D width of h.
 """
 
 from __future__ import annotations
@@ -11,13 +19,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glam_env.errors import GlamError
+from glam_agents import AgentKind
+from glam_agents.base import ModuleAgent
 from glam_env.fast.precision import autocast
 from glam_env.model.distributions import (
     SymlogTwoHot,
@@ -28,21 +36,26 @@ from glam_env.model.distributions import (
 from glam_env.model.world_model import Head
 from glam_env.training.imagination import Player, Rollout
 
+RETURN_QUANTILES = (0.05, 0.95)
+
 
 @dataclass(frozen=True)
-class AgentConfig:
-    """The actor–critic; the defaults are STORM's.
+class StormConfig:
+    """Hyperparameters; the defaults are STORM's.
 
     Attributes:
-        hidden: width of both hidden layers.
-        gamma, lambda_: discount and λ of the returns.
-        entropy: weight of the entropy bonus (nats).
-        learning_rate, adam_eps, gradient_clip: of Adam.
-        slow_decay: of the slow critic's moving average, a step.
-        range_decay: of the moving percentiles, a step.
-        range_floor: what the range of the returns counts as if it is less.
-        value_bins: bins of the critic on [−20, 20] symlog.
-        autocast: bfloat16 for the networks where the hardware is faster with it; losses and
+        hidden: width of both hidden layers, of actor and critic.
+        gamma: discount γ.
+        lambda_: λ of the λ-returns.
+        entropy: weight of the entropy bonus, in nats.
+        learning_rate: of Adam.
+        adam_eps: of Adam.
+        gradient_clip: largest norm of the gradient.
+        slow_decay: decay of the slow critic's moving average, per update.
+        range_decay: decay of the moving percentiles of the returns, per update.
+        range_floor: smallest number that advantages are divided by.
+        value_bins: bins of the critic, on [−20, 20] symlog.
+        autocast: run the networks in bfloat16 where the hardware is faster with it. Losses and
             returns stay in float32.
     """
 
@@ -60,11 +73,11 @@ class AgentConfig:
     autocast: bool = True
 
 
-AGENT_PRESETS: dict[str, AgentConfig] = {
-    "paper": AgentConfig(),
+AGENT_PRESETS: dict[str, StormConfig] = {
+    "paper": StormConfig(),
     # A tenth of the paper's updates: each must do more. A narrower network costs half of them.
-    "small": AgentConfig(hidden=256, learning_rate=3e-4, entropy=1e-3, range_floor=0.2),
-    "debug": AgentConfig(hidden=16, learning_rate=3e-4, entropy=3e-3, autocast=False),
+    "small": StormConfig(hidden=256, learning_rate=3e-4, entropy=1e-3, range_floor=0.2),
+    "debug": StormConfig(hidden=16, learning_rate=3e-4, entropy=3e-3, autocast=False),
 }
 """The agent's part of the presets of ``glam_env.training.presets``."""
 
@@ -72,12 +85,17 @@ AGENT_PRESETS: dict[str, AgentConfig] = {
 def lambda_returns(
     rewards: Tensor, values: Tensor, terminated: Tensor, gamma: float, lambda_: float
 ) -> Tensor:
-    """R_t = r_t + γ c_t ((1 − λ) V_{t+1} + λ R_{t+1}), R_H = V_H, in float32.
+    """Compute λ-returns, in float32.
+
+    R_t = r_t + γ c_t ((1 − λ) V_{t+1} + λ R_{t+1}) with R_H = V_H and c_t = 0 where step t ended
+    the life, else 1.
 
     Args:
         rewards: (H, N); r_t follows the action at t.
-        values: (H+1, N); V_t is the value on seeing step t.
-        terminated: (H, N) bool; c_t = 0 where true.
+        values: (H+1, N); V_t is the value of the features at t.
+        terminated: (H, N) bool.
+        gamma: γ.
+        lambda_: λ.
 
     Returns:
         (H, N) float32.
@@ -92,19 +110,19 @@ def lambda_returns(
 
 
 def _read(rollout: Rollout, *heads: Head) -> list[Tensor]:
-    """Each head's output (H+1, N, …) on all features of a rollout."""
+    """Return each head's output, (H+1, N, …), on all features of a rollout."""
     if rollout.codes is None:
         return [head(rollout.features) for head in heads]
-    # The first layers go side by side: the codes are then looked up, and sorted, once.
+    # The first layers run side by side: the codes are looked up, and sorted, once.
     weights: list[Tensor] = [next(head.layers.parameters()) for head in heads]
-    rest = rollout.features[..., rollout.one_hot_width :]
+    rest = rollout.features[..., rollout.one_hot_width :]  # (H+1, N, D)
     first = one_hot_linear(torch.cat(weights), rollout.codes, rest)
     parts = first.split([len(weight) for weight in weights], -1)
     return [head.after_first(part) for head, part in zip(heads, parts, strict=True)]
 
 
-class ActorCritic(nn.Module):
-    """The bundled agent.
+class ActorCritic(ModuleAgent):
+    """STORM's agent.
 
     Args:
         config: hyperparameters.
@@ -115,7 +133,7 @@ class ActorCritic(nn.Module):
     return_range: Tensor
     _quantiles: Tensor
 
-    def __init__(self, config: AgentConfig, feature_dim: int, num_actions: int) -> None:
+    def __init__(self, config: StormConfig, feature_dim: int, num_actions: int) -> None:
         super().__init__()
         self.config = config
         self.actor = Head(feature_dim, config.hidden, num_actions, zero=True)
@@ -124,7 +142,7 @@ class ActorCritic(nn.Module):
         self.value_code = SymlogTwoHot(config.value_bins)
         # Moving 5th and 95th percentile of the returns; NaN until the first update sets them.
         self.register_buffer("return_range", torch.full((2,), float("nan")))
-        self.register_buffer("_quantiles", torch.tensor([0.05, 0.95]), persistent=False)
+        self.register_buffer("_quantiles", torch.tensor(RETURN_QUANTILES), persistent=False)
         self.optimizer = torch.optim.Adam(
             [*self.actor.parameters(), *self.critic.parameters()],
             lr=config.learning_rate,
@@ -140,16 +158,16 @@ class ActorCritic(nn.Module):
         greedy: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """(E, F) features to (E) int64 actions, sampled unless ``greedy``."""
-        logits = self.actor(features)
+        """Choose actions; see :meth:`ModuleAgent.act`."""
+        logits = self.actor(features)  # (E, A)
         return sample_codes(logits, temperature=0.0 if greedy else 1.0, generator=generator)
 
     def player(self, one_hot_width: int) -> Player:
-        """:meth:`act` for many steps of dreams, with the first layer laid out to read codes."""
+        """Return :meth:`act` with the first layer laid out to read codes instead of one-hots."""
         first, *_ = self.actor.layers
         assert isinstance(first, nn.Linear)
-        table = first.weight[:, :one_hot_width].T.contiguous()
-        others = first.weight[:, one_hot_width:].T
+        table = first.weight[:, :one_hot_width].T.contiguous()  # (K·C, hidden)
+        others = first.weight[:, one_hot_width:].T  # (D, hidden)
 
         @torch.no_grad()
         def act(code: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -161,26 +179,31 @@ class ActorCritic(nn.Module):
         return act
 
     def value(self, features: Tensor) -> Tensor:
-        """(..., F) features to (...) float32 values."""
+        """Return the values, (...) float32, of (..., F) features."""
         return self.value_code.mean(self.critic(features))
 
     def loss(self, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """Actor and critic loss of a rollout; moves the percentiles along.
+        """Compute the loss of actor and critic; move the percentiles of the returns.
+
+        With advantages A_t = (R_t − V_t) / max(floor, S), S the moving range of the returns, and
+        R' the returns under the slow critic, the loss is the mean over the steps of living dreams
+        of −A_t log π(a_t | s_t) − η H(π(· | s_t)) + CE(V_t, R_t) + CE(V_t, R'_t), where CE is the
+        cross-entropy to the two-hot code of the target.
 
         Returns:
-            The loss (scalar) and detached scalars.
+            The loss (scalar), and detached scalars.
         """
         c = self.config
         action_logits, value_logits = _read(rollout, self.actor, self.critic)
-        log_probs = action_logits[:-1].log_softmax(-1)
+        log_probs = action_logits[:-1].log_softmax(-1)  # (H, N, A)
         with torch.no_grad():
-            values = self.value_code.mean(value_logits)
+            values = self.value_code.mean(value_logits)  # (H+1, N)
             slow_values = self.value_code.mean(*_read(rollout, self.slow_critic))
-            ends = (rollout.rewards, rollout.terminated)
-            returns = lambda_returns(ends[0], values, ends[1], c.gamma, c.lambda_)
-            slow_returns = lambda_returns(ends[0], slow_values, ends[1], c.gamma, c.lambda_)
-            # What a dream goes on to show after its end has not happened.
-            over = torch.cumsum(rollout.terminated, 0) - rollout.terminated.long()
+            rewards, terminated = rollout.rewards, rollout.terminated
+            returns = lambda_returns(rewards, values, terminated, c.gamma, c.lambda_)
+            slow_returns = lambda_returns(rewards, slow_values, terminated, c.gamma, c.lambda_)
+            # Steps after the end of a life count for nothing.
+            over = torch.cumsum(terminated, 0) - terminated.long()  # (H, N), ends before step t
             alive = (over == 0).float()
             lived = returns.masked_fill(over > 0, float("nan"))
             advantage = (returns - values[:-1]) / self._move_range(lived)
@@ -188,7 +211,7 @@ class ActorCritic(nn.Module):
         def mean(x: Tensor) -> Tensor:
             return (alive * x).sum() / alive.sum()
 
-        chosen = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)
+        chosen = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)  # (H, N)
         entropy = mean(categorical_entropy(log_probs))
         policy_loss = -mean(chosen * advantage)
         losses = self.value_code.losses(value_logits[:-1], returns, slow_returns)
@@ -198,13 +221,17 @@ class ActorCritic(nn.Module):
             "policy_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),
             "entropy": entropy.detach(),
-            "dream_reward": mean(rollout.rewards),
+            "dream_reward": mean(rewards),
             "dream_return": mean(returns),
             "return_range": self.return_range[1] - self.return_range[0],
         }
 
     def _move_range(self, returns: Tensor) -> Tensor:
-        """Moves the percentiles towards those of returns (NaN: none); the divisor max(floor, S)."""
+        """Move the percentiles towards those of ``returns``; return max(floor, S).
+
+        Args:
+            returns: (H, N); NaN where a step does not count.
+        """
         now = torch.nanquantile(returns.flatten(), self._quantiles)
         decay = self.config.range_decay
         moved = torch.where(
@@ -214,7 +241,7 @@ class ActorCritic(nn.Module):
         return (moved[1] - moved[0]).clamp_min(self.config.range_floor)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """One step of Adam on :meth:`loss`; the slow critic follows."""
+        """Take one step of Adam on :meth:`loss`, and move the slow critic."""
         with autocast(rollout.features.device, self.config.autocast):
             loss, metrics = self.loss(rollout)
         self.optimizer.zero_grad(set_to_none=True)
@@ -229,66 +256,33 @@ class ActorCritic(nn.Module):
         return metrics
 
     def set_capturable(self, capturable: bool) -> None:
-        """Readies :meth:`update` for a CUDA graph, or for none."""
+        """Make :meth:`update` fit for a CUDA graph, or for single calls."""
         for group in self.optimizer.param_groups:
             group["capturable"] = capturable
 
-    def learner_state(self) -> dict[str, Any]:
-        """Weights, moving statistics and optimiser."""
-        return {"agent": self.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_learner_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a :meth:`learner_state`."""
-        self.load_state_dict(state["agent"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
     def export_state(self) -> dict[str, Tensor]:
-        """Actor and critic, without what only learning needs."""
+        """Return the tensors of actor and critic, without what only learning needs."""
         return {
             name: value
             for name, value in self.state_dict().items()
             if name.startswith(("actor.", "critic."))
         }
 
-    def load_exported(self, state: dict[str, Tensor]) -> None:
-        """Goes on from an :meth:`export_state`: the slow critic is a copy, statistics begin anew.
+    def load_exported(self, state: Mapping[str, Tensor]) -> None:
+        """Load an :meth:`export_state`; the slow critic becomes a copy of the critic.
 
         Raises:
-            GlamError: tensors that do not fit.
+            GlamError: a tensor is missing, unknown or of another shape.
         """
-        own = {k: v for k, v in self.state_dict().items() if k not in self.export_state()}
-        try:
-            self.load_state_dict(own | state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise GlamError(
-                f"the checkpoint's agent does not fit: {reason}; export it anew"
-            ) from error
+        super().load_exported(state)
         self.slow_critic.load_state_dict(self.critic.state_dict())
 
-    @classmethod
-    def from_export(
-        cls, config: Mapping[str, Any], state: dict[str, Tensor], feature_dim: int, num_actions: int
-    ) -> ActorCritic:
-        """The agent of a checkpoint folder, ready to act.
 
-        Args:
-            config: the ``agent`` part of config.json: ``class`` and the fields of
-                :class:`AgentConfig`.
-            state: of :meth:`export_state`.
-            feature_dim, num_actions: of the world model that it lives in.
-
-        Raises:
-            GlamError: another class, unknown fields, or tensors that do not fit.
-        """
-        fields = dict(config)
-        if fields.pop("class", None) != "storm":
-            raise GlamError(f"agent class {config.get('class')!r} is unknown; known: 'storm'")
-        try:
-            agent = cls(AgentConfig(**fields), feature_dim, num_actions)
-        except (TypeError, ValueError) as error:
-            raise GlamError(
-                f"the checkpoint's agent does not fit: {error}; export it anew"
-            ) from error
-        agent.load_exported(state)
-        return agent.eval().requires_grad_(False)
+STORM = AgentKind(
+    name="storm",
+    config=StormConfig,
+    make=ActorCritic,
+    presets=AGENT_PRESETS,
+    sizes=("hidden", "value_bins"),
+)
+"""The entry in :data:`glam_agents.AGENTS`."""

@@ -1,4 +1,8 @@
-"""Random actions in place of the agent's: a dream knows only what its replay shows."""
+"""Random actions during play, so that the replay shows more than the agent's habits.
+
+A dream knows only what its replay shows: where a good agent plays alone, the model forgets how
+points are lost.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,16 @@ import torch
 
 
 class Exploration:
-    """Draws random actions, and holds each for a while.
+    """Draws random actions and holds each for a random number of steps.
 
-    Actions drawn anew at each step hardly move a paddle: where it would go if one were held, no
-    replay shows, and dreams make something up.
+    Actions that change at every step hardly move a paddle, so without holding them the replay does
+    not show where the paddle would go.
 
     Args:
-        chances: share of an env's steps that are random, one for each env and over again.
+        chances: share of random actions among the steps of each env; a shorter list repeats.
         num_envs: E.
         num_actions: A.
-        hold: mean number of steps for which a random action is held; how long is geometric.
+        hold: mean number of steps for which a random action is held (geometric distribution).
     """
 
     def __init__(
@@ -27,13 +31,13 @@ class Exploration:
     ) -> None:
         self.chances = np.resize(chances, num_envs)
         self._num_actions, self._hold = num_actions, hold
-        # Of the steps that are not held already, so many begin to be: then the share is right.
+        # The share of steps that start a hold among those that are not held.
         self._begin = self.chances / (self.chances + hold * (1.0 - self.chances))
         self._action = np.zeros(num_envs, np.int64)
         self._left = np.zeros(num_envs, np.int64)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The next step's: (E,) int64 actions, and (E,) bool, where they are to be taken."""
+        """Draw for one step: (E) int64 actions, and (E) bool, which envs take theirs."""
         size = len(self.chances)
         actions = rng.integers(self._num_actions, size=size)
         begin = (rng.random(size) < self._begin) & (self._left == 0)
@@ -45,10 +49,10 @@ class Exploration:
         return self._action.copy(), held
 
     def state(self) -> dict[str, Any]:
-        """What a run's checkpoint keeps."""
+        """Return what a run's checkpoint stores."""
         return {"action": torch.from_numpy(self._action), "left": torch.from_numpy(self._left)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a :meth:`state`."""
+        """Load a :meth:`state`."""
         self._action = state["action"].cpu().numpy().copy()
         self._left = state["left"].cpu().numpy().copy()

@@ -1,4 +1,4 @@
-"""From a training run to what is shipped: weights as they will be read, and start contexts."""
+"""Reading a training run, to evaluate it or to export a checkpoint from it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
+from glam_env.training.earlier_runs import upgrade_train
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
@@ -29,29 +30,29 @@ ENCODE_BATCH = 64  # contexts encoded at once
 
 
 def read_settings(settings: Mapping[str, Any], where: str) -> tuple[str, str, TrainConfig]:
-    """Game, preset and training settings of a run folder's config.json.
+    """Read game, preset and training settings from a run folder's ``config.json``.
 
     Raises:
-        GlamError: something is missing or not what it should be.
+        GlamError: a key is missing, or a value is of another type than expected.
     """
     try:
         game, preset, train = settings["game"], settings["preset"], settings["train"]
     except KeyError as error:
         raise GlamError(f"{where}: key {error} is missing; start a new run") from error
-    return game, preset, from_json(TrainConfig, train, where)
+    return game, preset, from_json(TrainConfig, upgrade_train(train), where)
 
 
 def draw_contexts(
     world_model: WorldModel, replay: Replay, count: int, length: int, seed: int
 ) -> Contexts:
-    """Real moments, drawn uniformly from the experience, as codes and actions.
+    """Draw start contexts uniformly from the replay, as codes and actions.
 
     Args:
-        world_model: encodes; in eval mode.
-        replay: the run's.
+        world_model: in eval mode; it encodes the frames.
+        replay: of the run.
         count: N contexts.
-        length: L known steps before the moment.
-        seed: of the draw.
+        length: L known steps in a context, before the frame that a dream starts at.
+        seed: of the random draws.
     """
     rng = np.random.default_rng(seed)
     device = next(world_model.parameters()).device
@@ -67,7 +68,7 @@ def draw_contexts(
 
 
 def as_stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights rounded as an export stores them, so that what is measured is what is shipped."""
+    """Round weights as an export stores them, so that the exported weights are measured."""
     return {
         name: value.to(dtype).to(value.dtype) if value.is_floating_point() else value
         for name, value in state.items()
@@ -75,7 +76,7 @@ def as_stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tens
 
 
 def describe_hardware(device: torch.device) -> str:
-    """The machine in words: the GPU's name, or the CPU's and its cores."""
+    """Return the name of the GPU, or of the CPU and its number of cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -86,14 +87,14 @@ def describe_hardware(device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run has come to, at its last checkpoint.
+    """A run at its last checkpoint.
 
     Attributes:
         game: its name.
         config: settings of the training.
         world_model: in eval mode.
         learner: the agent's learner state.
-        replay: the experience, to be read only.
+        replay: the experience, read-only.
         provenance: where the weights come from.
     """
 
@@ -106,10 +107,10 @@ class TrainedRun:
 
 
 def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
-    """Reads a run, which may still be under way; nothing of it is changed.
+    """Read a run, which may still be in training; its files are not changed.
 
     Raises:
-        GlamError: it has no checkpoint yet, or something in it cannot be read.
+        GlamError: the run has no checkpoint yet, or a file cannot be read.
     """
     game, preset, config = read_settings(run.settings, str(run.path / "config.json"))
     checkpoint = run.load_checkpoint(device)

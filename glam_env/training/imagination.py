@@ -1,4 +1,4 @@
-"""Imagination: a batch of dreams under a policy, and what an agent needs to see of it."""
+"""Imagination: an agent plays a batch of dreams and learns from the rollout."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from glam_env.model.world_model import WorldModel
 class Rollout(NamedTuple):
     """N dreams of H steps.
 
-    ``features`` (H+1, N, F) float32, before each step and after the last; ``actions`` (H, N)
-    int64; ``rewards`` (H, N) float32; ``terminated`` (H, N) bool: the step ended the dream's life.
-    If there are ``codes`` (H+1, N, K) int64, their one-hot vectors are the features' first
-    ``one_hot_width`` numbers, and an agent may read its first layer from them.
+    Attributes:
+        features: (H+1, N, F) float32, [one-hot z_t, h_{t−1}] before each step and after the last.
+        actions: (H, N) int64.
+        rewards: (H, N) float32; the reward that follows the action.
+        terminated: (H, N) bool, whether the step ended the dream's life.
+        codes: (H+1, N, K) int64, the classes of z_t, if known. An agent may look its first layer up
+            by them instead of multiplying with the one-hot vectors.
+        one_hot_width: K·C, the number of features that are one-hot vectors of ``codes``.
     """
 
     features: Tensor
@@ -31,11 +35,11 @@ class Rollout(NamedTuple):
 
 
 Player = Callable[[Tensor, Tensor, torch.Generator | None], Tensor]
-"""(E, K) int64 codes of z_t, (E, D) h_{t−1} and a generator to (E) int64 actions."""
+"""Chooses (E) int64 actions from (E, K) int64 codes of z_t, (E, D) h_{t−1} and a generator."""
 
 
 class Agent(Protocol):
-    """What the trainer asks of an agent that learns in imagination."""
+    """An agent that learns in imagination, as the trainer uses it."""
 
     def act(
         self,
@@ -44,43 +48,59 @@ class Agent(Protocol):
         greedy: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """(E, F) features to (E) int64 actions."""
+        """Choose actions.
+
+        Args:
+            features: (E, F) float32, [one-hot z_t, h_{t−1}].
+            greedy: take the most probable action instead of a random draw.
+            generator: for the random draws.
+
+        Returns:
+            (E) int64 actions.
+        """
         ...
 
     def player(self, one_hot_width: int) -> Player:
-        """As :meth:`act`, of features that begin with so many numbers of one-hot vectors.
+        """Return :meth:`act` as a function of codes and h, for the current weights.
 
-        It acts with the weights of now; the same generator draws the same actions, up to rounding.
+        With the same generator it draws the same actions as :meth:`act`, up to rounding.
+
+        Args:
+            one_hot_width: K·C, the number of features that are one-hot vectors of the codes.
         """
         ...
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """One learning step; returns detached scalars."""
+        """Learn from imagined dreams; return detached scalars for the metrics."""
         ...
 
     def learner_state(self) -> dict[str, Any]:
-        """Everything that learning goes on from: weights, optimiser, moving statistics."""
+        """Return all that learning resumes from: weights, optimizer, moving statistics."""
         ...
 
     def load_learner_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a :meth:`learner_state`."""
+        """Load a :meth:`learner_state`."""
         ...
 
     def export_state(self) -> dict[str, Tensor]:
-        """The tensors that acting needs."""
+        """Return the tensors that a checkpoint stores: those that acting needs."""
         ...
 
     def load_exported(self, state: dict[str, Tensor]) -> None:
-        """Goes on from an :meth:`export_state`; GlamError if it does not fit."""
+        """Load an :meth:`export_state`.
+
+        Raises:
+            GlamError: a tensor is missing, unknown or of another shape.
+        """
         ...
 
 
 @runtime_checkable
 class Capturable(Protocol):
-    """An agent whose ``update`` may run as a CUDA graph: static shapes, no wait for the device."""
+    """An agent whose ``update`` can be a CUDA graph: static shapes, no waits for the device."""
 
     def set_capturable(self, capturable: bool) -> None:
-        """Readies its optimisers for that, or for updates one by one."""
+        """Prepare the optimizers for a graph, or for updates one by one."""
         ...
 
 
@@ -92,19 +112,19 @@ def imagine(
     horizon: int,
     generator: torch.Generator | None = None,
 ) -> Rollout:
-    """Lets an agent play dreams.
+    """Let an agent play dreams.
 
-    They are stepped by :func:`make_stepper` of the weights as they are now: the same draws as
-    :meth:`WorldModel.step` takes, and its numbers up to rounding.
+    The steps are those of :meth:`WorldModel.step`, with the same random draws and with the same
+    numbers up to rounding. No image is decoded.
 
     Args:
-        world_model: dreams; only its recurrent part is run, no image is drawn.
-        agent: acts on the features [z_t, h_{t−1}].
-        start: N dreams.
+        world_model: the world model.
+        agent: acts on the features [one-hot z_t, h_{t−1}].
+        start: N states.
         horizon: H steps.
-        generator: for the draws of latents and actions.
+        generator: for the random draws of latents and actions.
     """
-    stepper, c = make_stepper(world_model), world_model.config  # laid out anew: weights move
+    stepper, c = make_stepper(world_model), world_model.config  # for the current weights
     shape = (c.categoricals, c.classes)
     width = c.categoricals * c.classes
     act = agent.player(width)
@@ -120,7 +140,7 @@ def imagine(
     classes = torch.stack(codes)
     features[0, :, width:] = start.h
     features[..., :width].unflatten(-1, shape).scatter_(-1, classes.unsqueeze(-1), 1.0)
-    # Nothing on the way hangs on these: one pass for all steps.
+    # No step depends on rewards and ends, so all are computed at once.
     with torch.autocast(features.device.type, enabled=False):
         rewards, _, ends = stepper.outcome(features[1:, :, width:].flatten(0, 1))
     taken = torch.stack(actions)

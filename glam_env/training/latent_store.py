@@ -1,7 +1,7 @@
-"""What a frozen image model says of every frame in a replay, stored so that it is said once.
+"""The latents of all frames in a replay, computed once by a frozen image model.
 
-Once encoder and decoder stand still, the sequence model can learn from stored latents alone. That
-costs a tenth of an update with images, so it can learn from many more of them.
+While the image model is frozen, the sequence model learns from stored latents alone. Such an update
+costs a tenth of an update with images.
 """
 
 from __future__ import annotations
@@ -20,27 +20,30 @@ CHUNK = 256  # frames encoded at once
 
 
 class LatentStore:
-    """Posteriors and projected features, float16, slot by slot beside a replay's frames.
+    """Posteriors and projected features in float16, one entry for each slot of a replay.
 
-    The file outlives the process as the replay's do, and under the same rule: what a checkpoint
-    counts on is not overwritten before the next one.
+    The file lies beside the replay's files and follows their rule: what a checkpoint needs is not
+    overwritten before the next one.
 
     Args:
-        replay: whose frames are encoded.
-        world_model: with frozen images.
+        replay: the frames to encode.
+        world_model: its image model must be frozen.
         name: of the file.
+
+    Attributes:
+        encoded: frames of each stream encoded so far, counted as ``Replay.added``.
     """
 
     def __init__(self, replay: Replay, world_model: WorldModel, name: str = "latents") -> None:
         self.replay, self.world_model = replay, world_model
         c = world_model.config
-        self.encoded = 0  # frames of each stream, as Replay.added
+        self.encoded = 0
         self._shape = (c.categoricals, c.classes)
         self._width = c.categoricals * c.classes
         self._array = replay.open_beside(name, np.float16, (2, self._width))
 
     def catch_up(self) -> None:
-        """Encodes the frames that were added since the last call, oldest first."""
+        """Encode the frames that were added since the last call, oldest first."""
         replay = self.replay
         device = next(self.world_model.parameters()).device
         self.encoded = max(self.encoded, replay.added - replay.capacity)
@@ -57,20 +60,20 @@ class LatentStore:
     def sample(
         self, batch: int, length: int, rng: np.random.Generator, device: torch.device | str = "cpu"
     ) -> LatentBatch:
-        """As :meth:`Replay.sample`, without images; call :meth:`catch_up` before."""
+        """Draw a batch as :meth:`Replay.sample` does; call :meth:`catch_up` first."""
         places = self.replay.draw_places(batch, length, rng)
         log_probs, projected = upload(self._array[places], device).float().unbind(2)
         others = (self.replay.take(name, places, device) for name in LatentBatch._fields[2:])
         return LatentBatch(log_probs.unflatten(-1, self._shape), projected, *others)
 
     def flush(self) -> None:
-        """Hands everything to the disk."""
+        """Write everything to the disk."""
         self._array.flush()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the file."""
+        """Return what a checkpoint must store beside the file."""
         return {"encoded": self.encoded}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes back to where :meth:`state` was taken."""
+        """Load a :meth:`state`."""
         self.encoded = int(state["encoded"])

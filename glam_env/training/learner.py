@@ -1,4 +1,4 @@
-"""What learns in a run: a world model and an agent with their optimisers; updates of each."""
+"""The learner: a world model and an agent, their optimizers, and one update of each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glam_env.checkpoint.folder import Checkpoint
-from glam_env.errors import GlamError
 from glam_env.fast.graphs import CapturedUpdate
 from glam_env.fast.precision import autocast
 from glam_env.games import Game
@@ -19,22 +17,24 @@ from glam_env.model.structures import DreamState, LatentBatch, Posterior, Sequen
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Agent, Capturable, imagine
 from glam_env.training.presets import TrainConfig
+from glam_env.training.warm_start import open_warm_start
 
 AgentFactory = Callable[[int, int], Agent]
-"""(feature_dim, num_actions) to an agent that learns in imagination."""
+"""Makes an agent from the width F of the features and the number A of actions."""
 
 
 class Learner:
-    """A world model and an agent that learn.
+    """A world model and an agent, which learn in place.
 
     Args:
-        config: settings.
-        game: whose actions there are.
-        make_agent: the agent to train.
-        device: where all lies.
+        config: settings of the run.
+        game: the game; it sets the number of actions.
+        make_agent: makes the agent.
+        device: of all tensors.
 
     Attributes:
-        world_model, agent: they learn in place.
+        world_model: the world model.
+        agent: the agent.
         graphs: whether each kind of update is one CUDA graph.
     """
 
@@ -53,28 +53,28 @@ class Learner:
         if isinstance(self.agent, torch.nn.Module):
             self.agent.to(device)
         self.graphs = config.graphs and device.type == "cuda"
-        self._updates: dict[str, tuple[Any, CapturedUpdate]] = {}  # by name: what fixes it, and it
+        self._updates: dict[str, tuple[Any, CapturedUpdate]] = {}  # by kind: key and graph
         self._frozen = False
         self._posterior: Posterior | None = None
         self._ready_optimizers()
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where it is wanted and pays."""
+        """Return a context that computes in bfloat16 where that is wanted and faster."""
         return autocast(self.device, self.config.autocast)
 
     def freeze_images(self, frozen: bool = True) -> None:
-        """Makes the image model stand still, or learn again."""
+        """Freeze the image model, or let it learn again."""
         self.world_model.freeze_images(frozen)
         if frozen != self._frozen:
-            self._updates.clear()  # graphs hold what learned when they were captured
+            self._updates.clear()  # captured for the parameters that learned until now
         self._frozen = frozen
 
-    # --- updates; each returns detached scalars that hold until the next of its kind -----------
+    # --- updates: each returns detached scalars, valid until the next update of its kind --------
 
     def update_images(
         self, images: Tensor, loss_config: LossConfig, learning_rate: float
     ) -> dict[str, Tensor]:
-        """One update of the image model alone, on (N, 64, 64, 3) uint8 frames."""
+        """Update the image model alone, on (N, 64, 64, 3) uint8 frames."""
 
         def update(images: Tensor) -> dict[str, Tensor]:
             with self.autocast():
@@ -88,7 +88,7 @@ class Learner:
     def update_model(
         self, batch: SequenceBatch | LatentBatch, learning_rate: float
     ) -> dict[str, Tensor]:
-        """One update of the world model, of its sequence model alone if latents are given."""
+        """Update the world model; given latents, its sequence model alone."""
         kind = type(batch)
         loss_of: Any = (
             self.world_model.loss if kind is SequenceBatch else self.world_model.latent_loss
@@ -105,7 +105,7 @@ class Learner:
         return metrics  # type: ignore[no-any-return]
 
     def update_agent(self, start: DreamState, horizon: int) -> dict[str, Tensor]:
-        """One update of the agent, in dreams of ``horizon`` steps from ``start``."""
+        """Update the agent, in dreams of ``horizon`` steps from ``start``."""
 
         def update(start: DreamState) -> dict[str, Tensor]:
             with self.autocast():
@@ -118,37 +118,39 @@ class Learner:
 
     @torch.no_grad()
     def draw_starts(self, count: int) -> DreamState:
-        """States that the last :meth:`update_model` has computed behind a full context."""
+        """Draw states that the last :meth:`update_model` computed after a full context."""
         assert self._posterior is not None  # every agent update follows a model update
         context = self.config.context
         batch, length = self._posterior.codes.shape[:2]
-        # Not randperm, for which a GPU may make the host wait.
+        # Not randperm: on a GPU it may wait for the device.
         places = torch.rand(batch * (length - context), device=self.device).argsort()[:count]
         rows = places // (length - context)
         positions = context + places % (length - context)
         with self.autocast():
             return self.world_model.dream_starts(self._posterior, rows, positions)
 
-    def _run(self, name: str, fixed: Any, update: Callable[..., Any], *inputs: Any) -> Any:
-        """An update, with graphs as one; captured anew where what it is made of is another."""
+    def _run(self, name: str, key: Any, update: Callable[..., Any], *inputs: Any) -> Any:
+        """Do an update; with graphs, capture it first unless that was done for the same key."""
         if not self.graphs:
             return update(*inputs)
-        if name not in self._updates or self._updates[name][0] != fixed:
-            self._updates[name] = fixed, CapturedUpdate(update)
+        if name not in self._updates or self._updates[name][0] != key:
+            self._updates[name] = key, CapturedUpdate(update)
         return self._updates[name][1](*inputs)
 
-    # --- the world model's optimiser ---------------------------------------------------------
+    # --- the world model's optimizer ---------------------------------------------------------
 
     def _ready_optimizers(self) -> None:
-        """As this run wants them, whatever a checkpoint said of it. In a graph a learning rate must
-        be a tensor, or it stays what it was."""
+        """Prepare the optimizers for this run, whatever a loaded state says.
+
+        In a graph the learning rate must be a tensor, or it would never change.
+        """
         for group in self._optimizer.param_groups:
             group["capturable"] = self.graphs
             if self.graphs:
                 group["lr"] = torch.tensor(self.config.learning_rate, device=self.device)
         if isinstance(self.agent, Capturable):
             self.agent.set_capturable(self.graphs)
-        self._updates.clear()  # graphs hold what the optimisers held
+        self._updates.clear()  # captured for the optimizers as they were
 
     def _set_learning_rate(self, rate: float) -> None:
         for group in self._optimizer.param_groups:
@@ -168,7 +170,7 @@ class Learner:
     # --- state -------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What a run's checkpoint keeps."""
+        """Return what a run's checkpoint stores."""
         return {
             "world_model": self.world_model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -176,29 +178,18 @@ class Learner:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes back to a :meth:`state`."""
+        """Load a :meth:`state`."""
         self.world_model.load_state_dict(state["world_model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.agent.load_learner_state(state["agent"])
         self._ready_optimizers()
 
-    def warm_start(self, checkpoint: str) -> None:
-        """Takes the weights of an exported checkpoint; optimisers and statistics begin anew.
+    def warm_start(self) -> None:
+        """Load the weights of the run's ``warm_start``; optimizers and statistics start fresh.
 
         Raises:
-            GlamError: a checkpoint of another game or of other sizes.
+            GlamError: the checkpoint is of another game or of other sizes.
         """
-        opened = Checkpoint.open(checkpoint)
-        folder, config, own = opened.path, opened.config, self.world_model.config
-        if config.game != self.game.name:
-            raise GlamError(
-                f"warm_start {folder} is of {config.game}; {self.game.name} needs one of its own"
-            )
-        for name, size in vars(config.world_model).items():
-            if name not in ("unimix", "draw_temperature") and size != getattr(own, name):
-                raise GlamError(
-                    f"warm_start {folder} has model.{name} {size}, this run {getattr(own, name)}; "
-                    "they must be equal"
-                )
-        self.world_model.load_exported(opened.world_model(self.device).export_state())
-        self.agent.load_exported(opened.agent_state())
+        checkpoint = open_warm_start(self.config, self.game.name)
+        self.world_model.load_exported(checkpoint.world_model(self.device).export_state())
+        self.agent.load_exported(checkpoint.agent_state())

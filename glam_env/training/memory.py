@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process, since giving it back costs more than it is worth."""
+"""Keep freed memory in the process: returning it to the system costs time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ KEPT = 2**31 - 1  # bytes; both settings are ints
 
 
 def keep_freed_memory() -> bool:
-    """Has glibc's malloc keep what is freed, however large, for what is allocated next.
+    """Make glibc's malloc keep all freed memory for later allocations.
 
-    Otherwise every tensor of 32 MiB or more is mapped anew and given back when it is freed, and
-    each of its pages costs a fault when it is first written: at an image model's sizes as much as
-    the arithmetic of a normalisation. The process then holds the most it has ever needed.
+    By default, malloc maps every tensor of 32 MiB or more separately and unmaps it when it is
+    freed. Each page then costs a fault when it is first written; at the sizes of an image model
+    that takes as long as a normalization. The process keeps the most memory it has ever needed.
 
     Returns:
-        Whether this C library took the settings; others are left as they are.
+        Whether the C library took the settings. Only glibc has them.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -10,7 +10,14 @@ from glam_env.model.config import LossConfig, WorldModelConfig
 
 @dataclass(frozen=True)
 class HorizonConfig:
-    """The variable number of interactions, n_t = min(n_0 + ⌊t / n_f⌋ · n_i, n_max) (eq. 11)."""
+    """The number of imagined steps: n_t = min(n_0 + floor(t / n_f) * n_i, n_max) (eq. 11).
+
+    Attributes:
+        initial: n_0, steps of a dream at the start of training.
+        increase: n_i, steps added each time.
+        every: n_f, environment steps between two increases.
+        maximum: n_max, most steps of a dream.
+    """
 
     initial: int = 16
     increase: int = 8
@@ -18,75 +25,79 @@ class HorizonConfig:
     maximum: int = 32
 
     def at(self, env_steps: int) -> int:
-        """Imagination horizon after ``env_steps`` steps of the environment."""
+        """Return the horizon n_t after t = ``env_steps`` environment steps."""
         return min(self.initial + env_steps // self.every * self.increase, self.maximum)
 
 
 @dataclass(frozen=True)
 class FreezeConfig:
-    """When the image model stands still, and what happens then.
+    """When the image model is frozen, and the updates around it.
 
-    From the first moment on, the sequence model learns from stored latents. At each moment the
-    image model learns once more from all that the replay has gathered, then the latents are stored
-    anew.
+    From the first freeze on, the sequence model learns from stored latents. At each freeze the
+    image model is first fine-tuned on all frames in the replay. Then the latents of all frames are
+    computed and stored again, and the sequence model adapts to them.
 
     Attributes:
-        at: shares of ``total_steps``, ascending; none: it learns to the end.
-        polish: updates of the image model alone before it stands still; over them the learning
-            rate falls linearly to ``final_learning_rate``.
-        margin, margin_weight: of :class:`~glam_env.model.config.LossConfig`, in these updates.
-        settle: updates of the sequence model alone afterwards.
-        latent_batch, latent_length: sequences of an update on stored latents, and their steps.
+        at: when to freeze, as ascending shares of total_steps; none: the images learn to the end.
+        finetune: updates of the image model alone before it is frozen. Over them the learning rate
+            falls linearly to final_learning_rate.
+        margin: loss.margin during these updates, in pixels.
+        margin_weight: loss.margin_weight during these updates.
+        adapt: updates of the sequence model alone after a freeze.
+        latent_batch: sequences in an update on stored latents.
+        latent_length: steps in each of them.
     """
 
     at: tuple[float, ...] = ()
-    polish: int = 0
+    finetune: int = 0
     margin: int = 0
     margin_weight: float = 1.0
-    settle: int = 0
+    adapt: int = 0
     latent_batch: int = 16
     latent_length: int = 64
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run; the defaults are the paper's (table 3 and model.md §§ 3–5).
+    """A training run; the defaults are those of table 3 of the paper.
 
     Attributes:
-        seed: of everything that is drawn.
-        warm_start: a checkpoint, by a game's name or a folder, whose world model and agent the
-            run goes on from, with experience of its own; empty: both begin from nothing.
-        total_steps: environment (agent) steps, over all envs.
-        random_steps: steps of uniformly random actions at the start; after a warm start the
-            agent plays them.
-        num_envs: real games played side by side.
-        exploration: chance that an action is drawn uniformly in place of the agent's, one for each
-            env and over again. A dream knows only what its replay shows: where the agent alone
-            plays, and well, it forgets how points are lost.
-        exploration_hold: mean number of steps for which such an action is held; how long is drawn.
-        repeat_action_probability: sticky actions (0: the convention of Atari 100k).
-        replay_capacity: steps kept, over all envs.
-        batch, length: sequences of a world-model update, and their steps.
-        update_every: environment steps to one world-model update.
-        agent_updates: agent updates to one world-model update.
-        image_warmup: updates of the image model alone before anything else learns.
-        image_batch: frames of such an update.
-        model_warmup: updates of the world model on the random steps alone, before the agent
-            acts and learns.
-        freeze: when encoder and decoder stand still.
-        learning_rate, gradient_clip: of Adam on the world model.
-        decay_from: share of ``total_steps`` from which on the learning rate falls linearly.
-        final_learning_rate: what it has fallen to at the last step.
-        dream_starts: where dreams start: ``computed``, the states that the world-model update
-            has just computed, or ``fresh``, contexts drawn and encoded for it.
-        context: real steps that a dream remembers at its start.
-        imagination_batch: dreams of an agent update.
-        horizon: their length.
-        model, loss: sizes and loss of the world model (``model.num_actions`` follows the game).
-        autocast: bfloat16 where it is safe and the hardware is faster with it.
-        graphs: on CUDA, each kind of update as one CUDA graph: one launch in place of thousands.
-        log_every: world-model updates between lines of metrics.
-        checkpoint_every: environment steps between checkpoints.
+        seed: seed of all random draws.
+        warm_start: start from the weights of this checkpoint: a game's name, a folder or an hf://
+            address. Sizes follow it. Empty: start from nothing.
+        total_steps: environment steps of the run, over all envs.
+        random_steps: environment steps before anything learns. Actions are uniformly random; after
+            a warm start the agent plays.
+        num_envs: number of games played in parallel.
+        exploration: probability in [0, 1] that an action is random instead of the agent's. Give
+            one for all envs or one for each; a shorter list repeats.
+        exploration_hold: mean number of steps for which a random action is held (geometric).
+        repeat_action_probability: probability in [0, 1) that the game repeats the last action
+            (sticky actions). 0 is the convention of Atari 100k.
+        replay_capacity: steps kept in the replay, over all envs.
+        batch: sequences in a world-model update.
+        length: steps in each of them.
+        update_every: environment steps per world-model update.
+        agent_updates: agent updates per world-model update.
+        image_warmup: updates of the image model alone, after the random steps.
+        image_batch: frames in an update of the image model alone.
+        model_warmup: updates of the world model on the random steps, before the agent acts.
+        freeze: when the image model is frozen.
+        learning_rate: Adam's learning rate for the world model.
+        gradient_clip: largest norm of the world model's gradient.
+        decay_from: share of total_steps in [0, 1] after which the learning rate falls linearly.
+        final_learning_rate: learning rate at the last step.
+        dream_starts: where dreams start. computed: at states that the last world-model update has
+            computed. fresh: after contexts that are drawn and encoded for it.
+        context: real steps in front of a dream.
+        imagination_batch: dreams in an agent update.
+        horizon: number of steps of these dreams.
+        model: sizes of the world model. The game sets the number of actions.
+        loss: weights of the world model's losses.
+        autocast: use bfloat16 where it is safe and the hardware is faster with it.
+        graphs: on CUDA, run each kind of update as one CUDA graph.
+        log_every: updates between two lines of metrics.
+        checkpoint_every: environment steps between two checkpoints.
     """
 
     seed: int = 0
@@ -122,7 +133,7 @@ class TrainConfig:
     checkpoint_every: int = 5_000
 
     def learning_rate_at(self, env_steps: int) -> float:
-        """The world model's learning rate after ``env_steps`` steps of the environment."""
+        """Return the world model's learning rate after ``env_steps`` environment steps."""
         start = self.decay_from * self.total_steps
         if env_steps <= start:
             return self.learning_rate
@@ -130,7 +141,11 @@ class TrainConfig:
         return self.learning_rate + gone * (self.final_learning_rate - self.learning_rate)
 
     def validate(self) -> None:
-        """Raises GlamError on settings that cannot work, naming the field and what would do."""
+        """Check the settings.
+
+        Raises:
+            GlamError: a setting that cannot work; the message says which and what would work.
+        """
         positive = (
             "total_steps random_steps num_envs replay_capacity batch update_every agent_updates "
             "image_batch imagination_batch log_every checkpoint_every learning_rate gradient_clip "
@@ -139,6 +154,10 @@ class TrainConfig:
         for name in positive.split():
             if not getattr(self, name) > 0:
                 raise GlamError(f"{name} must be positive, got {getattr(self, name)}")
+        try:
+            self.model.validate()
+        except ValueError as error:
+            raise GlamError(f"model.{error}") from error
         if not self.freeze.latent_batch > 0:
             raise GlamError(f"freeze.latent_batch must be positive, got {self.freeze.latent_batch}")
         if self.context < self.model.core.context:
@@ -163,7 +182,7 @@ class TrainConfig:
             raise GlamError(
                 f"imagination_batch {self.imagination_batch} exceeds the {places} states that a "
                 "world-model update computes behind a full context; lower it, raise batch or "
-                "length (freeze.latent_batch or freeze.latent_length once images stand still), or "
+                "length (freeze.latent_batch or freeze.latent_length once images are frozen), or "
                 "set dream_starts fresh"
             )
         if not 0.0 <= self.repeat_action_probability < 1.0:
@@ -208,7 +227,7 @@ _SMALL = TrainConfig(
     length=32,
     update_every=30,
     image_warmup=500,
-    freeze=FreezeConfig(at=(0.0, 0.6), polish=600, margin=3, margin_weight=15.0, settle=2_000),
+    freeze=FreezeConfig(at=(0.0, 0.6), finetune=600, margin=3, margin_weight=15.0, adapt=2_000),
     learning_rate=1e-3,
     decay_from=0.6,
     imagination_batch=128,
@@ -240,10 +259,10 @@ _DEBUG = replace(
     model_warmup=3,
     freeze=FreezeConfig(
         at=(0.7, 0.9),
-        polish=2,
+        finetune=2,
         margin=2,
         margin_weight=5.0,
-        settle=2,
+        adapt=2,
         latent_batch=2,
         latent_length=24,
     ),
@@ -256,4 +275,4 @@ _DEBUG = replace(
 )
 
 PRESETS: dict[str, TrainConfig] = {"paper": _PAPER, "small": _SMALL, "debug": _DEBUG}
-"""``paper``: table 3, for a GPU. ``small``: for two CPU cores. ``debug``: seconds, for tests."""
+"""``paper``: table 3, for a GPU. ``small``: for two CPU cores. ``debug``: for tests, in seconds."""

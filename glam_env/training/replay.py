@@ -1,11 +1,11 @@
-"""Real experience: a ring of frames in memory-mapped files that outlives the process.
+"""The replay: a ring of real steps in memory-mapped files, which outlive the process.
 
-One ring a stream (an emulator's env). Frame t of a stream is what was seen, with the action
-taken on it, the reward that followed and how it ended. A sampled sequence crosses neither the end
-of an episode nor the seam of the ring.
+Each stream (an env of the emulator) has a ring. Step t of a stream is a frame, the action taken on
+it, the reward that followed, and whether a life or the episode ended. A sampled sequence crosses
+neither the end of an episode nor the seam of the ring.
 
-The files hold more than the ring's capacity: the spare room keeps frames that a checkpoint counts
-on from being overwritten before the next checkpoint, so a killed run finds its replay as it was.
+The files hold more steps than the ring's capacity. The spare slots keep steps that a checkpoint
+needs from being overwritten before the next checkpoint, so a killed run resumes with its replay.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Replay:
     """A ring of the last ``capacity`` steps of each of ``streams`` streams.
 
     Args:
-        folder: where the files lie; made if missing. Files of the same shape are taken up as they
-            are (:meth:`load_state` says how much of them counts), others are refused.
+        folder: of the files; made if missing. Existing files of the same shape are opened with
+            their content; it counts once :meth:`load_state` is called.
         streams: number of parallel streams.
         capacity: steps kept of each stream.
-        spare: steps that may be added between two checkpoints without touching what the older of
-            the last two checkpoints counts on.
-        writable: False to read a replay, perhaps one that a training is adding to.
+        spare: steps per stream that can be added without overwriting what the older of the last
+            two checkpoints needs.
+        writable: False opens the files read-only; a training may be adding to them.
 
     Raises:
-        GlamError: the files there have another shape, or cannot be made.
+        GlamError: the files have another shape, or cannot be made.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class Replay:
         }
 
     def open_beside(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-        """A file with one entry for each slot of the ring, (streams, ring, *shape).
+        """Open another file with one entry for each slot, (streams, ring, *shape).
 
         Raises:
-            GlamError: it holds something else, or cannot be made.
+            GlamError: the file has another shape or type, or cannot be made.
         """
         whole = (self.streams, self.ring, *shape)
         return self._open(self.folder / f"{name}.npy", dtype, whole, self.writable)
 
     def remove_beside(self, name: str) -> None:
-        """Removes a file of :meth:`open_beside` that is needed no more; none there is fine."""
+        """Remove a file of :meth:`open_beside`, if it exists."""
         (self.folder / f"{name}.npy").unlink(missing_ok=True)
 
     @staticmethod
@@ -85,7 +85,9 @@ class Replay:
             if writable and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-            array = np.lib.format.open_memmap(path, mode="r")  # refuses a cut file; r+ would pad it
+            array = np.lib.format.open_memmap(
+                path, mode="r"
+            )  # r refuses a shortened file; r+ would pad it
             if writable:
                 array = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError) as error:
@@ -101,7 +103,7 @@ class Replay:
         return array
 
     def __len__(self) -> int:
-        """Steps that can be sampled now, over all streams."""
+        """Return the number of steps that can be sampled, over all streams."""
         return self.streams * min(self.added, self.capacity)
 
     def add(
@@ -113,7 +115,7 @@ class Replay:
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> None:
-        """Adds one step of every stream; leading dimension S streams, shapes as in ``_FIELDS``."""
+        """Add one step of each of S streams: (S, 64, 64, 3) uint8 images, the rest (S)."""
         slot = self.added % self.ring
         values = (images, actions, rewards, life_lost, terminated, truncated)
         for array, value in zip(self._arrays.values(), values, strict=True):
@@ -122,14 +124,15 @@ class Replay:
         self._starts.clear()
 
     def _order(self) -> np.ndarray:
-        """Ring slots of the steps that count, oldest first."""
+        """Return the ring slots of the steps that count, oldest first."""
         count = min(self.added, self.capacity)
         return np.arange(self.added - count, self.added) % self.ring
 
     def starts(self, length: int) -> np.ndarray:
-        """All (stream, age) pairs, (N, 2) int64, from which ``length`` steps lie in one episode.
+        """List where ``length`` steps in a row lie in one episode.
 
-        Age 0 is the oldest step that counts.
+        Returns:
+            (N, 2) int64 pairs of stream and age of the first step; age 0 is the oldest step.
         """
         if length not in self._starts:
             order = self._order()
@@ -147,17 +150,18 @@ class Replay:
     def draw_places(
         self, batch: int, length: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws sequences uniformly over all places where one fits.
+        """Draw sequences uniformly from all places where one fits.
 
         Args:
-            batch, length: B and L.
-            rng: of the caller, so that a resumed run draws the same.
+            batch: B sequences.
+            length: L steps in each.
+            rng: the caller's generator, which a resumed run restores.
 
         Returns:
             Streams (B, 1) and ring slots (B, L), to index ``[streams, slots]``.
 
         Raises:
-            GlamError: no sequence of this length lies within an episode.
+            GlamError: no sequence of this length lies in one episode.
         """
         starts = self.starts(length)
         if len(starts) == 0:
@@ -171,7 +175,7 @@ class Replay:
     def take(
         self, name: str, places: tuple[np.ndarray, np.ndarray], device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """One field, as in :meth:`add`, at drawn places: (B, L, ...)."""
+        """Read one field at drawn places: (B, L, ...)."""
         return upload(self._arrays[name][places], device)
 
     def sample(
@@ -181,30 +185,30 @@ class Replay:
         rng: np.random.Generator,
         device: torch.device | str = "cpu",
     ) -> SequenceBatch:
-        """A batch at :meth:`draw_places`, on a device."""
+        """Draw a batch of ``batch`` sequences of ``length`` steps; see :meth:`draw_places`."""
         places = self.draw_places(batch, length, rng)
         return SequenceBatch(*(self.take(name, places, device) for name in SequenceBatch._fields))
 
     def sample_images(
         self, count: int, rng: np.random.Generator, device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """(count, 64, 64, 3) uint8 frames, drawn independently."""
+        """Draw (count, 64, 64, 3) uint8 frames, independently and uniformly."""
         order = self._order()
         stream = rng.integers(self.streams, size=count)
         slots = order[rng.integers(len(order), size=count)]
         return upload(self._arrays["images"][stream, slots], device)
 
     def flush(self) -> None:
-        """Hands everything to the disk."""
+        """Write everything to the disk."""
         for array in self._arrays.values():
             array.flush()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the files."""
+        """Return what a checkpoint must store beside the files."""
         return {"added": self.added, "streams": self.streams, "ring": self.ring}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes back to where :meth:`state` was taken."""
+        """Load a :meth:`state`: steps added after it count no more."""
         if (state["streams"], state["ring"]) != (self.streams, self.ring):
             raise GlamError(
                 f"the checkpoint's replay has {state['streams']} streams of {state['ring']} steps, "

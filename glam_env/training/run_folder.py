@@ -1,37 +1,42 @@
-"""The folder of a training run: its settings, checkpoints, metrics and replay.
+"""The folder of a run: its settings, checkpoints, metrics and replay.
 
-``config.json`` the settings, ``checkpoints/`` the last two checkpoints, ``metrics.jsonl`` one line
-of figures a log interval, ``tensorboard/`` the same, ``replay/`` the experience.
+``config.json``: the kind of the run and its settings. ``checkpoints/``: the last two checkpoints.
+``metrics.jsonl``: one line of metrics per log interval; ``tensorboard/``: the same. ``replay/``:
+the experience. ``lock``: locked while a process trains the run.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 
 from glam_env.errors import GlamError
 
 CHECKPOINTS_KEPT = 2
+CONFIG = "config.json"
 _NAME = re.compile(r"step_(\d+)\.pt")
+
+Kind = Literal["train", "sb3"]
+"""``train``: a run of ``glam train``. ``sb3``: a run of ``glam sb3``."""
 
 
 def write_whole(path: Path, write: Any) -> None:
-    """Writes a file whole or not at all: temporary file, fsync, rename, fsync of the folder.
+    """Write a file whole or not at all.
 
     Args:
-        path: the file; an old one stays as it is until the new one is complete.
-        write: called with the open binary file.
+        path: the file; an old one stays until the new one is complete.
+        write: called with a temporary file, open for bytes, which is then renamed.
 
     Raises:
-        GlamError: the folder is not writable or the disk is full; the old file is untouched.
+        GlamError: the folder is not writable or the disk is full; the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -40,11 +45,12 @@ def write_whole(path: Path, write: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if os.name != "nt":  # Windows opens no folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         temporary.unlink(missing_ok=True)
         raise GlamError(
@@ -52,32 +58,53 @@ def write_whole(path: Path, write: Any) -> None:
         ) from error
 
 
+def run_kind(path: Path) -> Kind | None:
+    """Return the kind of the run in a folder; None if the folder holds no run."""
+    try:
+        settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _kind_of(settings)
+
+
+def _kind_of(settings: Any) -> Kind | None:
+    """Read the kind from a run's settings; old runs have none, but their keys differ."""
+    if not isinstance(settings, Mapping):
+        return None
+    kind = settings.get("kind")
+    if kind == "train" or (kind is None and "train" in settings):
+        return "train"
+    if kind == "sb3" or (kind is None and "algo" in settings):
+        return "sb3"
+    return None
+
+
 class RunFolder:
     """A run's files.
 
     Args:
         path: the folder.
-        settings: what config.json is to hold; None to take up a run that exists.
+        settings: of a new run, for ``config.json``; None opens a run that exists.
+        kind: of the run.
+
+    Attributes:
+        path: the folder.
+        settings: what ``config.json`` holds.
 
     Raises:
-        GlamError: a new run where one already lies, no run where one is to be taken up, or a
-            folder that cannot be written.
+        GlamError: the folder of a new run already holds one, or cannot be written; or the folder
+            to open holds no run, or a run of the other kind.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any] | None = None, kind: Kind = "train"
+    ) -> None:
         self.path = path
-        self._config = path / "config.json"
+        config = path / CONFIG
         if settings is None:
-            if not self._config.is_file():
-                raise GlamError(f"no run to resume in {path}; start it without --resume")
-            try:
-                self.settings = json.loads(self._config.read_text())
-            except (OSError, ValueError) as error:
-                raise GlamError(
-                    f"{self._config} cannot be read ({error}); start a new run"
-                ) from error
+            self.settings = _read_settings(config, kind)
             return
-        if self._config.exists():
+        if config.exists():
             raise GlamError(f"{path} already holds a run; --resume it or choose another --run")
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -85,55 +112,59 @@ class RunFolder:
             raise GlamError(
                 f"cannot make the run folder {path} ({error}); choose a writable --run"
             ) from error
-        self.settings = dict(settings)
+        self.settings = {"kind": kind, **settings}
         text = json.dumps(self.settings, indent=2) + "\n"
-        write_whole(self._config, lambda file: file.write(text.encode()))
+        write_whole(config, lambda file: file.write(text.encode()))
 
     def lock(self) -> None:
-        """Takes the run for this process, until :meth:`unlock` or its end.
+        """Lock the run for this process, until :meth:`unlock` or the end of the process.
 
         Raises:
-            GlamError: another process is training it.
+            GlamError: another process trains the run, or the lock file cannot be written.
         """
-        self._lock = (self.path / "lock").open("w")
+        self._lock = FileLock(self.path / "lock")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
             raise GlamError(
                 f"{self.path} is being trained by another process; stop that one first"
             ) from error
+        except OSError as error:
+            raise GlamError(
+                f"cannot lock {self.path} ({error}); make the folder writable"
+            ) from error
 
     def unlock(self) -> None:
-        """Gives the run back."""
-        self._lock.close()
+        """Unlock the run."""
+        self._lock.release()
 
     @property
     def replay(self) -> Path:
-        """Where the replay's files lie."""
+        """The folder of the replay."""
         return self.path / "replay"
 
     @property
     def metrics(self) -> Path:
-        """The metrics, one JSON object a line."""
+        """The metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
+        """List the complete checkpoints, oldest first."""
         found = [p for p in (self.path / "checkpoints").glob("*.pt") if _NAME.fullmatch(p.name)]
         return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]))  # type: ignore[index]
 
     def save_checkpoint(self, count: int, state: dict[str, Any]) -> None:
-        """Writes checkpoint number ``count`` and removes all but the last two."""
+        """Write checkpoint number ``count`` and remove all but the last two."""
         path = self.path / "checkpoints" / f"step_{count:010d}.pt"
         write_whole(path, lambda file: torch.save(state, file))
         for old in self.checkpoints()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
     def load_checkpoint(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The newest checkpoint that can be read; None if there is none at all.
+        """Read the newest checkpoint that is readable; None if there is no checkpoint.
 
         Raises:
-            GlamError: there are checkpoints, and none can be read.
+            GlamError: there are checkpoints, but none is readable.
         """
         paths = self.checkpoints()
         problems = []
@@ -150,12 +181,12 @@ class RunFolder:
         return None
 
     def truncate_metrics(self, size: int) -> None:
-        """Cuts the metrics back to ``size`` bytes, where a checkpoint left them."""
+        """Cut the metrics to ``size`` bytes, their size when a checkpoint was saved."""
         if self.metrics.exists():
             os.truncate(self.metrics, min(size, self.metrics.stat().st_size))
 
     def append_metrics(self, line: Mapping[str, Any]) -> int:
-        """Adds a line; returns the file's size after it, in bytes."""
+        """Add a line; return the size of the file after it, in bytes."""
         try:
             with self.metrics.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -165,3 +196,18 @@ class RunFolder:
             raise GlamError(
                 f"cannot write {self.metrics} ({error}); free disk space and --resume"
             ) from error
+
+
+def _read_settings(config: Path, kind: Kind) -> dict[str, Any]:
+    if not config.is_file():
+        raise GlamError(f"no run to resume in {config.parent}; start it without --resume")
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GlamError(f"{config} cannot be read ({error}); start a new run") from error
+    found = _kind_of(settings)
+    if found is None:
+        raise GlamError(f"{config} holds no settings of a run; give the folder of `glam {kind}`")
+    if found != kind:
+        raise GlamError(f"{config.parent} holds a run of `glam {found}`, not of `glam {kind}`")
+    return settings

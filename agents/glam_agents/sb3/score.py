@@ -1,4 +1,4 @@
-"""What an agent of Stable-Baselines3 earns in dreams, and the report of a run."""
+"""The score of an SB3 agent in dreams and in the real game, and the report of a run."""
 
 from __future__ import annotations
 
@@ -13,21 +13,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from glam_env.envs.latent_filter import FilteredPolicy
+from glam_env.envs.wrappers import FrameStacker
+from glam_env.evaluation.play.scores import Policy, ScoreReport, evaluate_policy
+
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
+    from torch import Tensor
+
+    from glam_env.checkpoint.folder import Checkpoint
+    from glam_env.envs.atari.emulator import EmulatorStep, Episode
 
 MEASURED_ENVS = 64
 DREAM_SEED = 7_000
+REAL_SEED = 1_000  # as `glam eval` has it
+
+Choose = Callable[[np.ndarray], np.ndarray]
+"""(E, …) observations, as SB3 sees them, to (E) actions."""
 
 
 @dataclass(frozen=True)
 class DreamScore:
-    """What an agent earned in whole dreams.
+    """Returns of whole dreams.
 
     Attributes:
-        dreams: how many.
-        mean: reward of a dream; standard_error: of that mean, NaN for a single dream.
-        length: steps of a dream, mean.
+        dreams: their number.
+        mean: mean return.
+        standard_error: of the mean; NaN for a single dream.
+        length: mean length, in steps.
     """
 
     dreams: int
@@ -36,27 +49,25 @@ class DreamScore:
     length: float
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``; what a single dream cannot tell is None."""
+        """Return it ready for ``json.dumps``; an undefined standard error is None."""
         error = None if math.isnan(self.standard_error) else self.standard_error
         return {**asdict(self), "standard_error": error}
 
 
-def measure_dreams(
-    make_envs: Callable[[int], VecEnv], choose: Callable[[np.ndarray], np.ndarray], dreams: int
-) -> DreamScore:
-    """What an agent earns in whole dreams, from the same moments for all agents.
+def measure_dreams(make_envs: Callable[[int], VecEnv], choose: Choose, dreams: int) -> DreamScore:
+    """Play whole dreams, which start from the same moments for every agent.
 
     Args:
-        make_envs: makes so many dreams side by side, with SB3's ``VecMonitor`` around them.
-        choose: observations (E, …) to (E) actions; PyTorch's global draws are fixed in it.
-        dreams: that count.
+        make_envs: makes E dreams side by side, within SB3's ``VecMonitor``.
+        choose: the agent. PyTorch's global random state is fixed while it is called.
+        dreams: how many.
     """
     width = min(dreams, MEASURED_ENVS)
-    earned: list[float] = []
+    returns: list[float] = []
     lengths: list[int] = []
-    with closing(make_envs(width)) as envs, own_draws(DREAM_SEED):
-        while len(earned) < dreams:
-            envs.seed(DREAM_SEED + len(earned))
+    with closing(make_envs(width)) as envs, fixed_draws(DREAM_SEED):
+        while len(returns) < dreams:
+            envs.seed(DREAM_SEED + len(returns))
             seen: Any = envs.reset()
             ended: dict[int, tuple[float, int]] = {}  # the first dream of each row counts
             while len(ended) < width:
@@ -64,15 +75,88 @@ def measure_dreams(
                 for row in np.flatnonzero(dones):
                     episode = infos[row]["episode"]
                     ended.setdefault(int(row), (float(episode["r"]), int(episode["l"])))
-            rows = sorted(ended)[: dreams - len(earned)]
-            earned += [ended[row][0] for row in rows]
+            rows = sorted(ended)[: dreams - len(returns)]
+            returns += [ended[row][0] for row in rows]
             lengths += [ended[row][1] for row in rows]
-    error = statistics.stdev(earned) / len(earned) ** 0.5 if len(earned) > 1 else math.nan
-    return DreamScore(len(earned), statistics.fmean(earned), error, statistics.fmean(lengths))
+    error = statistics.stdev(returns) / len(returns) ** 0.5 if len(returns) > 1 else math.nan
+    return DreamScore(len(returns), statistics.fmean(returns), error, statistics.fmean(lengths))
+
+
+def measure_real(
+    choose: Choose,
+    checkpoint: Checkpoint,
+    *,
+    obs: str,
+    frame_stack: int,
+    episodes: int,
+    device: torch.device,
+    on_progress: Callable[..., None],
+) -> ScoreReport:
+    """Play whole real games, as the checkpoint's model was trained on them.
+
+    Args:
+        choose: the agent. PyTorch's global random state is fixed while it is called.
+        checkpoint: its world model turns frames into features.
+        obs: what the agent sees, ``"latent"`` or ``"rgb"``.
+        frame_stack: k frames that the agent sees together.
+        episodes: how many games.
+        device: of the world model.
+        on_progress: called with the work, the games done, and their number.
+    """
+
+    def act(features: Tensor, _generator: torch.Generator) -> Tensor:
+        return torch.from_numpy(choose(features.cpu().numpy())).to(features.device)
+
+    def show(_step: EmulatorStep, counted: list[Episode]) -> None:
+        on_progress("real games", len(counted), episodes)
+
+    if obs == "latent":
+        policy: Policy = FilteredPolicy(checkpoint.world_model(device), act)
+    else:
+        policy = FramePolicy(choose, frame_stack)
+    with fixed_draws(REAL_SEED):
+        return evaluate_policy(
+            policy,
+            checkpoint.config.game,
+            episodes=episodes,
+            seed=REAL_SEED,
+            repeat_action_probability=checkpoint.config.protocol.repeat_action_probability,
+            on_step=show,
+        )
+
+
+class FramePolicy:
+    """Play the real game with an agent that sees stacked frames.
+
+    Args:
+        choose: (E, 3·k, 64, 64) uint8 to (E) actions.
+        frame_stack: k.
+    """
+
+    def __init__(self, choose: Choose, frame_stack: int) -> None:
+        self._choose, self._frame_stack = choose, frame_stack
+
+    def begin(self, num_envs: int, seed: int) -> None:
+        """Forget all frames. Random draws are up to ``choose``."""
+        self._stacker = FrameStacker(self._frame_stack)
+
+    def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Choose (E) actions on (E, 64, 64, 3) uint8 frames; (E) bool firsts start episodes."""
+        seen = torch.from_numpy(frames).movedim(-1, 1)
+        stack = self._stacker.push(seen, torch.from_numpy(first))
+        return self._choose(stack.contiguous().numpy())
+
+
+@contextlib.contextmanager
+def fixed_draws(seed: int) -> Iterator[None]:
+    """Seed PyTorch's global random state inside; restore it afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def show_report(report: dict[str, Any]) -> str:
-    """A report as text: the score in dreams beside the real one."""
+    """Return a report as text, the score in dreams above the real one."""
     first, last, real = report["dream_first"], report["dream_last"], report["real"]
 
     def score(mean: float, error: float | None) -> str:
@@ -98,11 +182,3 @@ def show_report(report: dict[str, Any]) -> str:
             f"saved in {report['run']}",
         )
     )
-
-
-@contextlib.contextmanager
-def own_draws(seed: int) -> Iterator[None]:
-    """PyTorch's global draws are fixed within, and go on afterwards as if nothing had been."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

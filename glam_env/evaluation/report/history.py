@@ -16,7 +16,7 @@ from glam_env.games import Game
 
 METRICS = "metrics.jsonl"
 COUNTS = ("env_steps", "image_updates", "model_updates", "agent_updates")
-PROGRESS = ("seconds", "phase", "polished", "settled")
+PROGRESS = ("seconds", "phase", "phase_updates", "polished", "settled")
 BEFORE = "play before learning"  # the phase that no line names: nothing is learnt in it
 SCORE_ROWS = 12
 SPARKS = "▁▂▃▄▅▆▇█"

@@ -1,0 +1,89 @@
+"""What agents written in PyTorch have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glam_env.errors import GlamError
+from glam_env.model.distributions import one_hot
+from glam_env.training.imagination import Player, Rollout
+
+
+class ModuleAgent(nn.Module):
+    """Base class of an agent that is a module with one optimizer.
+
+    It implements :class:`~glam_env.training.imagination.Agent` but for :meth:`act` and
+    :meth:`update`. A subclass sets :attr:`optimizer` in its constructor.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def act(
+        self,
+        features: Tensor,
+        *,
+        greedy: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Choose actions.
+
+        Args:
+            features: (E, F) float32, [one-hot z_t, h_{t−1}].
+            greedy: take the most probable action instead of a random draw.
+            generator: for the random draws.
+
+        Returns:
+            (E) int64 actions.
+        """
+        raise NotImplementedError
+
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from imagined dreams; return detached scalars for the log."""
+        raise NotImplementedError
+
+    def player(self, one_hot_width: int) -> Player:
+        """Return :meth:`act` as a function of codes z_t and h_{t−1}.
+
+        Args:
+            one_hot_width: K·C, the number of features that are the one-hot vectors of the codes.
+        """
+
+        @torch.no_grad()
+        def act(code: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
+            z = one_hot(code, one_hot_width // code.shape[-1]).flatten(-2)  # (E, K·C)
+            return self.act(torch.cat([z, h], -1), generator=generator)
+
+        return act
+
+    def learner_state(self) -> dict[str, Any]:
+        """Return the weights, the buffers and the state of the optimizer."""
+        return {"agent": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_learner_state(self, state: dict[str, Any]) -> None:
+        """Load a :meth:`learner_state`."""
+        self.load_state_dict(state["agent"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def export_state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint stores; all of them, by default."""
+        return self.state_dict()
+
+    def load_exported(self, state: Mapping[str, Tensor]) -> None:
+        """Load an :meth:`export_state`; what it does not contain stays.
+
+        Raises:
+            GlamError: a tensor is missing, unknown or of another shape.
+        """
+        exported = self.export_state()
+        kept = {name: value for name, value in self.state_dict().items() if name not in exported}
+        try:
+            self.load_state_dict({**kept, **state})
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise GlamError(
+                f"the checkpoint's agent does not fit: {reason}; export it again"
+            ) from error

@@ -1,0 +1,74 @@
+"""Reading runs that earlier versions began. Only this module knows the names they used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from glam_env.training.phases import (
+    ADAPTATION,
+    FINE_TUNING,
+    IMAGE_WARM_UP,
+    MODEL_WARM_UP,
+    Phase,
+    Step,
+    adaptation_updates,
+)
+
+PHASES = {"image polish": FINE_TUNING, "settling": ADAPTATION}
+"""Names of phases in old metrics, and what they are called now."""
+
+FREEZE = {"polish": "finetune", "settle": "adapt"}
+"""Settings of ``freeze`` in old runs, and what they are called now."""
+
+
+def upgrade_train(train: Any) -> Any:
+    """Rename old keys of a run's training settings; what is no mapping is left to its reader."""
+    if not isinstance(train, Mapping) or not isinstance(train.get("freeze"), Mapping):
+        return train
+    freeze = {FREEZE.get(name, name): value for name, value in train["freeze"].items()}
+    return {**train, "freeze": freeze}
+
+
+def upgrade_state(state: Mapping[str, Any], phases: list[Phase]) -> dict[str, Any]:
+    """Bring the checkpoint of an old run into its present form; a new one is returned as it is.
+
+    Args:
+        state: a checkpoint, see :meth:`~glam_env.training.trainer.Trainer.state`.
+        phases: the schedule of the run.
+    """
+    state = dict(state)
+    if "schedule" not in state:
+        counts = state["counts"]
+        phase, updates = _position(phases, counts)
+        state["schedule"] = {"phase": phase, "updates": updates}
+        state["metrics_size"] = counts["metrics_size"]
+    if "exploration" not in state:  # from before random actions were held
+        none = torch.zeros(state["replay"]["streams"], dtype=torch.int64)
+        state["exploration"] = {"action": none, "left": none}
+    return state
+
+
+def _position(phases: list[Phase], counts: Mapping[str, int]) -> tuple[int, int]:
+    """Find the phase of an old checkpoint, and how many of its updates are done.
+
+    The counts are ``freezes``, how often the image model was frozen, ``polished`` and ``settled``,
+    the updates of the fine-tuning and the adaptation under way, and those of every checkpoint.
+    """
+    ends = [i + 1 for i, phase in enumerate(phases) if phase.step is Step.FINE_TUNING_UPDATE]
+    index = ends[counts["freezes"] - 1] if counts["freezes"] else 0
+    while True:
+        phase = phases[index]
+        updates = {
+            IMAGE_WARM_UP: counts["image_updates"],
+            FINE_TUNING: counts["polished"],
+            ADAPTATION: counts["settled"],
+            MODEL_WARM_UP: counts["model_updates"] - adaptation_updates(phases[:index]),
+        }.get(phase.name, 0)
+        done = counts["env_steps"] if phase.unit == "steps" else updates
+        # A fine-tuning that is complete has frozen the image model, so `freezes` counts it.
+        if phase.name == FINE_TUNING or done < phase.total or phase is phases[-1]:
+            return index, updates
+        index += 1

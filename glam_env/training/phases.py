@@ -1,0 +1,115 @@
+"""The schedule of a training run: a list of phases, built from its settings.
+
+A phase repeats one step of work until it is complete. Two phases may have the same name: the image
+model is fine-tuned, and the sequence model adapts to it, at every moment of ``freeze.at``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import pairwise
+from typing import Any, Literal
+
+from glam_env.training.presets import TrainConfig
+
+RANDOM_PLAY = "random play"
+FIRST_PLAY = "first play"
+IMAGE_WARM_UP = "image warm-up"
+FINE_TUNING = "image fine-tuning"
+ADAPTATION = "adaptation"
+MODEL_WARM_UP = "model warm-up"
+JOINT_TRAINING = "joint training"
+
+
+class Step(Enum):
+    """The work that a phase repeats."""
+
+    RANDOM_PLAY = auto()
+    """One step of every game, with random actions. The end sets the game's background."""
+    PLAY = auto()
+    """One step of every game, played by the agent."""
+    IMAGE_UPDATE = auto()
+    """One update of the image model."""
+    FINE_TUNING_UPDATE = auto()
+    """One update of the image model, with a falling learning rate. The end freezes it."""
+    MODEL_UPDATE = auto()
+    """One update of the world model."""
+    JOINT = auto()
+    """One step of every game, then the updates of the world model and the agent that are due."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a run.
+
+    Attributes:
+        name: for people and metrics.
+        unit: what ``total`` counts: ``steps`` of the environment since the run began, or
+            ``updates`` since the phase began.
+        total: the count at which the phase is complete.
+        step: the work that it repeats.
+    """
+
+    name: str
+    unit: Literal["steps", "updates"]
+    total: int
+    step: Step
+
+
+def schedule(config: TrainConfig) -> list[Phase]:
+    """Build the phases of a run, in order. The last one ends with the run."""
+    c, freeze = config, config.freeze
+    if c.warm_start:
+        phases = [Phase(FIRST_PLAY, "steps", c.random_steps, Step.PLAY)]
+    else:
+        phases = [Phase(RANDOM_PLAY, "steps", c.random_steps, Step.RANDOM_PLAY)]
+    if c.image_warmup > 0:
+        phases.append(Phase(IMAGE_WARM_UP, "updates", c.image_warmup, Step.IMAGE_UPDATE))
+    played = _whole_steps(c.random_steps, c.num_envs)
+    starts = [math.ceil(share * c.total_steps) for share in freeze.at]
+    for start, following in pairwise([*starts, c.total_steps]):
+        if start > played:
+            phases.append(Phase(JOINT_TRAINING, "steps", start, Step.JOINT))
+            played = _whole_steps(start, c.num_envs)
+        phases.append(Phase(FINE_TUNING, "updates", freeze.finetune, Step.FINE_TUNING_UPDATE))
+        if freeze.adapt > 0 and following > played:  # else the latents change again at once
+            phases.append(Phase(ADAPTATION, "updates", freeze.adapt, Step.MODEL_UPDATE))
+    phases.append(Phase(JOINT_TRAINING, "steps", c.total_steps, Step.JOINT))
+
+    first_joint = [phase.step for phase in phases].index(Step.JOINT)
+    if (left := c.model_warmup - adaptation_updates(phases[:first_joint])) > 0:
+        phases.insert(first_joint, Phase(MODEL_WARM_UP, "updates", left, Step.MODEL_UPDATE))
+    return phases
+
+
+def _whole_steps(steps: int, num_envs: int) -> int:
+    """Round up to steps that all envs take together."""
+    return math.ceil(steps / num_envs) * num_envs
+
+
+def adaptation_updates(phases: Iterable[Phase]) -> int:
+    """Count the updates of all adaptations in some phases."""
+    return sum(phase.total for phase in phases if phase.name == ADAPTATION)
+
+
+def count_freezes(phases: Iterable[Phase]) -> int:
+    """Count how often the image model is frozen in some phases."""
+    return sum(phase.step is Step.FINE_TUNING_UPDATE for phase in phases)
+
+
+def progress(config: TrainConfig, line: Mapping[str, Any]) -> tuple[int, int, str]:
+    """Look up how far a run is, for a progress display.
+
+    Args:
+        config: the run's settings.
+        line: a line of metrics with a ``phase``.
+
+    Returns:
+        What is done, of what total, and its unit. Joint training counts up to the run's end.
+    """
+    phase = [phase for phase in schedule(config) if phase.name == line["phase"]][-1]
+    done = line["env_steps"] if phase.unit == "steps" else line["phase_updates"]
+    return done, phase.total, phase.unit

@@ -1,0 +1,59 @@
+"""Starting a run from the weights of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from glam_env.checkpoint.config import to_json
+from glam_env.checkpoint.folder import Checkpoint
+from glam_env.errors import GlamError
+from glam_env.training.presets import TrainConfig
+
+FREE = {"num_actions", "unimix", "draw_temperature"}  # of the model's settings, no sizes
+
+
+def open_warm_start(
+    config: TrainConfig,
+    game: str,
+    agent: Mapping[str, Any] | None = None,
+    agent_sizes: Sequence[str] = (),
+) -> Checkpoint:
+    """Open the checkpoint of a warm start, and check that the run can take its weights.
+
+    Nothing is written, so a command calls this before it makes the run's folder.
+
+    Args:
+        config: the run's settings, with a ``warm_start``.
+        game: the run's game.
+        agent: the run's agent, as its ``config.json`` stores it; None leaves it unchecked.
+        agent_sizes: the fields of it that determine the shapes of the agent's weights.
+
+    Raises:
+        GlamError: there is no such checkpoint, or it is of another game or of other sizes.
+    """
+    checkpoint = Checkpoint.open(config.warm_start)
+    where, stored = f"warm_start {checkpoint.path}", checkpoint.config
+    if stored.game != game:
+        raise GlamError(f"{where} is of {stored.game}; {game} needs one of its own")
+    sizes, own = dict(_flat(stored.world_model, "model")), dict(_flat(config.model, "model"))
+    if agent is not None:
+        for name in ("class", *agent_sizes):
+            own[f"agent.{name}"] = agent[name]
+            sizes[f"agent.{name}"] = stored.agent.get(name, agent[name])  # absent: its default
+    for name in {**own, **sizes}:
+        if sizes.get(name) != own.get(name):
+            raise GlamError(
+                f"{where} has {name} {sizes.get(name)}, this run {own.get(name)}; "
+                "they must be equal, so leave out what sets it"
+            )
+    return checkpoint
+
+
+def _flat(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the sizes in nested settings, by their full names."""
+    for name, value in to_json(settings).items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}.{name}")
+        elif name not in FREE:
+            yield f"{prefix}.{name}", value

@@ -1,0 +1,76 @@
+"""The schedule of a run: its phases in order, and how far along them a run is."""
+
+from dataclasses import replace
+
+import pytest
+
+from glam_env.training.phases import count_freezes, progress, schedule
+from glam_env.training.presets import PRESETS, FreezeConfig, TrainConfig
+
+SMALL, DEBUG, PAPER = (PRESETS[name] for name in ("small", "debug", "paper"))
+
+
+def listed(config: TrainConfig) -> list[tuple[str, str, int]]:
+    return [(phase.name, phase.unit, phase.total) for phase in schedule(config)]
+
+
+def test_small_preset():
+    assert listed(SMALL) == [
+        ("random play", "steps", 80_000),
+        ("image warm-up", "updates", 500),
+        ("image fine-tuning", "updates", 600),
+        ("adaptation", "updates", 2_000),
+        ("joint training", "steps", 120_000),
+        ("image fine-tuning", "updates", 600),
+        ("adaptation", "updates", 2_000),
+        ("joint training", "steps", 200_000),
+    ]
+    assert count_freezes(schedule(SMALL)) == 2
+
+
+def test_paper_preset_is_algorithm_1():
+    assert listed(PAPER) == [("random play", "steps", 1024), ("joint training", "steps", 100_000)]
+
+
+def test_after_a_warm_start_the_agent_plays_first():
+    assert listed(replace(PAPER, warm_start="Pong"))[0] == ("first play", "steps", 1024)
+
+
+def test_model_warm_up_counts_the_adaptation_before_it():
+    config = replace(DEBUG, model_warmup=5, freeze=replace(DEBUG.freeze, at=(0.0,), adapt=2))
+    assert listed(config)[2:] == [
+        ("image fine-tuning", "updates", 2),
+        ("adaptation", "updates", 2),
+        ("model warm-up", "updates", 3),
+        ("joint training", "steps", 600),
+    ]
+    enough = replace(config, model_warmup=2)
+    assert "model warm-up" not in [phase.name for phase in schedule(enough)]
+
+
+def test_no_adaptation_to_latents_that_change_again_at_once():
+    """Both freezes are due when random play ends, at step 200 of 600."""
+    names = [
+        name for name, *_ in listed(replace(DEBUG, freeze=FreezeConfig((0.0, 0.3), 4, adapt=7)))
+    ]
+    assert names[2:4] == ["image fine-tuning"] * 2
+    assert names[4:] == ["adaptation", "joint training"]
+
+
+def test_a_freeze_without_fine_tuning_is_a_phase():
+    config = replace(DEBUG, freeze=FreezeConfig(at=(0.5,)))
+    assert ("image fine-tuning", "updates", 0) in listed(config)
+    assert "adaptation" not in [phase.name for phase in schedule(config)]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({"phase": "random play", "env_steps": 80}, (80, 200, "steps")),
+        ({"phase": "image warm-up", "env_steps": 200, "phase_updates": 2}, (2, 3, "updates")),
+        ({"phase": "adaptation", "env_steps": 420, "phase_updates": 1}, (1, 2, "updates")),
+        ({"phase": "joint training", "env_steps": 300}, (300, 600, "steps")),
+    ],
+)
+def test_progress_of_a_line_of_metrics(line, expected):
+    assert progress(DEBUG, line) == expected
