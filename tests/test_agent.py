@@ -1,4 +1,4 @@
-"""The actor–critic, the returns it learns from, and the imagination that it learns in."""
+"""STORM's actor–critic: its returns, its loss, its exports, and imagination."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ CONFIG = StormConfig(hidden=16, autocast=False)
 def make_agent(config=CONFIG, **changes):
     torch.manual_seed(1)
     agent = ActorCritic(replace(config, **changes), FEATURES, ACTIONS)
-    with torch.no_grad():  # actor and critic begin flat
+    with torch.no_grad():  # actor and critic start with outputs of zero
         for head in (agent.actor, agent.critic, agent.slow_critic):
             head.layers[-1].weight.normal_(0.0, 0.3)
     return agent
@@ -51,7 +51,7 @@ def weights_of(module):
 
 
 def returns_by_definition(rewards, values, terminated, gamma, lam):
-    """The λ-weighted mean of all n-step returns, in float64: no recursion."""
+    """Return the λ-weighted mean of all n-step returns, in float64, without recursion."""
     horizon, dreams = rewards.shape
     out = np.zeros((horizon, dreams))
     for i in range(dreams):
@@ -80,7 +80,7 @@ def test_returns_are_the_mean_of_all_n_step_returns(horizon, seed, gamma, lam, e
     np.testing.assert_allclose(returns.numpy(), expected, rtol=1e-5, atol=1e-4)
 
 
-def test_returns_end_where_the_life_ends():
+def test_returns_stop_at_the_end_of_a_life():
     rewards = torch.tensor([[1.0], [2.0], [4.0], [8.0]])
     terminated = torch.tensor([[False], [True], [False], [False]])
     values = torch.full((5, 1), 100.0)
@@ -88,7 +88,7 @@ def test_returns_end_where_the_life_ends():
     assert returns.flatten().tolist() == [3.0, 2.0, 112.0, 108.0]
 
 
-def test_returns_are_float32_whatever_comes_in():
+def test_returns_are_float32_for_any_input():
     _, _, rewards, terminated = make_rollout(30)[:4]
     rewards, values = rewards + 100.3, torch.full((31, 7), 20.3)
     plain = lambda_returns(rewards, values, terminated, 0.985, 0.95)
@@ -104,8 +104,8 @@ def test_returns_are_float32_whatever_comes_in():
 
 
 @pytest.mark.parametrize("scale", [0.1, 6.0])
-def test_the_loss_by_hand(scale):
-    """Both sides of max(1, S): returns that spread less than one, and more."""
+def test_loss_equals_its_definition(scale):
+    """On both sides of max(1, S): returns that spread less than one, and more."""
     agent, rollout = make_agent(entropy=0.07), make_rollout(ends=0.2)
     rollout = rollout._replace(rewards=scale * rollout.rewards)
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_the_loss_by_hand(scale):
     assert loss.item() == pytest.approx(total, rel=1e-4)
 
 
-def test_codes_give_the_loss_and_the_gradient_of_the_features():
+def test_codes_give_the_same_loss_and_gradients_as_features():
     rollout = make_rollout(ends=0.2)
     codes = torch.randint(2, (*rollout.features.shape[:2], 2), generator=torch.Generator())
     features = torch.cat([one_hot(codes, 2).flatten(-2), rollout.features[..., 4:]], -1)
@@ -175,13 +175,13 @@ def test_codes_give_the_loss_and_the_gradient_of_the_features():
 def test_advantages_are_divided_by_the_range_or_its_floor(floor, divisor):
     losses = []
     for own, spread in ((floor, 0.3), (1.0, 1.0)):
-        agent = make_agent(range_floor=own, range_decay=1.0)  # the range stays as it is
+        agent = make_agent(range_floor=own, range_decay=1.0)  # the range stays fixed
         agent.return_range.copy_(torch.tensor([0.0, spread]))
         losses.append(agent.loss(make_rollout())[1]["policy_loss"])
     torch.testing.assert_close(losses[0], losses[1] / divisor)
 
 
-def test_the_range_of_returns_moves_slowly_and_the_first_update_sets_it():
+def test_range_of_returns_is_set_once_and_then_moves_slowly():
     agent = make_agent(range_decay=0.99)
     assert agent.return_range.isnan().all()
     first = torch.linspace(0.0, 100.0, 1001).reshape(7, 143)
@@ -194,8 +194,8 @@ def test_the_range_of_returns_moves_slowly_and_the_first_update_sets_it():
     assert make_agent()._move_range(0.001 * first).item() == 1.0
 
 
-def test_what_follows_an_end_teaches_nothing():
-    """Returns that spread less than one, so that the divisor is 1 either way."""
+def test_steps_after_an_end_do_not_count():
+    """Returns spread less than one, so that the divisor is 1 in both cases."""
     before = make_rollout(6, 8, seed=3, ends=0.3)
     before = before._replace(rewards=0.02 * before.rewards)
     over = (torch.cumsum(before.terminated, 0) - before.terminated.long()) > 0
@@ -223,7 +223,7 @@ def test_what_follows_an_end_teaches_nothing():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_an_action_that_always_pays_becomes_likelier(autocast):
+def test_rewarded_action_becomes_more_probable(autocast):
     agent = ActorCritic(replace(CONFIG, learning_rate=1e-2, autocast=autocast), FEATURES, ACTIONS)
     g = torch.Generator().manual_seed(0)
     features = torch.randn(5, 64, FEATURES, generator=g)
@@ -251,7 +251,7 @@ def test_the_critic_learns_the_value():
     torch.testing.assert_close(value, torch.full_like(value, 3.0), atol=0.3, rtol=0.0)
 
 
-def test_the_slow_critic_follows_by_a_fiftieth():
+def test_slow_critic_moves_by_a_fiftieth():
     agent = make_agent(learning_rate=1e-2)
     slow, fast = weights_of(agent.slow_critic), weights_of(agent.critic)
     agent.update(make_rollout())
@@ -261,7 +261,7 @@ def test_the_slow_critic_follows_by_a_fiftieth():
     assert all(p.grad is None for p in agent.slow_critic.parameters())
 
 
-def test_learning_goes_on_from_a_saved_state_as_if_never_stopped():
+def test_learning_continues_from_a_saved_state():
     agent = make_agent(learning_rate=1e-2)
     agent.update(make_rollout(seed=1))
     other = ActorCritic(agent.config, FEATURES, ACTIONS)
@@ -271,7 +271,7 @@ def test_learning_goes_on_from_a_saved_state_as_if_never_stopped():
     assert torch.equal(weights_of(agent), weights_of(other))
 
 
-def test_acting_samples_or_takes_the_likeliest():
+def test_act_samples_or_takes_the_most_probable():
     agent = make_agent()
     features = torch.randn(1, FEATURES, generator=torch.Generator().manual_seed(0))
     probs = agent.actor(features).softmax(-1)[0]
@@ -284,7 +284,7 @@ def test_acting_samples_or_takes_the_likeliest():
 # --- checkpoints -------------------------------------------------------------------------
 
 
-def test_an_export_acts_as_the_agent_did():
+def test_export_acts_as_the_agent_did():
     agent = make_agent()
     state = agent.export_state()
     assert {name.split(".")[0] for name in state} == {"actor", "critic"}
@@ -295,7 +295,7 @@ def test_an_export_acts_as_the_agent_did():
     assert torch.equal(agent.value(features), other.value(features))
     assert not any(p.requires_grad for p in other.parameters())
     assert not other.training
-    assert fields["class"] == "storm"  # the caller's dict is the caller's
+    assert fields["class"] == "storm"  # the caller's dict is unchanged
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_an_export_acts_as_the_agent_did():
         ({"class": "storm", "hidden": 16}, {"actor.layers.0.weight": None}, "not fit"),
     ],
 )
-def test_an_export_that_does_not_fit_gets_one_line(fields, change, message):
+def test_export_that_does_not_fit_gets_one_line(fields, change, message):
     state = {k: v for k, v in (make_agent().export_state() | change).items() if v is not None}
     with pytest.raises(GlamError, match=message) as error:
         load_agent(fields, state, FEATURES, ACTIONS)
@@ -336,7 +336,7 @@ def test_rollout_aligns_features_actions_and_rewards():
     assert not rollout.terminated.all()
     assert torch.equal(rollout.features[0], world.features(start))
     state = start
-    for t in range(6):  # repeat each step with the latents that were drawn
+    for t in range(6):  # step the model again, with the latents that were drawn
         step = world.step(state, rollout.actions[t])
         drawn = rollout.features[t + 1, :, :12].unflatten(-1, (3, 4)).argmax(-1)
         state = step.state._replace(code=drawn)
@@ -349,8 +349,8 @@ def test_rollout_aligns_features_actions_and_rewards():
     assert all(torch.equal(a, b) for a, b in zip(again[:-1], rollout[:-1], strict=True))
 
 
-def test_imagination_steps_as_the_world_model_does_and_follows_its_weights():
-    """Nothing that imagination prepares may outlive a change of the weights."""
+def test_imagination_equals_the_models_own_steps():
+    """The laid-out weights follow every change of the weights."""
     config = WorldModelConfig(num_actions=ACTIONS, stem=4, categoricals=3, classes=4, width=16)
     torch.manual_seed(0)
     world, seen = WorldModel(config), []
@@ -389,14 +389,14 @@ def test_imagination_steps_as_the_world_model_does_and_follows_its_weights():
     st.integers(1, 50_000),
     st.integers(1, 60),
 )
-def test_the_horizon_follows_equation_11(step, initial, increase, every, maximum):
+def test_horizon_follows_equation_11(step, initial, increase, every, maximum):
     schedule = HorizonConfig(initial, increase, every, maximum)
     expected = min(initial + math.floor(step / every) * increase, maximum)
     assert schedule.at(step) == expected
 
 
 def test_the_papers_horizon_grows_in_whole_steps_and_is_capped_as_a_whole():
-    """Not ⌊t · n_i / n_f⌋, which would grow every 3 125 steps; not n_0 + min(…, n_max)."""
+    """Neither ⌊t · n_i / n_f⌋, which grows every 3 125 steps, nor n_0 + min(…, n_max)."""
     schedule = PRESETS["paper"].horizon
     at = {t: schedule.at(t) for t in (0, 3_125, 24_999, 25_000, 49_999, 50_000, 75_000, 100_000)}
     assert list(at.values()) == [16, 16, 16, 24, 24, 32, 32, 32]
@@ -425,7 +425,7 @@ def test_the_paper_preset_is_section_4():
     assert not model.background_residual
 
 
-def test_what_follows_an_end_does_not_move_the_range_of_returns():
+def test_steps_after_an_end_do_not_move_the_range_of_returns():
     ranges = []
     for rest in (0.0, 1000.0):
         agent = ActorCritic(StormConfig(hidden=8, autocast=False), 4, 2)
@@ -438,7 +438,7 @@ def test_what_follows_an_end_does_not_move_the_range_of_returns():
     torch.testing.assert_close(*ranges)
 
 
-def test_an_impossible_agent_of_a_checkpoint_gets_one_line():
+def test_impossible_agent_of_a_checkpoint_gets_one_line():
     agent = ActorCritic(StormConfig(hidden=8), 4, 2)
     config = {"class": "storm", "hidden": 8, "value_bins": 1}
     with pytest.raises(GlamError, match="bins"):

@@ -1,4 +1,4 @@
-"""The scripts under ``benchmarks/`` that reach into training keep up with it."""
+"""The scripts of `benchmarks/` that use parts of training work with the current ones."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.emulator
-def test_an_iteration_of_today_s_code_is_measured_in_both_phases():
+def test_an_iteration_of_this_code_is_measured_in_both_phases():
     of = {"preset": "debug", "agent": {}, "model_only": False}
     asked = [{"do": "turn", "phase": phase, **of} for phase in ("images", "latents")]
     asked.append({"do": "profile", "phase": "latents", "turns": 1, "rows": 3, **of})

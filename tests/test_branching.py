@@ -287,7 +287,7 @@ def test_the_example_draws_all_actions_from_one_moment(tmp_path, capsys) -> None
         *(branching.make(args, count, "latent") for count in (1, 12)), context, args
     )
     assert_same(again.returns, found.returns)
-    assert_same(again.doubts, found.doubts)
+    assert_same(again.entropies, found.entropies)
     envs.close()
 
 
@@ -301,7 +301,7 @@ def test_a_dream_that_ends_stays_at_its_last_frame_in_the_example() -> None:
         if still.any():
             break
     assert still.any()
-    assert np.isfinite(found.doubts).all()
+    assert np.isfinite(found.entropies).all()
 
 
 def test_trails_show_what_moved_over_what_stood_still() -> None:

@@ -219,7 +219,7 @@ def mistake(capsys, *words: str) -> str:
         (["train", "Pong", "--batch", "many"], "--batch"),
         (["train", "Pong", "--batch", "0"], "batch must be positive"),
         (["train", "Pong", "--device", "warp"], "warp"),
-        (["train"], "game"),
+        (["train"], "GAME is missing"),
         (["train", "Pong", "--resume"], "without --resume"),
         (["train", "Pong", "--resume", "--batch", "16"], "keeps its own settings"),
         (["eval", "Krull"], "glam train Krull"),

@@ -1,4 +1,4 @@
-"""Other libraries in dreams: their examples run, and the envs have what each of them reads."""
+"""Other libraries in dreams: the examples run, and the envs fit each library."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _pong_is_tiny(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dreams pay for naming what is seen."""
+    """Replace the reward of dreams by one that is easy to learn."""
     make_vec = gym.make_vec
 
     def make(env_id: str, **options: Any) -> Any:
@@ -52,10 +52,10 @@ def make_dreams(**options: Any) -> Any:
 @pytest.mark.emulator
 def test_cleanrl_learns_in_dreams_and_plays_the_real_game(echo, capsys):
     longer = SHORT | {"total_steps": 16_384}
-    told = cleanrl_ppo.main(cleanrl_ppo.Args(**longer, **BANDIT, real_games=1))
-    assert told["before"].shape == told["after"].shape == (32,)
-    assert told["after"].mean() > 2.5 * told["before"].mean()
-    assert -21 <= float(told["real"]) <= 21
+    returns = cleanrl_ppo.main(cleanrl_ppo.Args(**longer, **BANDIT, real_games=1))
+    assert returns["before"].shape == returns["after"].shape == (32,)
+    assert returns["after"].mean() > 2.5 * returns["before"].mean()
+    assert -21 <= float(returns["real"]) <= 21
     out = capsys.readouterr().out
     assert "32 dreams of at most 6 steps: " in out
     assert "1 whole real games: " in out
@@ -66,7 +66,7 @@ def test_cleanrl_learns_in_dreams_and_plays_the_real_game(echo, capsys):
 
 @pytest.fixture
 def torchrl(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """TorchRL's envs; it warns that its compiled part was made for another PyTorch."""
+    """Return torchrl.envs; it warns that it was compiled for another PyTorch."""
     monkeypatch.setenv("RL_WARNINGS", "0")
     return pytest.importorskip("torchrl.envs", reason="TorchRL is not installed")
 
@@ -82,7 +82,7 @@ def test_torchrl_learns_in_dreams(torchrl, echo):
 @pytest.mark.parametrize("obs_type", ["rgb", "latent"])
 @pytest.mark.parametrize("array_type", ["numpy", "torch"])
 @pytest.mark.parametrize("mode", MODES)
-def test_torchrl_finds_the_specs_it_expects(torchrl, mode, array_type, obs_type):
+def test_torchrl_accepts_the_specs(torchrl, mode, array_type, obs_type):
     from torchrl.envs.utils import check_env_specs
 
     envs = make_dreams(autoreset_mode=mode, array_type=array_type, obs_type=obs_type)
@@ -95,8 +95,8 @@ def test_torchrl_finds_the_specs_it_expects(torchrl, mode, array_type, obs_type)
 
 @pytest.mark.parametrize("array_type", ["numpy", "torch"])
 @pytest.mark.parametrize("mode", MODES)
-def test_torchrl_sees_each_dream_to_its_end(torchrl, mode, array_type):
-    """What it records is what the bare env showed, at the ends and the beginnings as well."""
+def test_torchrl_records_what_the_env_returns(torchrl, mode, array_type):
+    """It records what the bare env returns, at the ends and the starts of dreams too."""
     envs = make_dreams(autoreset_mode=mode, array_type=array_type, obs_type="latent")
     env = torchrl.GymWrapper(envs, categorical_action_encoding=True)
     rollout = env.rollout(
@@ -133,13 +133,13 @@ def test_torchrl_sees_each_dream_to_its_end(torchrl, mode, array_type):
         }.items():
             assert_same(now["next", name].numpy(), value)
         if mode == AutoresetMode.SAME_STEP and done.all():
-            seen, _ = bare.reset()  # TorchRL does so of its own accord
+            seen, _ = bare.reset()  # as TorchRL does by itself
     assert 2 * E < int(rollout["next", "done"].sum()) < 20 * E
     env.close()
     bare.close()
 
 
-def test_torchrl_refuses_the_mode_it_cannot_read(torchrl):
+def test_torchrl_refuses_next_step(torchrl):
     envs = make_dreams(autoreset_mode="NEXT_STEP")
     with pytest.raises(RuntimeError, match="SAME_STEP or DISABLED"):
         torchrl.GymWrapper(envs)
@@ -157,7 +157,7 @@ def test_torchrl_makes_a_single_dream_by_its_id(torchrl):
 
 @pytest.fixture
 def wrap_env() -> Any:
-    """skrl's, which takes a vector env as its own."""
+    """Return skrl's function that wraps a vector env."""
     module = pytest.importorskip("skrl.envs.wrappers.torch", reason="skrl is not installed")
     return lambda envs: module.wrap_env(envs, wrapper="gymnasium", verbose=False)
 
@@ -181,11 +181,11 @@ def test_skrl_steps_dreams_without_a_warning(wrap_env, mode, num_envs):
         env = wrap_env(envs)
         assert env.device == torch.device("cpu")
         assert env.num_envs == num_envs
-        env._seed = 4  # it gives the first reset the seed of its own configuration
+        env._seed = 4  # the seed of its first reset
         seen, expected = env.reset()[0], bare.reset(seed=4)[0]
         for step in range(7):
             assert_same(seen.numpy(), expected)
-            actions = torch.full((num_envs, 1), step % 6)  # as its models draw them
+            actions = torch.full((num_envs, 1), step % 6)  # the shape that its models return
             seen, *flags, _ = env.step(actions)
             expected, *others, _ = bare.step(actions.flatten().numpy())
             for flag, other in zip(flags, others, strict=True):

@@ -1,4 +1,4 @@
-"""``glam bench``: figures are what they claim; the clock of these tests ticks when they say so."""
+"""`glam bench`: its figures, on a clock that these tests set."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from glam_env.bench import clock as speed
 from glam_env.bench import dreams as dream_speed
 from glam_env.bench import emulator as emulator_speed
 from glam_env.bench import world as bench_world
-from glam_env.bench.clock import Figure, Memory, PeakMemory, Stepping, Turns, take_turns
+from glam_env.bench.clock import Figure, Stepping, Turns, take_turns
 from glam_env.bench.dreams import (
     DreamSpeed,
     LeftOut,
@@ -21,6 +21,7 @@ from glam_env.bench.dreams import (
     measure_long_dream,
     open_dreams,
 )
+from glam_env.bench.memory import Memory, PeakMemory
 from glam_env.bench.report import (
     hardware_name,
     read_report,
@@ -41,7 +42,7 @@ def silent(work, done, total):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still but for what is added to ``now``."""
+    """A clock that shows what the test adds to `now`."""
     hands = SimpleNamespace(now=100.0)
     for module in (speed, dream_speed):
         monkeypatch.setattr(module, "perf_counter", lambda: hands.now)
@@ -61,12 +62,12 @@ def world(tmp_path):
 # --- timing --------------------------------------------------------------------------------------
 
 
-def test_a_figure_tells_median_and_spread_of_its_turns():
+def test_a_figure_has_median_and_spread_of_its_turns():
     figure = Figure((4.0, 1.0, 10.0, 2.0))
     assert (figure.median, figure.low, figure.high) == (3.0, 1.0, 10.0)
-    told = {"median": 3.0, "low": 1.0, "high": 10.0, "values": [4.0, 1.0, 10.0, 2.0]}
-    assert figure.as_json() == told
-    # Turn by turn: the ratio of medians, 3 / 2, would not know that the machine drifted.
+    expected = {"median": 3.0, "low": 1.0, "high": 10.0, "values": [4.0, 1.0, 10.0, 2.0]}
+    assert figure.as_json() == expected
+    # Turn by turn: the ratio of medians, 3 / 2, would show the drift of the machine.
     assert figure.over(Figure((2.0, 1.0, 5.0, 2.0))).values == (2.0, 1.0, 2.0, 1.0)
     with pytest.raises(ValueError, match="zip"):
         figure.over(Figure((1.0,)))
@@ -122,12 +123,12 @@ def test_a_turn_is_as_long_as_asked_for_but_never_one_step(clock, seconds_a_step
     assert replace(turns, steps=7).steps_of(stepping) == 7
 
 
-def test_memory_at_its_peak_is_found_though_it_is_freed_again():
+def test_peak_memory_counts_what_is_freed_again():
     with PeakMemory(CPU) as watch:
         held = np.ones(40 << 20, np.uint8)
         del held
     if watch.memory.growth is None:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system reports no memory")
     assert watch.memory.growth > 35 << 20
     with PeakMemory(CPU) as watch:
         held = np.ones(40 << 20, np.uint8)
@@ -148,7 +149,7 @@ def test_a_preset_is_timed_with_the_checkpoint_of_its_sizes():
     assert find_weights("Krull", ("small",), None) == {"small": None}
 
 
-def test_random_weights_are_said_to_be_and_never_end_a_dream(world):
+def test_random_weights_are_named_and_never_end_a_dream(world):
     assert "random" in world.weights
     assert world.as_json()["sizes"]["num_actions"] == 6
     with open_dreams(world, "latent", 4, CPU) as stepping:
@@ -157,7 +158,7 @@ def test_random_weights_are_said_to_be_and_never_end_a_dream(world):
     assert not torch.stack(ended).any()
 
 
-def test_the_shipped_weights_are_dreamt_with_unchanged(tmp_path):
+def test_the_shipped_weights_are_timed_unchanged(tmp_path):
     weights = find_weights("Pong", ("small",), None)["small"]
     world = make_world("Pong", "small", weights, tmp_path)
     assert world.weights == "checkpoint Pong"
@@ -177,7 +178,7 @@ def test_the_shipped_weights_are_dreamt_with_unchanged(tmp_path):
 
 
 def ticking(monkeypatch, clock, seconds):
-    """Each step of a dream engine takes so many seconds of the tests' clock; counts dreams."""
+    """Let each step of a dream engine take so many seconds of the clock; list its dreams."""
     stepped, step = [], DreamEngine.step
 
     def tick(engine, actions):
@@ -204,10 +205,10 @@ def test_dreams_are_timed_by_turns_with_the_emulator(monkeypatch, clock, world):
     assert order == [warm + 5, warm + 10, warm + 15]
     assert found.dream.values == (8 / 0.25,) * 3
     assert found.ratio.values == (3.2, 1.6, 0.8)
-    told = found.as_json()
-    assert told["ratio"]["median"] == 1.6
-    assert told["microseconds_per_step"] == pytest.approx(1e6 * 0.25 / 8)
-    assert (told["steps"], told["num_envs"], told["obs_type"]) == (5, 8, "rgb")
+    plain = found.as_json()
+    assert plain["ratio"]["median"] == 1.6
+    assert plain["microseconds_per_step"] == pytest.approx(1e6 * 0.25 / 8)
+    assert (plain["steps"], plain["num_envs"], plain["obs_type"]) == (5, 8, "rgb")
 
 
 def test_every_step_has_its_share_of_ends(world):
@@ -260,7 +261,7 @@ TINY += ["--envs", "2", "4", "--long", "20", "--long-envs", "2"]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A folder with the report of a tiny run, and what the command printed."""
+    """The report file of a tiny run."""
     folder = tmp_path_factory.mktemp("bench")
     patch = pytest.MonkeyPatch()
     patch.setattr(bench_world, "START_CONTEXTS", 3)
@@ -313,7 +314,7 @@ def test_a_report_says_what_was_measured_and_on_what(written):
 
 
 @pytest.mark.emulator
-def test_the_table_tells_the_reports_medians(written):
+def test_the_table_shows_the_medians_of_the_report(written):
     report = read_report(written)
     table = speed_table(report)
     for one in report["presets"]["debug"]["dreams"]:
@@ -349,7 +350,7 @@ def test_what_is_skipped_is_left_out(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["Ping"], "Pong"),
         (["--preset", "huge"], "paper, small, debug"),
@@ -366,13 +367,13 @@ def test_what_is_skipped_is_left_out(capsys):
     ],
 )
 def test_mistakes_get_one_line_before_anything_is_measured(
-    words, told, capsys, tmp_path, monkeypatch
+    words, expected, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(emulator_speed, "make_envs", None)  # nothing may come so far
     assert main(["bench", *words]) == 2
     err = capsys.readouterr().err
-    assert told in err
+    assert expected in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -1,9 +1,9 @@
-"""One real moment, branched: every action, four futures each, drawn as one picture.
+"""Dream every action from one real moment, four futures each, as one picture.
 
     python agents/examples/branching.py --picture futures.png
 
-Each dream of a batch is put where one moment stands, then takes an action and holds it. Dreams of
-one action still part, since each draws its own future.
+Each dream of a batch starts from the same moment, takes an action and holds it. Dreams of the same
+action differ, since each draws its own future.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ import glam_env  # noqa: F401  (registers the ids)
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.games import find_game
 
-SEARCHED, TRIED = 256, 8  # moments looked at for a telling one, and futures of each action there
+SEARCHED = 256  # moments among which the one to show is chosen
+TRIED = 8  # futures of each action, in that search
 WON, LOST = (0.1, 0.6, 0.1), (0.85, 0.1, 0.1)
 COLORS = 240  # of the picture's palette
 
 
 @dataclass
 class Args:
-    """All actions from one moment, as a picture.
+    """Draw the futures of all actions from one moment.
 
     Attributes:
-        game: whose dreams.
-        checkpoint: a folder or hf://owner/name; the game's shipped one by default.
-        context: number of the moment; by default, of some, the one where the action matters most.
-        futures: of each action.
-        steps: that each action is held for.
+        game: the game's name.
+        checkpoint: a folder or hf://owner/name (default: the game's shipped one).
+        context: number of the moment (default: the one, among some, where the action matters most).
+        futures: number of futures of each action.
+        steps: steps for which each action is held.
         temperature: of the dreams.
-        picture: where it goes.
-        seed: of everything.
+        picture: the PNG file.
+        seed: of the dreams.
         device: auto, cpu, cuda, …
     """
 
@@ -53,20 +54,23 @@ class Args:
 
 
 class Futures(NamedTuple):
-    """N futures of each of A actions, one action after the other.
+    """N futures of each of A actions, grouped by action.
 
-    ``moment``, what all of them set out from; ``seen`` (T, A·N, …), observations of T steps;
-    ``returns`` (A·N) and ``doubts`` (A·N), the mean of ``prior_entropy`` in nats.
+    Attributes:
+        moment: (…) the observation that all of them start from.
+        seen: (T, A·N, …) observations of T steps.
+        returns: (A·N) sums of rewards.
+        entropies: (A·N) means of ``prior_entropy``, in nats.
     """
 
     moment: np.ndarray
     seen: np.ndarray
     returns: np.ndarray
-    doubts: np.ndarray
+    entropies: np.ndarray
 
 
 def make(args: Args, num_envs: int, obs_type: str) -> DreamVectorEnv:
-    """Dreams that end by themselves or not at all within the steps."""
+    """Make dreams that are not truncated within the steps."""
     envs = gym.make_vec(
         f"GLAMDream-{args.game}-v0",
         num_envs=num_envs,
@@ -82,30 +86,32 @@ def make(args: Args, num_envs: int, obs_type: str) -> DreamVectorEnv:
 
 
 def branch(trunk: DreamVectorEnv, envs: DreamVectorEnv, context: int, args: Args) -> Futures:
-    """Dreams on from a real moment in as many ways as ``envs`` has dreams."""
+    """Dream from a real moment, in as many ways as ``envs`` has dreams."""
     moment, _ = trunk.reset(options={"context": context})
-    snapshot = trunk.get_state()  # of any dream at any time, also in the midst of it
-    envs.reset(seed=args.seed)  # fixes what the branches are going to draw
+    snapshot = trunk.get_state()  # works at any time, not only at a start
+    envs.reset(seed=args.seed)  # determines the draws of the branches
     envs.set_state(snapshot.rows([0] * envs.num_envs))
 
     num_actions = trunk.single_action_space.n
     actions = np.repeat(np.arange(num_actions), envs.num_envs // num_actions)
-    seen, rewards, doubts = [], [], []
+    seen, rewards, entropies = [], [], []
     alive = np.ones(envs.num_envs, bool)
     for _ in range(args.steps):
         now, reward, terminated, _, info = envs.step(actions)
-        if not alive.all():  # the others have begun anew: they stay at their last frame
+        if not alive.all():  # the others have ended: keep their last frame
             now[~alive] = seen[-1][~alive]
         seen.append(now)
         rewards.append(np.where(alive, reward, 0.0))
-        doubts.append(np.where(alive, info["prior_entropy"], np.nan))
+        entropies.append(np.where(alive, info["prior_entropy"], np.nan))
         alive &= ~terminated
-    return Futures(moment[0], np.stack(seen), np.sum(rewards, 0), np.nanmean(doubts, 0))
+    return Futures(moment[0], np.stack(seen), np.sum(rewards, 0), np.nanmean(entropies, 0))
 
 
-def telling_moment(args: Args, num_actions: int) -> int:
-    """Of some moments, the one at which returns differ most between the actions, and least between
-    the futures of one action."""
+def find_moment(args: Args, num_actions: int) -> int:
+    """Find the moment, among some, at which the action matters most.
+
+    There, returns differ most between the actions, and least between the futures of one action.
+    """
     trunk, envs = make(args, 1, "latent"), make(args, num_actions * TRIED, "latent")
     count = trunk.num_contexts
     contexts = np.unique(np.linspace(0, count - 1, min(SEARCHED, count)).astype(int))
@@ -113,12 +119,12 @@ def telling_moment(args: Args, num_actions: int) -> int:
     trunk.close()
     envs.close()
     tried = np.stack(returns).reshape(len(contexts), num_actions, TRIED)
-    told = tried.mean(2).std(1) - tried.std(2).mean(1)
-    return int(contexts[told.argmax()])
+    effect = tried.mean(2).std(1) - tried.std(2).mean(1)
+    return int(contexts[effect.argmax()])
 
 
 def trails(frames: np.ndarray) -> np.ndarray:
-    """(T, N, H, W, 3) frames to (N, H, W, 3): the last over fainter ones of what moved before."""
+    """Draw (T, N, H, W, 3) frames as (N, H, W, 3): the last one over fainter earlier motion."""
     still = np.median(frames.reshape(-1, *frames.shape[2:]), 0)
     weights = np.linspace(0.4, 0.8, len(frames))
     weights[-1] = 1.0
@@ -129,7 +135,7 @@ def trails(frames: np.ndarray) -> np.ndarray:
 
 
 def draw(args: Args, context: int, found: Futures, names: tuple[str, ...]) -> None:
-    """Writes the picture: the moment, then a column for each action and a row for each future."""
+    """Write the picture: the moment, then a column for each action and a row for each future."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -143,7 +149,7 @@ def draw(args: Args, context: int, found: Futures, names: tuple[str, ...]) -> No
     figure.text(
         0.012,
         1 - 0.36 / size[1],
-        f"{args.game}: {args.futures} dreamt futures of each action, held for {args.steps} steps",
+        f"{args.game}: {args.futures} dreamed futures of each action, held for {args.steps} steps",
         fontsize=14,
     )
     axes = figure.add_subplot(grid[: min(2, args.futures), 0])
@@ -157,7 +163,7 @@ def draw(args: Args, context: int, found: Futures, names: tuple[str, ...]) -> No
         ("a point lost", LOST),
         ("a point won", WON),
         ("below: sum of rewards,", "black"),
-        ("mean doubt of the model in nats", "black"),
+        ("mean prior entropy in nats", "black"),
     ]
     for line, (text, color) in enumerate(legend):
         figure.text(0.014, 1 - (3.45 + 0.2 * line) / size[1], text, fontsize=8.5, color=color)
@@ -173,7 +179,7 @@ def draw(args: Args, context: int, found: Futures, names: tuple[str, ...]) -> No
         for side in axes.spines.values():
             side.set(color=color, linewidth=0.5 if points == 0 else 3.5)
         sums = round(float(found.returns[row]), 1) + 0.0  # no −0.0
-        axes.set_xlabel(f"{sums:+.1f}   {found.doubts[row]:.0f} nats", fontsize=8.5, labelpad=3)
+        axes.set_xlabel(f"{sums:+.1f}   {found.entropies[row]:.0f} nats", fontsize=8.5, labelpad=3)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
@@ -181,9 +187,9 @@ def draw(args: Args, context: int, found: Futures, names: tuple[str, ...]) -> No
 
 
 def main(args: Args) -> Futures:
-    """Chooses the moment, branches it, draws the picture and says what came of each action."""
+    """Choose a moment, dream all actions from it, draw the picture and print the returns."""
     names = find_game(args.game).action_meanings
-    context = telling_moment(args, len(names)) if args.context is None else args.context
+    context = find_moment(args, len(names)) if args.context is None else args.context
     trunk, envs = make(args, 1, "rgb"), make(args, len(names) * args.futures, "rgb")
     found = branch(trunk, envs, context, args)
     trunk.close()

@@ -1,9 +1,9 @@
-"""PPO in one file, after the manner of CleanRL: no tensor ever leaves the device of the dreams.
+"""PPO in one file, in the style of CleanRL. No tensor leaves the device of the dreams.
 
     python agents/examples/cleanrl_ppo.py --total-steps 500000
 
-The agent learns in ``GLAMDream-<Game>-v0`` and then plays ``GLAMReal-<Game>-v0``: two ids, one
-observation space, one policy.
+The agent learns in ``GLAMDream-<Game>-v0`` and then plays ``GLAMReal-<Game>-v0``. Both ids have the
+same observation space and take the same policy.
 """
 
 from __future__ import annotations
@@ -28,15 +28,22 @@ class Args:
     """PPO in dreams.
 
     Attributes:
-        game: whose dreams.
+        game: the game's name.
         total_steps: dream steps to learn from.
         num_envs: dreams side by side.
-        horizon: steps after which a dream is cut.
-        num_steps: of a rollout.
-        minibatches, epochs: of an update.
-        learning_rate, gamma, gae_lambda, clip, entropy, value, max_grad_norm: of PPO.
-        real_games: whole real games to play in the end, side by side.
-        seed: of everything.
+        horizon: steps after which a dream is truncated.
+        num_steps: steps of a rollout.
+        minibatches: of an epoch.
+        epochs: of an update.
+        learning_rate: of Adam.
+        gamma: discount.
+        gae_lambda: λ of generalised advantage estimation.
+        clip: largest change of the probability ratio.
+        entropy: weight of the entropy bonus.
+        value: weight of the value loss.
+        max_grad_norm: largest norm of the gradient.
+        real_games: whole real games to play at the end, side by side.
+        seed: of the dreams, the games and the agent.
         device: auto, cpu, cuda, …
     """
 
@@ -60,7 +67,7 @@ class Args:
 
 
 def make(env_id: str, num_envs: int, args: Args, **options: Any) -> EpisodeStatistics:
-    """A vector env that takes and hands out tensors on the device."""
+    """Make a vector env that takes and returns tensors on its device."""
     envs = gym.make_vec(
         env_id,
         num_envs=num_envs,
@@ -73,7 +80,7 @@ def make(env_id: str, num_envs: int, args: Args, **options: Any) -> EpisodeStati
 
 
 def layer(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
-    """A linear layer, orthogonal at first."""
+    """Make a linear layer with orthogonal weights."""
     linear = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(linear.weight, gain)
     nn.init.zeros_(linear.bias)
@@ -81,7 +88,7 @@ def layer(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
 
 
 class Agent(nn.Module):
-    """Actor and critic on the features of a dream, (E, F) float32."""
+    """Actor and critic on features (E, F) float32."""
 
     def __init__(self, envs: EpisodeStatistics) -> None:
         super().__init__()
@@ -95,17 +102,17 @@ class Agent(nn.Module):
         self.actor, self.critic = head(actions, 0.01), head(1, 1.0)
 
     def policy(self, features: Tensor) -> Categorical:
-        """The distribution of actions."""
+        """Return the distribution of actions."""
         return Categorical(logits=self.actor(features))
 
     def value(self, features: Tensor) -> Tensor:
-        """(…) values."""
+        """Return the values, (…), of features (…, F)."""
         return self.critic(features).squeeze(-1)
 
 
 @torch.no_grad()
 def play(envs: EpisodeStatistics, agent: Agent, seed: int) -> Tensor:
-    """The return of the first episode of each row, (E) float32."""
+    """Return the return of the first episode of each row, (E) float32."""
     features, _ = envs.reset(seed=seed)
     returns = torch.full((envs.num_envs,), torch.nan, device=features.device)
     while returns.isnan().any():
@@ -116,14 +123,14 @@ def play(envs: EpisodeStatistics, agent: Agent, seed: int) -> Tensor:
     return returns
 
 
-def told(returns: Tensor) -> str:
-    """Mean ± standard error."""
+def describe(returns: Tensor) -> str:
+    """Return the mean ± its standard error as text."""
     error = returns.std() / len(returns) ** 0.5 if len(returns) > 1 else torch.tensor(torch.nan)
     return f"{returns.mean():+.2f} ± {error:.2f}"
 
 
 def main(args: Args) -> dict[str, Tensor]:
-    """Learns, plays and prints; returns the returns of dreams before and after, and real ones."""
+    """Learn, play and print; return the returns of dreams before and after, and of real games."""
     torch.manual_seed(args.seed)
     envs = make(f"GLAMDream-{args.game}-v0", args.num_envs, args, max_episode_steps=args.horizon)
     device = envs.unwrapped.device  # pyright: ignore[reportAttributeAccessIssue]
@@ -137,7 +144,7 @@ def main(args: Args) -> dict[str, Tensor]:
     log_probs, rewards, values = (torch.zeros(shape, device=device) for _ in range(3))
     dones = torch.zeros(shape, dtype=torch.bool, device=device)
 
-    begun_at, done_steps = time.perf_counter(), 0
+    started_at, done_steps = time.perf_counter(), 0
     features, _ = envs.reset(seed=args.seed)
     for update in range(max(args.total_steps // (args.num_steps * args.num_envs), 1)):
         with torch.no_grad():
@@ -147,11 +154,11 @@ def main(args: Args) -> dict[str, Tensor]:
                 seen[step], actions[step] = features, action
                 log_probs[step], values[step] = policy.log_prob(action), agent.value(features)
                 features, reward, terminated, truncated, info = envs.step(action)
-                if truncated.any():  # a dream that was cut would have gone on from its last moment
-                    cut = truncated & ~terminated
-                    reward = reward + args.gamma * cut * agent.value(info["final_obs"])
+                if truncated.any():  # bootstrap: the dream was truncated, not over
+                    only = truncated & ~terminated
+                    reward = reward + args.gamma * only * agent.value(info["final_obs"])
                 rewards[step], dones[step] = reward, terminated | truncated
-            # Generalised advantages (Schulman et al. 2016), from the last step back.
+            # Generalised advantage estimation (Schulman et al., 2016), backwards in time.
             advantages, running, following = torch.zeros_like(rewards), 0.0, agent.value(features)
             for step in reversed(range(args.num_steps)):
                 going = (~dones[step]).float()
@@ -180,19 +187,18 @@ def main(args: Args) -> dict[str, Tensor]:
 
         done_steps += args.num_steps * args.num_envs
         if update % 10 == 0 and envs.return_queue:
-            rate = done_steps / (time.perf_counter() - begun_at)
+            rate = done_steps / (time.perf_counter() - started_at)
             recent = sum(envs.return_queue) / len(envs.return_queue)
             print(f"{done_steps:>9,} steps | {rate:,.0f} steps/s | dream return {recent:+.2f}")
 
     after = play(envs, agent, args.seed)
     envs.close()
-    print(
-        f"{args.num_envs} dreams of at most {args.horizon} steps: {told(before)} -> {told(after)}"
-    )
+    dreams = f"{args.num_envs} dreams of at most {args.horizon} steps"
+    print(f"{dreams}: {describe(before)} -> {describe(after)}")
     games = make(f"GLAMReal-{args.game}-v0", args.real_games, args)
     real = play(games, agent, args.seed)
     games.close()
-    print(f"{args.real_games} whole real games: {told(real)}")
+    print(f"{args.real_games} whole real games: {describe(real)}")
     return {"before": before, "after": after, "real": real}
 
 

@@ -3,12 +3,14 @@
     pip install skrl
     python agents/examples/skrl_ppo.py --total-steps 200000
 
-What skrl wants of the env: it hands over actions as numpy arrays of shape (E,), copies rewards and
-flags with ``torch.tensor``, which is quiet on numpy only, finds the device in ``envs.device``, and
-calls ``envs.reset()`` once. It takes what a step returns as the observation that the step led to;
-that is so in autoreset mode NEXT_STEP alone, where it can then estimate what a dream would have
-earned had it not been cut (``time_limit_bootstrap``). The price is one step without meaning between
-two dreams.
+What skrl needs of the env:
+
+- It passes actions as numpy arrays (E,), and copies rewards and flags with ``torch.tensor``, which
+  warns about anything but numpy.
+- It reads the device from ``envs.device``, and calls ``envs.reset()`` once.
+- It takes the observation of a step as the one that the step led to. That holds in autoreset mode
+  NEXT_STEP only. skrl can then bootstrap the value of dreams that were truncated
+  (``time_limit_bootstrap``). The price is one step without meaning between two dreams.
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ class Args:
     """PPO of skrl in dreams.
 
     Attributes:
-        game: whose dreams.
+        game: the game's name.
         total_steps: dream steps to learn from.
         num_envs: dreams side by side.
-        horizon: steps after which a dream is cut.
-        num_steps: of a rollout.
-        learning_rate, gamma, entropy: of PPO.
-        seed: of everything.
+        horizon: steps after which a dream is truncated.
+        num_steps: steps of a rollout.
+        learning_rate: of Adam.
+        gamma: discount.
+        entropy: weight of the entropy bonus.
+        seed: of the dreams and the agent.
         device: auto, cpu, cuda, …
     """
 
@@ -59,14 +63,14 @@ class Args:
 
 
 def network(inputs: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """Make a network with two hidden layers of 64."""
     return nn.Sequential(
         nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)
     )
 
 
 class Actor(CategoricalMixin, Model):
-    """Chances of actions."""
+    """The distribution of actions."""
 
     def __init__(self, env: Wrapper) -> None:
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
@@ -75,12 +79,12 @@ class Actor(CategoricalMixin, Model):
         self.net = network(self.num_observations, self.num_actions)
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[Tensor, dict[str, Any]]:
-        """Logits, as the mixin wants them."""
+        """Return logits, as the mixin expects them."""
         return self.net(inputs["observations"]), {}
 
 
 class Critic(DeterministicMixin, Model):
-    """What is still to be earned."""
+    """The expected return."""
 
     def __init__(self, env: Wrapper) -> None:
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
@@ -89,12 +93,12 @@ class Critic(DeterministicMixin, Model):
         self.net = network(self.num_observations, 1)
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[Tensor, dict[str, Any]]:
-        """Values, as the mixin wants them."""
+        """Return values, as the mixin expects them."""
         return self.net(inputs["observations"]), {}
 
 
 def main(args: Args) -> tuple[list[float], list[float]]:
-    """Learns and prints; returns what the first and the last dreams earned, one for each row."""
+    """Learn and print; return the returns of the first and the last E dreams."""
     torch.manual_seed(args.seed)
     envs = gym.make_vec(
         f"GLAMDream-{args.game}-v0",

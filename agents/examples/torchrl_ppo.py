@@ -3,9 +3,9 @@
     pip install torchrl
     python agents/examples/torchrl_ppo.py --total-steps 200000
 
-What TorchRL reads of the env: ``autoreset_mode``. It takes DISABLED, which it prefers (it begins
-the dreams that have ended itself, by ``reset_mask``), or SAME_STEP; it refuses NEXT_STEP. Actions
-come to the env as numpy arrays, so the env hands out numpy as well and may still dream on a GPU.
+TorchRL reads ``autoreset_mode`` of the env. It takes DISABLED, which it prefers (it resets the
+dreams that have ended itself, by ``reset_mask``), or SAME_STEP. It refuses NEXT_STEP. It passes
+actions as numpy arrays, so the env returns numpy too. The dreams may still run on a GPU.
 """
 
 from __future__ import annotations
@@ -34,14 +34,20 @@ class Args:
     """PPO of TorchRL in dreams.
 
     Attributes:
-        game: whose dreams.
+        game: the game's name.
         total_steps: dream steps to learn from.
         num_envs: dreams side by side.
-        horizon: steps after which a dream is cut.
-        num_steps: of a rollout.
-        minibatches, epochs: of an update.
-        learning_rate, gamma, gae_lambda, clip, entropy, max_grad_norm: of PPO.
-        seed: of everything.
+        horizon: steps after which a dream is truncated.
+        num_steps: steps of a rollout.
+        minibatches: of an epoch.
+        epochs: of an update.
+        learning_rate: of Adam.
+        gamma: discount.
+        gae_lambda: λ of generalised advantage estimation.
+        clip: largest change of the probability ratio.
+        entropy: weight of the entropy bonus.
+        max_grad_norm: largest norm of the gradient.
+        seed: of the dreams and the agent.
         device: of the dreams: auto, cpu, cuda, …
     """
 
@@ -63,7 +69,7 @@ class Args:
 
 
 def make(args: Args) -> TransformedEnv:
-    """The dreams as TorchRL's env; actions are numbers, not one-hot."""
+    """Make the dreams as an env of TorchRL. Actions are integers, not one-hot."""
     envs = gym.make_vec(
         f"GLAMDream-{args.game}-v0",
         num_envs=args.num_envs,
@@ -78,7 +84,7 @@ def make(args: Args) -> TransformedEnv:
 
 
 def main(args: Args) -> list[float]:
-    """Learns and prints; returns the mean return of the dreams that ended in each rollout."""
+    """Learn and print; return the mean return of the dreams that ended in each rollout."""
     torch.manual_seed(args.seed)
     env = make(args)
     choice: Any = env.action_spec.space
@@ -92,7 +98,7 @@ def main(args: Args) -> list[float]:
         return_log_prob=True,
     )
     critic = ValueOperator(value, in_keys=["observation"])
-    with torch.no_grad():  # the layers take their width from the first observation
+    with torch.no_grad():  # lazy layers take their width from the first observation
         critic(actor(env.reset()))
 
     loss_of = ClipPPOLoss(
@@ -112,7 +118,7 @@ def main(args: Args) -> list[float]:
         actor,
         frames_per_batch=frames,
         total_frames=max(args.total_steps // frames, 1) * frames,
-        auto_register_policy_transforms=False,  # they are for policies with a memory
+        auto_register_policy_transforms=False,  # for recurrent policies only
     )
     buffer = ReplayBuffer(
         storage=LazyTensorStorage(frames),
@@ -120,7 +126,7 @@ def main(args: Args) -> list[float]:
         batch_size=frames // args.minibatches,
     )
     means, done_steps = [], 0
-    for rollout in collector:  # (E, T); dreams lie in it one after another
+    for rollout in collector:  # (E, T); a row holds several dreams
         with torch.no_grad():
             advantages(rollout)
         for _ in range(args.epochs):

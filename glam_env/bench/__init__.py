@@ -1,1 +1,1 @@
-"""Speed of dreams, of the emulator and of training, measured by turns."""
+"""Benchmarks: dreams beside the emulator, long dreams, and the parts of training."""

@@ -1,4 +1,4 @@
-"""Dream steps a second beside the emulator's, by turns, and what a long dream costs."""
+"""Dream steps a second beside the emulator's, by turns, and the cost of a long dream."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ import glam_env  # noqa: F401  registers the ids
 from glam_env.bench.clock import (
     ACTIONS,
     Figure,
-    Memory,
-    PeakMemory,
-    Progress,
+    OnProgress,
     Rounds,
     Stepping,
     Turns,
-    free_memory,
-    memory_now,
     random_actions,
-    release_memory,
     take_turns,
     wait_for,
 )
+from glam_env.bench.memory import Memory, PeakMemory, free_memory, memory_now, release_memory
 from glam_env.bench.world import BenchWorld
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.errors import GlamError
@@ -37,15 +33,15 @@ from glam_env.errors import GlamError
 
 @dataclass(frozen=True)
 class DreamSpeed:
-    """Dreams side by side.
+    """The speed of dreams side by side.
 
     Attributes:
-        obs_type: what they show.
-        num_envs: E.
-        steps: vector steps of a turn.
-        dream: env steps a second.
-        emulator: the emulator's in the turns between; None without it.
-        memory: of making the env, resetting and stepping it.
+        obs_type: What they show.
+        num_envs: E, the number of dreams.
+        steps: Vector steps of a turn.
+        dream: Env steps a second.
+        emulator: The emulator's env steps a second in the turns between; None without it.
+        memory: Memory for making, resetting and stepping the env.
     """
 
     obs_type: str
@@ -57,11 +53,11 @@ class DreamSpeed:
 
     @property
     def ratio(self) -> Figure | None:
-        """Dream : emulator, turn by turn."""
+        """Return the dream's speed over the emulator's, turn by turn."""
         return None if self.emulator is None else self.dream.over(self.emulator)
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``."""
+        """Return the figures for `json.dumps`."""
         return {
             "obs_type": self.obs_type,
             "num_envs": self.num_envs,
@@ -76,14 +72,14 @@ class DreamSpeed:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Dreams that do not fit: ``obs_type``, ``num_envs``, and ``why``."""
+    """Dreams that do not fit into memory: `obs_type`, `num_envs`, and `why`."""
 
     obs_type: str
     num_envs: int
     why: str
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``."""
+        """Return the figures for `json.dumps`."""
         return asdict(self)
 
 
@@ -94,18 +90,21 @@ def measure_dreams(
     turns: Turns,
     device: torch.device,
     emulator: Callable[[], float] | None,
-    progress: Progress,
+    on_progress: OnProgress,
 ) -> list[DreamSpeed | LeftOut]:
-    """Steps dreams as a user does, the emulator in the turns between.
+    """Step dreams as a user does, with the emulator in the turns between.
 
     Args:
-        world: whose dreams.
-        obs_type: what they show.
-        env_counts: numbers of dreams side by side.
-        turns: their number and length.
-        device: where the dreams live.
-        emulator: a turn of it, see :mod:`~glam_env.bench.emulator`.
-        progress: told how far it is.
+        world: Whose dreams.
+        obs_type: What they show.
+        env_counts: Numbers of dreams side by side.
+        turns: Number and length of the turns.
+        device: Where the dreams live.
+        emulator: One turn of the emulator, see `measure_emulator`; None for none.
+        on_progress: Takes reports of progress.
+
+    Returns:
+        A measurement for each number of dreams, in ascending order.
     """
     found: list[DreamSpeed | LeftOut] = []
     speed: DreamSpeed | None = None
@@ -114,19 +113,21 @@ def measure_dreams(
             found.append(LeftOut(obs_type, num_envs, why))
             continue
         name = f"{world.preset}, {num_envs} dreams, {obs_type}"
-        rounds = Rounds(name, turns.repeats, progress)
+        rounds = Rounds(name, turns.repeats, on_progress)
         speed = _measure_dreams(world, obs_type, num_envs, turns, device, emulator, rounds)
         found.append(speed)
     return found
 
 
 def _too_many(smaller: DreamSpeed, num_envs: int, device: torch.device) -> str:
-    """Why so many dreams do not fit, judged by what fewer took; empty if they do."""
+    """Say why so many dreams do not fit, judged by what fewer took; empty if they fit."""
     growth, free = smaller.memory.growth, free_memory(device)
     if growth is None or free is None:
         return ""
     need = growth * num_envs // smaller.num_envs if smaller.num_envs > 16 else growth
-    return f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free" * (need > 0.8 * free)
+    if need <= 0.8 * free:
+        return ""
+    return f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
 
 
 def _measure_dreams(
@@ -142,7 +143,7 @@ def _measure_dreams(
         PeakMemory(device) as watch,
         open_dreams(world, obs_type, num_envs, device) as stepping,
     ):
-        watch.forget_peak()  # of copying dreams, which stepping does not
+        watch.forget_peak()  # opening copies the dreams' state, stepping does not
         steps = turns.steps_of(stepping)
         players = {"dream": lambda: stepping.rate(steps)}
         if emulator is not None:
@@ -166,14 +167,14 @@ def open_dreams(
     device: torch.device,
     backend: str = "auto",
 ) -> Iterator[Stepping]:
-    """Dreams as they are after a long time: all contexts warmed up, ages spread over the horizon.
+    """Open dreams in the state of a long run: contexts warmed up, ages spread over the horizon.
 
     Args:
-        world: whose dreams.
-        obs_type: what they show.
-        num_envs: E.
-        device: where they live.
-        backend: of the env.
+        world: Whose dreams.
+        obs_type: What they show.
+        num_envs: E, the number of dreams.
+        device: Where the dreams live.
+        backend: The env's option.
     """
     with _dreams(world, obs_type, num_envs, device, world.horizon, backend) as envs:
         _warm_contexts(envs)
@@ -206,15 +207,14 @@ def _dreams(
 
 
 def _warm_contexts(envs: DreamVectorEnv) -> None:
-    """Starts dreams from every context once, since the first start of each costs more."""
+    """Start a dream from each context once: the first start of each costs more."""
     contexts, rows = envs.num_contexts, np.arange(envs.num_envs)
     for first in range(0, contexts, envs.num_envs):
         envs.reset(seed=0, options={"context": (first + rows) % contexts})
 
 
 def _spread_ages(envs: DreamVectorEnv) -> None:
-    """Makes dreams as old as they are after a long time, evenly from 0 to the horizon, so that
-    every step has its share of ends and starts."""
+    """Spread the dreams' ages evenly from 0 to the horizon, so that all steps have equal ends."""
     state = envs.get_state()
     ages = torch.arange(envs.num_envs, device=envs.device) * envs.max_episode_steps
     ages //= envs.num_envs
@@ -226,14 +226,17 @@ def _spread_ages(envs: DreamVectorEnv) -> None:
 
 @dataclass(frozen=True)
 class LongDream:
-    """Dreams that no horizon ends.
+    """The cost of dreams that no horizon ends.
 
     Attributes:
-        obs_type, num_envs: as of :class:`DreamSpeed`.
-        steps: vector steps.
-        ends: dreams that the model itself ended, and that began anew.
-        first, last: median seconds of a vector step in the first and in the last tenth.
-        before, after: bytes of memory before the first step and after the last; None if untold.
+        obs_type: What they show.
+        num_envs: E, the number of dreams.
+        steps: Vector steps.
+        ends: Dreams that the model itself ended, and that started again.
+        first: Median seconds of a vector step in the first tenth.
+        last: Median seconds of a vector step in the last tenth.
+        before: Bytes of memory before the first step; None where the system reports none.
+        after: Bytes of memory after the last step; None where the system reports none.
     """
 
     obs_type: str
@@ -247,11 +250,11 @@ class LongDream:
 
     @property
     def growth(self) -> int | None:
-        """Bytes more after than before."""
+        """Return how many bytes the memory has grown by."""
         return None if self.before is None or self.after is None else self.after - self.before
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``."""
+        """Return the figures for `json.dumps`."""
         ratio = self.last / self.first
         return asdict(self) | {"last_to_first": ratio, "memory_growth": self.growth}
 
@@ -262,20 +265,20 @@ def measure_long_dream(
     num_envs: int,
     steps: int,
     device: torch.device,
-    progress: Progress,
+    on_progress: OnProgress,
 ) -> LongDream:
-    """Steps dreams for a long time.
+    """Step dreams for a long time.
 
     Args:
-        world: whose dreams.
-        obs_type: what they show.
-        num_envs: E.
-        steps: vector steps.
-        device: where the dreams live.
-        progress: told how far it is.
+        world: Whose dreams.
+        obs_type: What they show.
+        num_envs: E, the number of dreams.
+        steps: Vector steps.
+        device: Where the dreams live.
+        on_progress: Takes reports of progress.
 
     Raises:
-        GlamError: too few steps to have tenths.
+        GlamError: For too few steps to have tenths.
     """
     if steps < 10:
         raise GlamError(f"long must be at least 10 steps, whose tenths are compared; got {steps}")
@@ -287,7 +290,7 @@ def measure_long_dream(
         stepping.run(warm)
         envs.reset(seed=0)
         ends = torch.zeros((), dtype=torch.int64, device=device)
-        seconds = np.full(steps, np.nan)  # written once now, so that it takes its memory now
+        seconds = np.full(steps, np.nan)  # written now, so that its memory is taken now
         release_memory(device)
         before = memory_now(device)
         actions = random_actions(envs, device)
@@ -299,7 +302,7 @@ def measure_long_dream(
             seconds[at] = perf_counter() - start
             ends += terminated.sum()
             if (at + 1) % 100 == 0 or at + 1 == steps:
-                progress(name, at + 1, steps)
+                on_progress(name, at + 1, steps)
         release_memory(device)
         after = memory_now(device)
     tenth = steps // 10

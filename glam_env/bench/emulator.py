@@ -1,4 +1,4 @@
-"""The emulator's steps a second, in the settings that are fastest for it."""
+"""The emulator's steps a second, with the settings that are fastest for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import glam_env  # noqa: F401  registers the ids
 from glam_env.bench.clock import (
     ACTIONS,
     Figure,
-    Progress,
+    OnProgress,
     Rounds,
     Stepping,
     Turns,
@@ -27,13 +27,13 @@ from glam_env.envs.atari.emulator import FRAME_SIZE, FRAME_SKIP, make_envs
 from glam_env.games import find_game
 
 EMULATOR_ENVS = (1, 2, 4, 8, 16, 32, 64)
-"""Games side by side, of the emulator's settings that are tried."""
+"""Numbers of games side by side that are tried."""
 
 NOOPS = 30
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -43,9 +43,9 @@ class BareEmulator:
     """ale-py's AtariVectorEnv with nothing around it, stepped with random actions.
 
     Args:
-        game: its name.
-        num_envs: games side by side.
-        num_threads: that run them.
+        game: A game's name.
+        num_envs: Games side by side.
+        num_threads: Threads that run them.
     """
 
     def __init__(self, game: str, num_envs: int, num_threads: int) -> None:
@@ -61,13 +61,14 @@ class BareEmulator:
 
 @dataclass(frozen=True)
 class EmulatorSpeed:
-    """The emulator on the cores that the dreams get, in the settings that are fastest for it.
+    """The emulator's speed on the cores that the dreams get, with its fastest settings.
 
     Attributes:
-        num_envs, num_threads: those settings.
-        tried: all that were, as (num_envs, num_threads, env steps a second).
-        bare: env steps a second of ale-py's AtariVectorEnv itself.
-        real: of this package's env around it, GLAMReal, in tensors.
+        num_envs: Games side by side in these settings.
+        num_threads: Threads in these settings.
+        tried: All settings, as (num_envs, num_threads, env steps a second).
+        bare: Env steps a second of ale-py's AtariVectorEnv itself.
+        real: Env steps a second of this package's env around it, GLAMReal, in tensors.
     """
 
     num_envs: int
@@ -77,7 +78,7 @@ class EmulatorSpeed:
     real: Figure
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``."""
+        """Return the figures for `json.dumps`."""
         names = ("num_envs", "num_threads", "steps_per_second")
         return {
             "num_envs": self.num_envs,
@@ -90,21 +91,21 @@ class EmulatorSpeed:
 
 
 def measure_emulator(
-    game: str, turns: Turns, threads: int | None, progress: Progress
+    game: str, turns: Turns, threads: int | None, on_progress: OnProgress
 ) -> tuple[EmulatorSpeed, Callable[[], float]]:
-    """Finds the emulator's fastest settings, and measures it in them.
+    """Find the emulator's fastest settings, and measure it with them.
 
     Args:
-        game: its name.
-        turns: their number and length.
-        threads: the most it may use; None: as many as there are cores.
-        progress: told how far it is.
+        game: A game's name.
+        turns: Number and length of the turns.
+        threads: The most threads that it may use; None for as many as there are cores.
+        on_progress: Takes reports of progress.
 
     Returns:
-        Its speed; and a turn of it, which gives env steps a second.
+        Its speed, and a function that takes one turn and returns env steps a second.
 
     Raises:
-        GlamError: ale-py is not installed.
+        GlamError: If ale-py is not installed.
     """
     most = usable_cores() if threads is None else threads
     settings = [
@@ -118,7 +119,7 @@ def measure_emulator(
         stepping = BareEmulator(game, envs, count).stepping
         steps = stepping.warm_up(turns.seconds / 2)
         tried.append((envs, count, max(stepping.rate(steps) for _ in range(2))))
-        progress("emulator's settings", at + 1, len(settings))
+        on_progress("emulator's settings", at + 1, len(settings))
     envs, count, _ = max(tried, key=lambda one: one[2])
     bare = BareEmulator(game, envs, count).stepping
     steps = turns.steps_of(bare)
@@ -134,6 +135,6 @@ def measure_emulator(
         )
         own_steps = turns.steps_of(own)
         players = {"bare": turn, "real": lambda: own.rate(own_steps)}
-        rounds = Rounds("emulator", turns.repeats, progress)
+        rounds = Rounds("emulator", turns.repeats, on_progress)
         figures = take_turns(players, turns.repeats, rounds)
     return EmulatorSpeed(envs, count, tuple(tried), **figures), turn

@@ -1,8 +1,9 @@
-"""What ``glam bench`` found: as JSON, as a table, and as a plot of such files."""
+"""The report of a benchmark: as JSON, as a table, and as a plot of such files."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,12 @@ _MAKERS = r"\(R\)|\(TM\)|\b(Intel|AMD|NVIDIA|Processor|CPU)\b|@.*?(?=,)|\d+-Core
 
 
 def hardware_name(hardware: str, threads: int, device: str) -> str:
-    """A file name for a machine, such as ``xeon-2-cores``.
+    """Return a file name for a machine, such as `xeon-2-cores`.
 
     Args:
-        hardware: in words.
-        threads: of PyTorch; named where a CPU has more cores.
-        device: its type.
+        hardware: The machine in words.
+        threads: Threads of PyTorch, named if a CPU has more cores.
+        device: Type of the device.
     """
     words = re.findall(r"[a-z0-9]+", re.sub(_MAKERS, "", hardware).lower())
     if device == "cpu" and f"{threads} cores" not in hardware:
@@ -35,7 +36,7 @@ def hardware_name(hardware: str, threads: int, device: str) -> str:
 
 
 def speed_table(report: Mapping[str, Any]) -> str:
-    """The report for people; every figure is a median, with the least and the greatest value."""
+    """Format a report as text. Figures are medians, with the least and the greatest value."""
     versions = report["versions"]
     lines = [
         f"{report['game']} on {report['hardware']}: {report['device']}, "
@@ -53,7 +54,7 @@ def speed_table(report: Mapping[str, Any]) -> str:
             f"  GLAMReal around it    {_spread(emulator['real'])} steps/s",
         ]
     for name, preset in report["presets"].items():
-        lines += ["", f"{name}: {preset['parameters'] / 1e6:.2f} M numbers, {preset['weights']}"]
+        lines += ["", f"{name}: {preset['parameters'] / 1e6:.2f} M parameters, {preset['weights']}"]
         lines += _dream_lines(preset["dreams"])
         lines += _long_lines(preset["long"])
         lines += _part_lines(preset["training"])
@@ -120,7 +121,7 @@ def _megabytes(count: int | None) -> str:
 
 
 def report_path(to: Path, report: Mapping[str, Any]) -> Path:
-    """Where a report goes: a folder's file is named by the hardware."""
+    """Return the file of a report; in a folder, the hardware names the file."""
     if to.suffix == ".json":
         return to
     device = str(report["device"]).split(":")[0]
@@ -128,10 +129,10 @@ def report_path(to: Path, report: Mapping[str, Any]) -> Path:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Writes a report as JSON.
+    """Write a report as JSON.
 
     Raises:
-        GlamError: the file cannot be written.
+        GlamError: If the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,11 +141,25 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         raise GlamError(f"cannot write {path} ({error}); choose a writable --to") from error
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """Reads what :func:`write_report` wrote.
+def require_writable(path: Path) -> None:
+    """Make the folder of a file.
 
     Raises:
-        GlamError: it cannot be read, or is something else.
+        GlamError: If the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GlamError(f"cannot write {path} ({error}); choose a writable --to") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise GlamError(f"cannot write {path}; choose a writable --to")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read what `write_report` wrote.
+
+    Raises:
+        GlamError: If it cannot be read, or is something else.
     """
     try:
         report = json.loads(path.read_text())
@@ -159,15 +174,14 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def save_speed_plot(path: Path, reports: Sequence[Mapping[str, Any]]) -> None:
-    """Draws dream steps a second over the number of dreams, and the emulator as a line.
+    """Draw dream steps a second over the number of dreams, and the emulator as a line.
 
     Args:
-        path: the PNG file.
-        reports: one or several, a panel each.
+        path: The PNG file.
+        reports: Reports, a panel each.
 
     Raises:
-        GlamError: matplotlib is missing, nothing was measured that could be drawn, or the file
-            cannot be written.
+        GlamError: If matplotlib is missing, a report has no dreams, or the file cannot be written.
     """
     if not all(any(map(_drawable, report["presets"].values())) for report in reports):
         raise GlamError("a report without dreams cannot be drawn; measure without --skip dreams")

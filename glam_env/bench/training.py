@@ -1,4 +1,4 @@
-"""What the parts of training cost: the trainer's own code, random weights, random play."""
+"""The cost of the parts of training: the trainer's own code, random weights, random play."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from glam_env.bench.clock import Figure, Memory, PeakMemory, Progress, take_turns, timed
+from glam_env.bench.clock import Figure, OnProgress, take_turns, timed
+from glam_env.bench.memory import Memory, PeakMemory
 from glam_env.bench.world import preset_sizes
 from glam_env.envs.latent_filter import FilteredPolicy
 from glam_env.fast.graphs import WARM_UPS as GRAPH_WARM_UPS
@@ -27,19 +28,19 @@ from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
 NEVER = 1 << 40  # updates of a warm-up that does not end
-TURNS_FIT = 20  # turns of the usual length that a part's may take together; two at least
-WARM_UPS = 2  # steps of Adam, say, until it has its state
+TURNS_FIT = 20  # turns of the usual length that all turns of a part may take; at least two
+WARM_UPS = 2  # after which Adam has its state
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of training.
+    """The cost of a part of training.
 
     Attributes:
-        name: of the part.
-        what: how much is done at once, in words.
-        seconds: it took.
-        memory: of preparing it and doing it.
+        name: Name of the part.
+        what: How much is done at once, in words.
+        seconds: Time that it took.
+        memory: Memory for preparing and doing it.
     """
 
     name: str
@@ -48,25 +49,26 @@ class Part:
     memory: Memory
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``."""
+        """Return the figures for `json.dumps`."""
         return asdict(self) | {
             "seconds": self.seconds.as_json(),
             "memory": self.memory.as_json(),
         }
 
 
-class PartsClock:
-    """Times the parts of training of one preset.
+class TrainingParts:
+    """Time the parts of training with one preset.
 
     Args:
-        game, preset: names.
-        make_agent: the preset's agent.
-        device: where training happens.
-        repeats: how often each part is timed, unless that takes much longer than
-            :data:`TURNS_FIT` times ``seconds``; twice at least.
-        seconds: see ``repeats``.
-        progress: told how far it is.
-        graphs: whether the trainer's updates are CUDA graphs; imagination and the agent's update
+        game: A game's name.
+        preset: Name of the preset.
+        make_agent: Makes the preset's agent.
+        device: Where training happens.
+        repeats: How often each part is timed, unless that takes much longer than `TURNS_FIT`
+            times `seconds`; at least twice.
+        seconds: Length of a usual turn.
+        on_progress: Takes reports of progress.
+        graphs: Whether the trainer's updates are CUDA graphs. Imagination and the agent's update
             by themselves never are.
     """
 
@@ -78,16 +80,16 @@ class PartsClock:
         device: torch.device,
         repeats: int,
         seconds: float,
-        progress: Progress,
+        on_progress: OnProgress,
         graphs: bool = False,
     ) -> None:
         self._game, self._preset, self._make_agent = game, preset, make_agent
         self._device, self._repeats, self._seconds = device, repeats, seconds
-        self._progress = progress
+        self._on_progress = on_progress
         self._config = replace(PRESETS[preset], graphs=graphs)
 
     def measure(self) -> list[Part]:
-        """All parts, in the order in which training does them."""
+        """Time all parts, in the order in which training does them."""
         c, parts = self._config, []
         what = f"{c.batch} × {c.length} frames"
         parts.append(self._trainer_part("world-model update, images", what, False, NEVER))
@@ -102,9 +104,9 @@ class PartsClock:
         return parts
 
     def _time(self, name: str, what: str, work: Callable[[], Any], per: int = 1) -> Figure:
-        """Seconds of some work, over ``per``."""
+        """Time some work, and return the seconds divided by `per`."""
         title = f"{self._preset}, {name} ({what})"
-        self._progress(title, 0, self._repeats)
+        self._on_progress(title, 0, self._repeats)
         # An update becomes a graph when it has run a few times.
         warm_ups = WARM_UPS + (GRAPH_WARM_UPS if self._config.graphs else 0)
         once = [timed(work, self._device) for _ in range(warm_ups)][-1]
@@ -112,21 +114,28 @@ class PartsClock:
         repeats = min(self._repeats, max(2, fitting))
         done = 0
 
-        def tell() -> None:
+        def report() -> None:
             nonlocal done
             done += 1
-            self._progress(title, done, repeats)
+            self._on_progress(title, done, repeats)
 
         def turn() -> float:
             return timed(work, self._device) / per
 
-        return take_turns({"work": turn}, repeats, tell)["work"]
+        return take_turns({"work": turn}, repeats, report)["work"]
 
-    # --- what the trainer does ---------------------------------------------------------------
+    # --- parts that the trainer does ---------------------------------------------------------
 
     def _trainer_part(self, name: str, what: str, frozen: bool, warm_up: int) -> Part:
-        """Units of a trainer's work: updates of the world model, or, without a warm-up, steps of
-        the real game with the updates that they call for."""
+        """Time a unit of a trainer's work.
+
+        Args:
+            name: Name of the part.
+            what: How much is done at once, in words.
+            frozen: Whether the image model is frozen.
+            warm_up: Updates of the world model on random play. With them a unit is such an update;
+                without, it is a step of the real game with the updates that are due after it.
+        """
         config = _shortened(self._config, frozen, warm_up)
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -137,7 +146,7 @@ class PartsClock:
             trainer = Trainer(self._game, config, run, self._make_agent, self._device)
             while trainer.phase.name in (RANDOM_PLAY, FINE_TUNING):
                 trainer.advance()
-            # Updates do not come with every step of the games; this many steps have their share.
+            # Updates are due only after some steps; so many steps have an average share of them.
             units = 1 if warm_up else math.lcm(config.num_envs, config.update_every)
             advances = 1 if warm_up else units // config.num_envs
 
@@ -149,7 +158,7 @@ class PartsClock:
             trainer.close()
         return Part(name, what, figure, watch.memory)
 
-    # --- what it does through functions of its own -----------------------------------------
+    # --- parts that are functions of their own -----------------------------------------------
 
     def _agent_parts(self) -> list[Part]:
         c, device = self._config, self._device
@@ -196,7 +205,7 @@ class PartsClock:
 
 
 def _shortened(config: TrainConfig, frozen: bool, warm_up: int) -> TrainConfig:
-    """A preset that has hardly any random play before what is to be timed."""
+    """Return a preset with hardly any random play before the part that is timed."""
     freeze = replace(config.freeze, at=(0.0,) if frozen else (), finetune=0, adapt=0)
     longest = max(config.length, freeze.latent_length if frozen else 0)
     return replace(
@@ -211,7 +220,7 @@ def _shortened(config: TrainConfig, frozen: bool, warm_up: int) -> TrainConfig:
 
 
 def _random_start(model: WorldModel, dreams: int, context: int, device: torch.device) -> DreamState:
-    """States that dreams may start from, behind contexts of random latents and actions."""
+    """Return states to dream from, after contexts of random latents and actions."""
     c = model.config
     codes = torch.randint(c.classes, (dreams, context + 1, c.categoricals), device=device)
     return model.warm_up(codes, torch.randint(c.num_actions, (dreams, context), device=device))

@@ -1,4 +1,4 @@
-"""The world models that are timed: a checkpoint's where one has a preset's sizes, else random."""
+"""The world models that are timed: a checkpoint's if it has a preset's sizes, else random."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from glam_env.model.world_model import WorldModel
 from glam_env.training.presets import PRESETS
 
 START_CONTEXTS = 256
-"""Few enough for all of them to be warmed up before the timing, as they are in a long run."""
+"""Few enough to warm up all of them before the timing, as they are in a long run."""
 
 HORIZON = 64  # of random weights' dreams
 
-_UNSIZED = ("unimix", "draw_temperature")  # of a world model's config: no part of its sizes
+_UNSIZED = ("unimix", "draw_temperature")  # fields of a world model's config that are no sizes
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class BenchWorld:
     """A checkpoint folder to time dreams of.
 
     Attributes:
-        game, preset: their names.
-        folder: the checkpoint, with :data:`START_CONTEXTS` contexts at most.
-        weights: where they come from, in words.
-        config: of the world model.
-        parameters: numbers in the world model.
-        horizon: steps of a dream.
+        game: Name of the game.
+        preset: Name of the preset.
+        folder: The checkpoint, with at most `START_CONTEXTS` contexts.
+        weights: Where the weights come from, in words.
+        config: Sizes of the world model.
+        parameters: Number of parameters of the world model.
+        horizon: Steps of a dream.
     """
 
     game: str
@@ -47,7 +48,7 @@ class BenchWorld:
     horizon: int
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``."""
+        """Return the figures for `json.dumps`."""
         return {
             "weights": self.weights,
             "parameters": self.parameters,
@@ -57,10 +58,10 @@ class BenchWorld:
 
 
 def preset_sizes(game: str, preset: str) -> WorldModelConfig:
-    """Sizes of a preset's world model of a game.
+    """Return the sizes of a preset's world model of a game.
 
     Raises:
-        GlamError: no such preset.
+        GlamError: If there is no such preset.
     """
     if preset not in PRESETS:
         raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
@@ -70,15 +71,15 @@ def preset_sizes(game: str, preset: str) -> WorldModelConfig:
 def find_weights(
     game: str, presets: tuple[str, ...], checkpoint: str | None
 ) -> dict[str, Checkpoint | None]:
-    """For each preset the checkpoint that has its sizes, or None.
+    """Find for each preset the checkpoint that has its sizes, None if there is none.
 
     Args:
-        game: its name.
-        presets: names.
-        checkpoint: as for dreams; None is the game's own, if it has one.
+        game: A game's name.
+        presets: Names of presets.
+        checkpoint: A checkpoint, as for dreams; None for the game's own, if it has one.
 
     Raises:
-        GlamError: the named checkpoint is broken, or has the sizes of none of the presets.
+        GlamError: If the named checkpoint is broken, or has the sizes of none of the presets.
     """
     sizes = {preset: preset_sizes(game, preset) for preset in presets}
     if checkpoint is None and game not in shipped_checkpoints():
@@ -102,15 +103,16 @@ def _same_sizes(one: WorldModelConfig, other: WorldModelConfig) -> bool:
 
 
 def make_world(game: str, preset: str, weights: Checkpoint | None, parent: Path) -> BenchWorld:
-    """Writes the checkpoint that a preset is timed with.
+    """Write the checkpoint that a preset is timed with.
 
-    Random weights dream nonsense, which takes as long as sense; no dream of theirs ends before
-    the horizon, as those of a good player seldom do.
+    Random weights dream nonsense, which takes as long as sense. Their dreams never end before the
+    horizon; those of a good player rarely do.
 
     Args:
-        game, preset: names.
-        weights: a checkpoint of these sizes; None draws random ones.
-        parent: the folder that the checkpoint's is made in.
+        game: A game's name.
+        preset: Name of the preset.
+        weights: A checkpoint of these sizes; None for random weights.
+        parent: Folder in which the checkpoint's folder is made.
     """
     if weights is None:
         sizes = preset_sizes(game, preset)
@@ -125,7 +127,7 @@ def make_world(game: str, preset: str, weights: Checkpoint | None, parent: Path)
             protocol=PlaySettings(),
             provenance=origin,
         )
-        told = "random, of this preset's sizes"
+        source = "random, of this preset's sizes"
     else:
         config = Checkpoint.open(weights, game).config
         state, all_contexts = weights.world_model().export_state(), weights.contexts()
@@ -133,7 +135,7 @@ def make_world(game: str, preset: str, weights: Checkpoint | None, parent: Path)
             all_contexts.codes[:START_CONTEXTS], all_contexts.actions[:START_CONTEXTS]
         )
         config = replace(config, contexts=ContextsConfig(contexts.count, contexts.length))
-        told = f"checkpoint {weights.path.name}"
+        source = f"checkpoint {weights.path.name}"
     folder = save_checkpoint(
         parent / preset / game,
         config=config,
@@ -144,7 +146,7 @@ def make_world(game: str, preset: str, weights: Checkpoint | None, parent: Path)
     )
     parameters = sum(tensor.numel() for tensor in state.values())
     return BenchWorld(
-        game, preset, folder, told, config.world_model, parameters, config.max_episode_steps
+        game, preset, folder, source, config.world_model, parameters, config.max_episode_steps
     )
 
 

@@ -1,1 +1,1 @@
-"""The command ``glam``: one file a command."""
+"""The command `glam`: one file a command, its options beside its code."""

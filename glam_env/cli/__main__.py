@@ -1,4 +1,4 @@
-"""``python -m glam_env.cli``: the command ``glam``."""
+"""Run the command `glam` as `python -m glam_env.cli`."""
 
 import sys
 

@@ -1,99 +1,150 @@
-"""The commands ``glam info`` and ``glam curves``: what is here, and how a run went."""
+"""`glam info`: the installation, or one checkpoint or run."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from glam_env.checkpoint.config import to_json
-from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
-from glam_env.cli.options import Curves, Info
-from glam_env.device import find_device
+import tyro
+
+from glam_env.cli.options import folder
 from glam_env.errors import GlamError
-from glam_env.games import find_game
+
+LISTED = 8  # items of a list that are shown
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is that of a training run."""
-    return (path / "checkpoints").is_dir() and (path / "config.json").is_file()
+@dataclass
+class Info:
+    """Options of `glam info`.
 
+    Attributes:
+        what: A game's name, or the path of a checkpoint or of a run. Empty shows the installation.
+        plot: PNG file for its learning curves.
+        json: Print as JSON.
+    """
 
-def info(args: Info) -> int:
-    """Runs ``glam info``."""
-    import torch
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GAME|PATH")] = ""
+    plot: Annotated[Path | None, folder("none is drawn")] = None
+    json: bool = False
 
-    from glam_env.evaluation.report.history import METRICS, read_history, save_curves
-    from glam_env.fast.choose import describe
-    from glam_env.fast.scan import convolution_missing, scan_missing
-    from glam_env.training.run_folder import RunFolder
+    def execute(self) -> int:
+        """Print what is known."""
+        from glam_env.training.run_folder import run_kind
 
-    if not args.what:
-        if args.plot is not None:
-            raise GlamError("--plot needs a run, or a checkpoint: glam info RUN --plot FILE")
-        facts: dict[str, Any] = {
-            "glam-env": importlib.metadata.version("glam-env"),
-            "torch": torch.__version__,
-            "device": str(find_device("auto")),
-            "cpu threads": torch.get_num_threads(),
-            "mamba scan": f"PyTorch ({why})" if (why := scan_missing()) else "mamba-ssm",
-            "mamba convolution": (
-                f"PyTorch ({why})" if (why := convolution_missing()) else "causal-conv1d"
-            ),
-            "dreams on a CPU": describe(),
-            "checkpoints": {game: str(p) for game, p in shipped_checkpoints().items()},
-        }
-        print(json.dumps(facts, indent=2) if args.json else _outline(facts))
+        path = Path(self.what)
+        if not self.what:
+            if self.plot is not None:
+                raise GlamError("--plot needs a run, or a checkpoint: glam info RUN --plot FILE")
+            self._print(_installation(), "")
+        elif run_kind(path) == "sb3":
+            if self.plot is not None:
+                raise GlamError(f"{path} is a run of `glam sb3`, which has no curves to plot")
+            facts, text = _sb3_run(path)
+            self._print(facts, text)
+        else:
+            self._trained(path)
         return 0
 
-    path = Path(args.what)
-    if is_run(path):
-        run = RunFolder(path)
-        game = find_game(run.settings.get("game", ""))
-        facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
-    else:
-        checkpoint = Checkpoint.open(args.what)
-        path, config = checkpoint.path, checkpoint.config
-        game, facts = find_game(config.game), {"folder": str(path), **to_json(config)}
-    metrics = path / METRICS
-    history = read_history(path) if metrics.is_file() and metrics.stat().st_size else None
-    if args.json:
-        facts["history"] = None if history is None else history.as_json()
-        print(json.dumps(facts, indent=2))
-    else:
-        results = facts.pop("results", {})
-        print(_outline(facts))
-        print("\n".join(_measured(results)))
-        print(f"\n{history.table()}" if history is not None else "\nno metrics yet")
-    if args.plot is not None:
-        if history is None:
-            raise GlamError(f"{path} has no {METRICS} to plot")
-        save_curves(args.plot, {path.name: history}, game)
-        print(f"learning curves: {args.plot}", file=sys.stderr)
-    return 0
+    def _trained(self, path: Path) -> None:
+        """Print a training run or a checkpoint, and plot its curves."""
+        from glam_env.evaluation.report.history import METRICS, read_history, save_curves
+        from glam_env.games import find_game
+        from glam_env.training.run_folder import run_kind
+
+        if run_kind(path) == "train":
+            game, facts = _training_run(path)
+        else:
+            path, game, facts = _checkpoint(self.what)
+        metrics = path / METRICS
+        history = read_history(path) if metrics.is_file() and metrics.stat().st_size else None
+        if self.json:
+            self._print(facts | {"history": history and history.as_json()}, "")
+        else:
+            results = facts.pop("results", {})
+            table = "no metrics yet" if history is None else history.table()
+            self._print(facts, "\n".join([*_measured(results), "", table]))
+        if self.plot is not None:
+            if history is None:
+                raise GlamError(f"{path} has no {METRICS} to plot")
+            save_curves(self.plot, {path.name: history}, find_game(game))
+            print(f"learning curves: {self.plot}", file=sys.stderr)
+
+    def _print(self, facts: Mapping[str, Any], text: str) -> None:
+        """Print facts as JSON, or as an outline with some text below."""
+        if self.json:
+            print(json.dumps(facts, indent=2))
+        else:
+            print("\n".join([_outline(facts), *([text] if text else [])]))
 
 
-def curves(args: Curves) -> int:
-    """Runs ``glam curves``."""
-    from glam_env.evaluation.report.history import METRICS, read_history, save_curves
+def _installation() -> dict[str, Any]:
+    """Describe versions, device, kernels and checkpoints."""
+    import torch
 
-    if not args.runs:
-        raise GlamError("give at least one run: glam curves FILES… --to PNG")
-    game = None if args.game is None else find_game(args.game)
-    histories = {}
-    for path in args.runs:
-        name = path.resolve().parent.name if path.name == METRICS else path.stem
-        histories[str(path) if name in histories else name] = read_history(path)
-    save_curves(args.to, histories, game)
-    print(f"learning curves of {', '.join(histories)}: {args.to}")
-    return 0
+    import glam_env
+    from glam_env.checkpoint.folder import shipped_checkpoints
+    from glam_env.device import find_device
+    from glam_env.fast.choose import describe
+    from glam_env.fast.scan import convolution_missing, scan_missing
+
+    return {
+        "glam-env": glam_env.__version__,
+        "torch": torch.__version__,
+        "device": str(find_device("auto")),
+        "cpu threads": torch.get_num_threads(),
+        "mamba scan": f"PyTorch ({why})" if (why := scan_missing()) else "mamba-ssm",
+        "mamba convolution": (
+            f"PyTorch ({why})" if (why := convolution_missing()) else "causal-conv1d"
+        ),
+        "dreams on a CPU": describe(),
+        "checkpoints": {game: str(path) for game, path in shipped_checkpoints().items()},
+    }
+
+
+def _training_run(path: Path) -> tuple[str, dict[str, Any]]:
+    """Describe a run of `glam train`: its game, and facts."""
+    from glam_env.training.run_folder import RunFolder
+
+    run = RunFolder(path)
+    facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
+    return run.settings.get("game", ""), facts
+
+
+def _checkpoint(name: str) -> tuple[Path, str, dict[str, Any]]:
+    """Describe a checkpoint: its folder, its game, and facts."""
+    from glam_env.checkpoint.config import to_json
+    from glam_env.checkpoint.folder import Checkpoint
+
+    checkpoint = Checkpoint.open(name)
+    facts = {"folder": str(checkpoint.path), **to_json(checkpoint.config)}
+    return checkpoint.path, checkpoint.config.game, facts
+
+
+def _sb3_run(path: Path) -> tuple[dict[str, Any], str]:
+    """Describe a run of `glam sb3`: facts, and its report as text."""
+    from glam_agents.sb3.run import REPORT
+    from glam_agents.sb3.score import show_report
+
+    from glam_env.training.run_folder import RunFolder
+
+    run = RunFolder(path, kind="sb3")
+    steps = 0
+    if run.metrics.is_file() and (lines := run.metrics.read_text().splitlines()):
+        steps = json.loads(lines[-1])["steps"]
+    facts: dict[str, Any] = {"settings": run.settings, "steps": steps, "report": None}
+    report = path / REPORT
+    if not report.is_file():
+        return facts, f"a run of `glam sb3`, {steps:,} dream steps so far, no report yet"
+    facts["report"] = json.loads(report.read_text())
+    return facts, show_report(facts["report"])
 
 
 def _measured(results: Mapping[str, Any]) -> list[str]:
-    """What a checkpoint's card tells, in short."""
+    """Describe a checkpoint's results in short."""
     from glam_env.evaluation.measures.thresholds import Check
 
     lines = []
@@ -107,10 +158,10 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
 
 
 def _outline(value: Any, depth: int = 0) -> str:
-    """Nested facts as indented lines; long lists are cut."""
+    """Format nested facts as indented lines; long lists are cut."""
     if isinstance(value, list):
-        shown = [str(item) for item in value[:8]]
-        return ", ".join(shown) + (f", … ({len(value)})" if len(value) > 8 else "")
+        shown = [str(item) for item in value[:LISTED]]
+        return ", ".join(shown) + (f", … ({len(value)})" if len(value) > LISTED else "")
     if not isinstance(value, dict):
         return str(value)
     lines = []

@@ -1,258 +1,133 @@
-"""The options of the ``glam`` commands, and reading them: a mistake becomes one line."""
+"""Reading options with tyro: their common parts, and one line for each mistake."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import re
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, get_type_hints
 
 import tyro
-from glam_agents.sb3.settings import Sb3Settings
 
 from glam_env.errors import GlamError
 
-T = TypeVar("T")
+try:  # not public; without it, mistakes get tyro's own message of several lines
+    from tyro import _errors as tyro_errors
+except ImportError:
+    tyro_errors = None
+
+FLAT = tyro.conf.arg(name="")
+"""Marks a field whose own fields become options without a prefix."""
+
+Game = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GAME")]
+"""A game's name; some commands take the path of a checkpoint or a run in its place."""
+
+Device = Annotated[str, tyro.conf.arg(metavar="auto|cpu|cuda|cuda:N")]
 
 
-@dataclass
-class Eval:
-    """Play whole real games with a checkpoint's agent.
-
-    Attributes:
-        game: a game's name, or the path of a checkpoint.
-        episodes: whole games.
-        num_envs: games side by side.
-        seed: of games and actions.
-        greedy: take the likeliest action; by default actions are sampled.
-        random: play at random instead, for comparison.
-        device: auto, cpu, cuda, …
-        json: print the report as JSON.
-    """
-
-    game: tyro.conf.Positional[str]
-    episodes: int = 20
-    num_envs: int = 4
-    seed: int = 1000
-    greedy: bool = False
-    random: bool = False
-    device: str = "auto"
-    json: bool = False
+def folder(default: str) -> Any:
+    """Return the settings of an optional path whose default is described in words."""
+    return tyro.conf.arg(metavar="PATH", help_behavior_hint=f"(default: {default})")
 
 
-@dataclass
-class Fidelity:
-    """Measure how well dreams match the game, on play that training never saw.
-
-    Attributes:
-        game: a game's name, or the path of a checkpoint or of a run.
-        steps: real steps to dream along, played by the agent, ever noisier, and at random.
-        behavior_steps: real steps that the agent plays by itself, to be compared with its dreams.
-        branch_steps: real steps at moments of which each action is tried, in the game and in
-            dreams; 0 tries none.
-        horizon: steps of an open-loop dream.
-        seed: of the games and the dreams.
-        out: a folder for the report as JSON, plots, strips and a film.
-        check: exit with code 1 if the figures miss one of the thresholds.
-        device: auto, cpu, cuda, …
-        json: print the report as JSON.
-    """
-
-    game: tyro.conf.Positional[str]
-    steps: int = 8000
-    behavior_steps: int = 8192
-    branch_steps: int = 4000
-    horizon: int = 64
-    seed: int = 2000
-    out: Path | None = None
-    check: bool = False
-    device: str = "auto"
-    json: bool = False
+RunPath = Annotated[Path | None, folder("runs/GAME")]
 
 
-@dataclass
-class Demo:
-    """Dream with a checkpoint's agent, play the real game with it, and show both.
-
-    Attributes:
-        game: a game's name, or the path of a checkpoint.
-        episodes: whole real games.
-        num_envs: dreams side by side.
-        steps: steps of each dream env.
-        gif: where the picture goes.
-        seed: of everything.
-        device: auto, cpu, cuda, …
-    """
-
-    game: tyro.conf.Positional[str] = "Pong"
-    episodes: int = 4
-    num_envs: int = 64
-    steps: int = 256
-    gif: Path = Path("demo/dream_and_game.gif")
-    seed: int = 1
-    device: str = "auto"
-
-
-@dataclass(frozen=True)
-class Sb3(Sb3Settings):
-    """Train an agent of Stable-Baselines3 in dreams, then play the real game with it.
-
-    Attributes:
-        json: print the report as JSON.
-    """
-
-    json: bool = False
-
-
-@dataclass
-class Export:
-    """Turn a run into a checkpoint folder, with its measured score and fidelity.
-
-    Attributes:
-        game: the game whose run is exported.
-        run: the run's folder (default: runs/GAME).
-        to: the checkpoint folder (default: checkpoints/GAME).
-        episodes: real games played for the score.
-        fidelity_steps, behavior_steps, branch_steps: as ``steps``, ``behavior_steps`` and
-            ``branch_steps`` of ``glam fidelity``.
-        contexts: start contexts shipped.
-        max_episode_steps: the dream's horizon.
-        dtype: of the stored weights, bfloat16 or float32.
-        note: what the card shall say of how the run went, beside its figures.
-        device: auto, cpu, cuda, …
-    """
-
-    game: tyro.conf.Positional[str]
-    run: Path | None = None
-    to: Path | None = None
-    episodes: int = 20
-    fidelity_steps: int = Fidelity.steps
-    behavior_steps: int = Fidelity.behavior_steps
-    branch_steps: int = Fidelity.branch_steps
-    contexts: int = 2048
-    max_episode_steps: int = 64
-    dtype: str = "bfloat16"
-    note: str = ""
-    device: str = "auto"
-
-
-@dataclass
-class Card:
-    """Measure a checkpoint anew, and write what came out into its config and its card.
-
-    Attributes:
-        game: a game's name, or the path of a checkpoint.
-        episodes: real games played for the score.
-        fidelity_steps, behavior_steps, branch_steps: as ``steps``, ``behavior_steps`` and
-            ``branch_steps`` of ``glam fidelity``.
-        device: auto, cpu, cuda, …
-    """
-
-    game: tyro.conf.Positional[str]
-    episodes: int = 20
-    fidelity_steps: int = Fidelity.steps
-    behavior_steps: int = Fidelity.behavior_steps
-    branch_steps: int = Fidelity.branch_steps
-    device: str = "auto"
-
-
-@dataclass
-class Info:
-    """Show what is here: devices, kernels and checkpoints; or one checkpoint or run.
-
-    Attributes:
-        what: a game's name, or the path of a checkpoint or of a run.
-        plot: a PNG file for its learning curves.
-        json: print as JSON.
-    """
-
-    what: tyro.conf.Positional[str] = ""
-    plot: Path | None = None
-    json: bool = False
-
-
-@dataclass
-class Curves:
-    """Draw the learning curves of some runs into one picture.
-
-    Attributes:
-        runs: metrics.jsonl files, by whatever name, or folders of runs or of checkpoints.
-        to: the PNG file.
-        game: whose random, human and published scores are drawn beside the returns.
-    """
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    to: Path = Path("curves.png")
-    game: str | None = None
-
-
-@dataclass
-class Bench:
-    """Measure the speed of dreams beside the emulator, and of training; or plot what was measured.
-
-    Attributes:
-        game: a game's name.
-        preset: one or several of paper, small, debug, whose sizes are measured.
-        checkpoint: whose dreams are measured for the preset of its sizes (default: the game's own;
-            a preset that none has the sizes of gets random weights).
-        envs: dreams side by side, of each measurement.
-        obs: what the dreams show: latent, rgb, grayscale.
-        repeats: turns of each measurement.
-        steps: vector steps of a turn (default: as many as fill ``seconds``).
-        seconds: length of a turn; of training's parts, their number is cut to fit 20 of them.
-        long: vector steps of the long dream, whose cost and memory should not grow.
-        long_envs: dreams side by side in it.
-        skip: what to leave out: emulator, dreams, long, training.
-        graphs: on CUDA, time training whose updates are graphs, see ``glam train --help``.
-        threads: CPU threads of PyTorch, and the most that the emulator gets (default: all cores).
-        device: auto, cpu, cuda, …
-        json: print the figures as JSON.
-        to: a file for the figures as JSON, or a folder, where the hardware names the file; with
-            ``--plot`` the PNG file.
-        plot: measure nothing; draw dream steps/s of such files.
-    """
-
-    game: tyro.conf.Positional[str] = "Pong"
-    preset: tuple[str, ...] = ("small",)
-    checkpoint: str | None = None
-    envs: tuple[int, ...] = (1, 16, 256, 1024, 4096)
-    obs: tuple[str, ...] = ("latent", "rgb")
-    repeats: int = 5
-    steps: int | None = None
-    seconds: float = 0.4
-    long: int = 2000
-    long_envs: int = 16
-    skip: tuple[str, ...] = ()
-    graphs: bool = False
-    threads: int | None = None
-    device: str = "auto"
-    json: bool = False
-    to: Path | None = None
-    plot: tuple[Path, ...] = ()
-
-
-def read_options(kind: type[T], command: str, words: list[str], **settings: Any) -> T:
-    """Reads a command's words.
+def options_of(command: Any, prefix: str = "--") -> dict[str, Any]:
+    """Return the options of a command by name, such as `--loss.reward-weight`.
 
     Args:
-        kind: a dataclass of options.
-        command: its name, for messages.
-        words: of the command line, without the command.
-        settings: for tyro, such as ``default``.
+        command: An instance of a dataclass of options, or its class.
+        prefix: Of the names.
 
-    Raises:
-        GlamError: what is wrong with them, in one line.
+    Returns:
+        Their values; of a class the defaults, and None for an option without one.
     """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=f"glam {command}", args=words, **settings)
-    except SystemExit as end:
-        if not end.code:  # --help
-            raise
-        text = re.sub(r"[─╭╮╰╯│]+", " ", complaint.getvalue())
-        said = " ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
-        said = said.split(" For full helptext")[0]
-        raise GlamError(f"{said}; see `glam {command} --help`") from end
+    kind = command if isinstance(command, type) else type(command)
+    hints, found = get_type_hints(kind, include_extras=True), {}
+    for field in fields(kind):
+        marks = getattr(hints[field.name], "__metadata__", ())
+        if tyro.conf.Positional in marks:
+            continue
+        if not isinstance(command, type):
+            value = getattr(command, field.name)
+        elif field.default_factory is not MISSING:
+            value = field.default_factory()
+        else:
+            value = None if field.default is MISSING else field.default
+        name = prefix + field.name.replace("_", "-")
+        if is_dataclass(value) and not isinstance(value, type):
+            found |= options_of(value, prefix if FLAT in marks else f"{name}.")
+        else:
+            found[name] = value
+    return found
+
+
+@contextlib.contextmanager
+def one_line(command: str, known: Iterable[str]) -> Iterator[None]:
+    """Turn the mistakes that tyro finds into a `GlamError` of one line.
+
+    Args:
+        command: What is being read: "glam", or "glam" and a command's name.
+        known: Options and commands that may have been meant.
+    """
+    names = [*known, "--help"]
+
+    def refuse(event: Any) -> None:
+        if words := _explain(event, command, names):
+            raise GlamError(words if words.endswith("?") else f"{words}; see `{command} --help`")
+
+    if tyro_errors is None:
+        yield
+        return
+    with tyro_errors.on_parse_error(refuse):
+        yield
+
+
+def _explain(event: Any, command: str, known: list[str]) -> str:
+    """Describe a mistake; empty for a kind of mistake that is unknown here."""
+    assert tyro_errors is not None
+    if isinstance(event, tyro_errors.UnrecognizedArgs):
+        return _unknown(event.tokens, command, known)
+    if isinstance(event, tyro_errors.MissingArgs):
+        if event.unrecognized_tokens:
+            return _unknown(event.unrecognized_tokens, command, known)
+        return f"{', '.join(_name(each.arg) for each in event.missing_arguments)} is missing"
+    if isinstance(event, tyro_errors.InvalidChoice):
+        choices = ", ".join(event.choices)
+        return f"{_name(event.argument)} must be one of {choices}; got {event.value!r}"
+    if isinstance(event, tyro_errors.BadValue):
+        name = _name(event.argument)
+        return f"{name} needs a value" if name.startswith("-") else f"{name} is missing"
+    if isinstance(event, tyro_errors.InstantiationFailure):
+        message = " ".join(str(event.message).split())
+        if (argument := event.argument) is None:
+            return message
+        return f"{_name(argument)} must be {argument.lowered.metavar} ({message})"
+    return ""
+
+
+def _unknown(words: list[str], command: str, known: list[str]) -> str:
+    """Describe words that mean nothing, and suggest the one that was probably meant."""
+    word = next((each for each in words if each.startswith("-")), words[0])
+    if word.startswith("-"):
+        text = f"there is no option {word}"
+    elif command == "glam":
+        text = f"there is no command {word!r}"
+    else:
+        text = f"{word!r} is one word too many"
+    meant = difflib.get_close_matches(word.split("=")[0].replace("_", "-"), known, n=1)
+    if meant:
+        return f"{text}: did you mean {meant[0]}?"
+    if command == "glam":
+        return f"{text}; choose from {', '.join(known)}"
+    return text
+
+
+def _name(argument: Any) -> str:
+    """Return the name of an argument in messages."""
+    if argument.is_positional():
+        return argument.field.intern_name.upper()
+    return argument.lowered.name_or_flags[0]

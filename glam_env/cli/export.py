@@ -1,0 +1,103 @@
+"""`glam export`: from a training run to a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from glam_env.cli import trained
+from glam_env.cli.options import Device, Game, RunPath, folder
+from glam_env.errors import GlamError
+
+
+@dataclass
+class Export:
+    """Options of `glam export`.
+
+    Attributes:
+        game: The game whose run is exported.
+        run: The run's folder.
+        to: The checkpoint's folder.
+        episodes: Real games to play for the score.
+        fidelity_steps: As `steps` of `glam fidelity`.
+        behavior_steps: As `behavior_steps` of `glam fidelity`.
+        branch_steps: As `branch_steps` of `glam fidelity`.
+        contexts: Start contexts to store.
+        max_episode_steps: The dream's horizon, in steps.
+        dtype: Type of the stored weights, bfloat16 or float32.
+        note: What the card says about the course of the run, beside its figures.
+        device: Where the models run.
+    """
+
+    game: Game
+    run: RunPath = None
+    to: Annotated[Path | None, folder("checkpoints/GAME")] = None
+    episodes: int = trained.SCORE_EPISODES
+    fidelity_steps: int = trained.FIDELITY_STEPS
+    behavior_steps: int = trained.BEHAVIOR_STEPS
+    branch_steps: int = trained.BRANCH_STEPS
+    contexts: int = 2048
+    max_episode_steps: int = trained.HORIZON
+    dtype: str = "bfloat16"
+    note: str = ""
+    device: Device = "auto"
+
+    def execute(self) -> int:
+        """Measure what was trained, and write the checkpoint."""
+        from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig
+        from glam_env.checkpoint.folder import EXPORT_DTYPES, save_checkpoint
+        from glam_env.checks import require_choice, require_count
+        from glam_env.device import find_device
+        from glam_env.evaluation.report.card import write_card
+        from glam_env.evaluation.report.history import METRICS
+        from glam_env.games import find_game
+        from glam_env.training.export import as_stored, draw_contexts
+        from glam_env.training.run_folder import run_kind
+
+        game = find_game(self.game).name
+        path = self.run or trained.RUNS / game
+        require_choice("dtype", self.dtype, tuple(EXPORT_DTYPES))
+        for name in ("episodes", "contexts", "max_episode_steps"):
+            require_count(name, getattr(self, name))
+        if run_kind(path) is None:
+            raise GlamError(f"there is no run in {path}; give its --run, or `glam train {game}`")
+        loaded, run = trained.load_run(path, find_device(self.device))
+        if loaded.game != game:
+            raise GlamError(f"{path} holds a run of {loaded.game}, not {game}; choose its --run")
+        # From here on the weights are as they will be stored: what is measured is what is shipped.
+        dtype, world_model, agent = EXPORT_DTYPES[self.dtype], loaded.world_model, loaded.agent
+        world_model.load_exported(as_stored(world_model.export_state(), dtype))
+        agent.load_exported(as_stored(agent.export_state(), dtype))
+        length = run.config.context
+        contexts = draw_contexts(world_model, run.replay, self.contexts, length, seed=0)
+        results = trained.measure_all(
+            replace(loaded, horizon=self.max_episode_steps),
+            episodes=self.episodes,
+            steps=self.fidelity_steps,
+            behavior_steps=self.behavior_steps,
+            branch_steps=self.branch_steps,
+        )
+        config = CheckpointConfig(
+            game=game,
+            world_model=world_model.config,
+            agent=loaded.agent_config,
+            contexts=ContextsConfig(self.contexts, length),
+            max_episode_steps=self.max_episode_steps,
+            protocol=loaded.play,
+            provenance=replace(run.provenance, note=self.note),
+            results=results,
+        )
+        written = save_checkpoint(
+            self.to or Path("checkpoints") / game,
+            config=config,
+            world_model_state=world_model.export_state(),
+            agent_state=agent.export_state(),
+            contexts=contexts,
+            card=write_card(config),
+            dtype=self.dtype,
+        )
+        shutil.copyfile(path / METRICS, written / METRICS)  # the learning curves
+        print(f"exported to {written}")
+        return 0

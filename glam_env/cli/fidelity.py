@@ -1,0 +1,66 @@
+"""`glam fidelity`: how well dreams match the game."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from glam_env.cli import trained
+from glam_env.cli.options import Device, Game, folder
+from glam_env.errors import GlamError
+
+
+@dataclass
+class Fidelity:
+    """Options of `glam fidelity`.
+
+    Attributes:
+        game: A game's name, or the path of a checkpoint or of a run.
+        steps: Real steps to dream along. The agent plays them, with ever more random actions, and
+            random play.
+        behavior_steps: Real steps that the agent plays by itself, for comparison with its dreams.
+        branch_steps: Real steps from whose moments each action is tried, in the game and in
+            dreams. 0 tries none.
+        horizon: Steps of an open-loop dream.
+        seed: Seed of the games and the dreams.
+        out: Folder for the report as JSON, plots, strips and a film.
+        check: Exit with code 1 if a figure misses its threshold.
+        device: Where the models run.
+        json: Print the report as JSON.
+    """
+
+    game: Game
+    steps: int = trained.FIDELITY_STEPS
+    behavior_steps: int = trained.BEHAVIOR_STEPS
+    branch_steps: int = trained.BRANCH_STEPS
+    horizon: int = trained.FIDELITY_HORIZON
+    seed: int = trained.FIDELITY_SEED
+    out: Annotated[Path | None, folder("none is written")] = None
+    check: bool = False
+    device: Device = "auto"
+    json: bool = False
+
+    def execute(self) -> int:
+        """Measure, and print the figures."""
+        from glam_env.evaluation.examine import save_examination
+        from glam_env.evaluation.measures.thresholds import Thresholds
+
+        if self.check and self.horizon < (least := Thresholds().horizon):
+            raise GlamError(f"--check needs a horizon of at least {least}, not {self.horizon}")
+        loaded = trained.load_trained(self.game, self.device)
+        report, recording = trained.measure_dreams(
+            loaded,
+            steps=self.steps,
+            behavior_steps=self.behavior_steps,
+            branch_steps=self.branch_steps,
+            horizon=self.horizon,
+            seed=self.seed,
+        )
+        print(json.dumps(report.as_json(), indent=2) if self.json else report.table())
+        if self.out is not None:
+            save_examination(self.out, report, loaded.world_model, recording)
+            print(f"written to {self.out}", file=sys.stderr)
+        return int(self.check and not report.passed)

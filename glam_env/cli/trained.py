@@ -1,0 +1,222 @@
+"""What commands share: a trained game, its scores and its fidelity, with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glam_env.console import Progress
+from glam_env.errors import GlamError
+
+if TYPE_CHECKING:
+    import torch
+
+    from glam_env.checkpoint.config import PlaySettings
+    from glam_env.checkpoint.folder import Checkpoint
+    from glam_env.envs.atari import EmulatorStep, Episode
+    from glam_env.envs.latent_filter import Act, FilteredPolicy
+    from glam_env.evaluation import Policy, ScoreReport
+    from glam_env.evaluation.examine import Examination
+    from glam_env.evaluation.play.recording import Recording
+    from glam_env.model.world_model import WorldModel
+    from glam_env.training.export import TrainedRun
+    from glam_env.training.imagination import Agent
+
+RUNS = Path("runs")
+HORIZON = 64  # steps of a dream, where nothing else is set
+SCORE_EPISODES, SCORE_ENVS, SCORE_SEED = 20, 4, 1000  # of `glam eval`
+FIDELITY_STEPS, BEHAVIOR_STEPS, BRANCH_STEPS = 8000, 8192, 4000  # of `glam fidelity`
+FIDELITY_HORIZON, FIDELITY_SEED = 64, 2000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A game's world model and the agent that learned in it, ready to play.
+
+    Attributes:
+        game: Name of the game.
+        world_model: The world model, in evaluation mode.
+        agent: The agent; see `glam_agents.AGENTS`.
+        agent_config: Its settings, as a checkpoint stores them.
+        play: How the real game is played.
+        horizon: Steps of a dream.
+    """
+
+    game: str
+    world_model: WorldModel
+    agent: Agent
+    agent_config: Mapping[str, Any]
+    play: PlaySettings
+    horizon: int
+
+    def act(self, greedy: bool = False) -> Act:
+        """Return the agent's choice of actions, on features."""
+        return lambda features, generator: self.agent.act(
+            features, greedy=greedy, generator=generator
+        )
+
+    def policy(self, greedy: bool = False) -> FilteredPolicy:
+        """Return the agent's policy on frames of the real game."""
+        from glam_env.envs.latent_filter import FilteredPolicy
+
+        return FilteredPolicy(self.world_model, self.act(greedy))
+
+
+def load_trained(name: str | Checkpoint, device: str) -> Trained:
+    """Load a trained game.
+
+    Args:
+        name: A game's name, a checkpoint, or the path of a checkpoint or of a training run, which
+            may still be under way.
+        device: Where it will play.
+
+    Raises:
+        GlamError: If there is no such thing, or it cannot be read.
+    """
+    from glam_agents import load_agent
+
+    from glam_env.checkpoint.folder import Checkpoint
+    from glam_env.device import find_device
+    from glam_env.training.run_folder import run_kind
+
+    where = find_device(device)
+    if isinstance(name, str):
+        path = Path(name)
+        kind = run_kind(path)
+        if kind == "sb3":
+            raise GlamError(
+                f"{path} is a run of `glam sb3`, whose agent plays when the run ends; "
+                f"see `glam info {path}`"
+            )
+        if kind == "train":
+            return load_run(path, where)[0]
+    checkpoint = Checkpoint.open(name)
+    config = checkpoint.config
+    sizes = config.world_model
+    agent = load_agent(
+        config.agent,
+        checkpoint.agent_state(),
+        sizes.feature_dim,
+        sizes.num_actions,
+        where,
+        str(checkpoint.path),
+    )
+    return Trained(
+        config.game,
+        checkpoint.world_model(where),
+        agent,
+        config.agent,
+        config.protocol,
+        config.max_episode_steps,
+    )
+
+
+def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
+    """Load the last checkpoint of a training run.
+
+    Args:
+        path: The run's folder.
+        device: Where the models live.
+
+    Returns:
+        What was trained, and the run itself.
+
+    Raises:
+        GlamError: If it is no training run, has no checkpoint yet, or cannot be read.
+    """
+    from glam_agents import DEFAULT_AGENT, load_run_agent
+
+    from glam_env.checkpoint.config import PlaySettings
+    from glam_env.training.export import load_run
+    from glam_env.training.run_folder import RunFolder
+
+    run = RunFolder(path)
+    trained = load_run(run, device)
+    world_model = trained.world_model.requires_grad_(False)
+    settings = {"class": DEFAULT_AGENT, **run.settings["agent"]}  # old runs store no class
+    sizes = world_model.config
+    agent = load_run_agent(
+        settings,
+        trained.learner,
+        sizes.feature_dim,
+        sizes.num_actions,
+        device,
+        str(path / "config.json"),
+    )
+    play = PlaySettings(trained.config.repeat_action_probability)
+    return Trained(trained.game, world_model, agent, settings, play, HORIZON), trained
+
+
+def play_games(
+    policy: Policy,
+    game: str,
+    play: PlaySettings,
+    *,
+    episodes: int,
+    seed: int = SCORE_SEED,
+    num_envs: int = SCORE_ENVS,
+) -> ScoreReport:
+    """Play whole real games, with progress; see `evaluate_policy`."""
+    from glam_env.evaluation import evaluate_policy
+
+    steps = 0
+    with Progress() as progress:
+
+        def show(step: EmulatorStep, counted: list[Episode]) -> None:
+            nonlocal steps
+            steps += len(step.reward)
+            note = f"{steps:,} agent steps"
+            progress("real games", len(counted), episodes, "games", note)
+
+        return evaluate_policy(
+            policy,
+            game,
+            episodes=episodes,
+            num_envs=num_envs,
+            seed=seed,
+            repeat_action_probability=play.repeat_action_probability,
+            on_step=show,
+        )
+
+
+def measure_dreams(
+    trained: Trained,
+    *,
+    steps: int,
+    behavior_steps: int,
+    branch_steps: int,
+    horizon: int = FIDELITY_HORIZON,
+    seed: int = FIDELITY_SEED,
+) -> tuple[Examination, Recording]:
+    """Compare dreams with the real game, with progress; see `examine`."""
+    from glam_env.evaluation.examine import examine
+
+    with Progress() as progress:
+        return examine(
+            trained.world_model,
+            trained.act(),
+            trained.game,
+            steps=steps,
+            behavior_steps=behavior_steps,
+            branch_steps=branch_steps,
+            horizon=horizon,
+            dream_horizon=trained.horizon,
+            seed=seed,
+            repeat_action_probability=trained.play.repeat_action_probability,
+            on_progress=progress,
+        )
+
+
+def measure_all(
+    trained: Trained, *, episodes: int, steps: int, behavior_steps: int, branch_steps: int
+) -> dict[str, Any]:
+    """Measure score and fidelity, print them, and return them as a checkpoint stores them."""
+    score = play_games(trained.policy(), trained.game, trained.play, episodes=episodes)
+    print(score.table(), flush=True)
+    report, _ = measure_dreams(
+        trained, steps=steps, behavior_steps=behavior_steps, branch_steps=branch_steps
+    )
+    print(report.table())
+    return {"score": score.as_json(), "fidelity": report.as_json()}
