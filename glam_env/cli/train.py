@@ -194,9 +194,9 @@ class Train:
         from glam_agents import find_agent
 
         from glam_env.checkpoint.config import to_json
-        from glam_env.checkpoint.folder import Checkpoint
         from glam_env.games import find_game
         from glam_env.training.run_folder import RunFolder
+        from glam_env.training.warm_start import open_warm_start
 
         game, path, kind = find_game(self.game).name, self._path(), find_agent(self.algorithm)
         if self.resume:
@@ -210,7 +210,8 @@ class Train:
             "agent": kind.as_json(self.agent),
         }
         if self.train.warm_start:
-            origin = Checkpoint.open(self.train.warm_start).config.provenance
+            agent = settings["agent"]
+            origin = open_warm_start(self.train, game, agent, kind.sizes).config.provenance
             settings["begun_from"] = to_json(origin)
         return game, RunFolder(path, settings), kind
 
