@@ -15,6 +15,7 @@ import pytest
 import torch
 from glam_agents import DEFAULT_AGENT, config_of
 
+from glam_env.evaluation.report.history import read_history
 from glam_env.training.earlier_runs import upgrade_state, upgrade_train
 from glam_env.training.export import read_settings
 from glam_env.training.phases import schedule
@@ -78,6 +79,18 @@ def test_a_run_resumes_where_it_was_and_ends_where_it_would_have(
     assert norms.keys() == expected["weight_norms"].keys()
     for name, norm in expected["weight_norms"].items():
         assert norms[name] == pytest.approx(norm, **TOLERANCE, nan_ok=True), name
+
+
+def test_metrics_have_the_present_names_of_phases(earlier):
+    """A phase that an earlier version began and this one ends is one phase."""
+    file = earlier / "run" / "metrics.jsonl"
+    last = json.loads(file.read_text().splitlines()[-1])
+    assert last["phase"] == "settling"
+    after = {**last, "phase": "adaptation", "model_updates": last["model_updates"] + 2}
+    file.write_text(file.read_text() + json.dumps(after) + "\n")
+    phases = read_history(file).phases
+    assert [phase.name for phase in phases[-2:]] == ["image fine-tuning", "adaptation"]
+    assert phases[-1].model_updates == 2
 
 
 def counts(freezes=0, polished=0, settled=0, steps=200, images=0, model=0) -> dict[str, int]:

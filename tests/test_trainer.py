@@ -15,6 +15,7 @@ import torch
 from glam_agents.storm import AGENT_PRESETS, STORM, ActorCritic
 
 from glam_env.checkpoint.folder import Checkpoint
+from glam_env.cli.main import main
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.model.cores.glam import GlamConfig
@@ -506,3 +507,19 @@ def test_a_warm_start_needs_a_checkpoint_of_its_game(tmp_path, shipped):
         make(tmp_path / "warm", warm(shipped), game="Breakout")
     with pytest.raises(GlamError, match="no/such/folder"):
         open_warm_start(replace(DEBUG, warm_start="no/such/folder"), "Pong")
+
+
+def test_a_warm_start_by_command_takes_the_sizes_of_its_checkpoint(tmp_path, capsys):
+    """What the command refuses leaves no folder that would block the corrected command."""
+    run = tmp_path / "run"
+    words = ["train", "Pong", "--preset", "small", "--warm-start", "Pong", "--run", str(run)]
+    for wrong in (["--model.width", "64"], ["--agent.hidden", "256"]):
+        assert main([*words, *wrong]) == 2
+        assert "they must be equal" in capsys.readouterr().err
+        assert not run.exists()
+    assert main([*words, "--minutes", "0.0001"]) == 0
+    trained = load_run(RunFolder(run), torch.device("cpu"))
+    sizes = Checkpoint.open("Pong").config.world_model
+    assert (trained.config.model.stem, trained.config.model.width) == (sizes.stem, sizes.width)
+    assert trained.config.batch == PRESETS["small"].batch
+    assert trained.provenance.begun_from["environment_steps"] > 0

@@ -1,4 +1,4 @@
-"""Reading runs that earlier versions began. Only this module knows the names they used."""
+"""Reading runs of earlier versions. No other module of training has their names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from glam_env.training.phases import (
     Step,
     adaptation_updates,
 )
-
-PHASES = {"image polish": FINE_TUNING, "settling": ADAPTATION}
-"""Names of phases in old metrics, and what they are called now."""
 
 FREEZE = {"polish": "finetune", "settle": "adapt"}
 """Settings of ``freeze`` in old runs, and what they are called now."""

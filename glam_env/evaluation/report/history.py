@@ -17,6 +17,7 @@ from glam_env.games import Game
 METRICS = "metrics.jsonl"
 COUNTS = ("env_steps", "image_updates", "model_updates", "agent_updates")
 PROGRESS = ("seconds", "phase", "phase_updates", "polished", "settled")
+EARLIER = {"image polish": "image fine-tuning", "settling": "adaptation"}  # phases of version 0.1
 BEFORE = "play before learning"  # the phase that no line names: nothing is learnt in it
 SCORE_ROWS = 12
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -193,6 +194,8 @@ def _parse(text: str, file: Path) -> Iterator[dict[str, Any]]:
             raise GlamError(
                 f"{file}, line {number}: {error}; give the metrics.jsonl of a run"
             ) from error
+        if (phase := figures.get("phase")) in EARLIER:
+            figures["phase"] = EARLIER[phase]
         yield figures
 
 
