@@ -30,10 +30,10 @@ class Card:
 
     def execute(self) -> int:
         """Measure, and write the results."""
-        from glam_env.checkpoint.folder import Checkpoint, write_results
+        from glam_env.checkpoint.folder import write_results
         from glam_env.evaluation.report.card import write_card
 
-        checkpoint = Checkpoint.open(self.game)
+        checkpoint = trained.open_checkpoint(self.game)
         results = trained.measure_all(
             trained.load_trained(checkpoint, self.device),
             episodes=self.episodes,
