@@ -22,6 +22,7 @@ from glam_env.envs.atari.emulator import Emulator
 from glam_env.envs.atari.rewind import Twin
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
+from glam_env.evaluation.bootstrap import Interval, draw_rows, interval
 from glam_env.evaluation.play.recording import HELD_OUT, add_noise
 from glam_env.evaluation.play.scores import seed_apart
 from glam_env.fast.choose import make_stepper
@@ -73,9 +74,9 @@ class BranchReport:
     right: float | None
     explained: float | None
     regret: float | None
-    right_interval: tuple[float, float] | None
-    explained_interval: tuple[float, float] | None
-    regret_interval: tuple[float, float] | None
+    right_interval: Interval | None
+    explained_interval: Interval | None
+    regret_interval: Interval | None
     false_difference: float | None
     true_difference: float | None
     dreamt_difference: float | None
@@ -244,17 +245,16 @@ def compare_returns(real: np.ndarray, dreamt: np.ndarray, seed: int = 0) -> dict
     decided = spread["real"] > 0
     figures: dict[str, Any] = {"decided": int(decided.sum()), "pairs": int(pairs.sum())}
 
-    rows = np.random.default_rng(seed).integers(len(real), size=(RESAMPLES, len(real)))
+    rows = draw_rows(np.random.default_rng(seed), len(real), RESAMPLES)
     for name, above, below in (
         ("right", right, pairs),
         ("explained", variance - error, variance),
         ("regret", lost, at_stake),
     ):
         figures[name] = float(above.sum() / below.sum()) if below.sum() else None
-        drawn = below[rows].sum(1)
-        shares = above[rows].sum(1)[drawn > 0] / drawn[drawn > 0]
-        ends = np.percentile(shares, (2.5, 97.5)).tolist() if len(shares) else None
-        figures[f"{name}_interval"] = tuple(ends) if ends else None
+        figures[f"{name}_interval"] = interval(
+            lambda rows, above=above, below=below: above[rows].sum(1) / below[rows].sum(1), rows
+        )
     for name, part, where in (
         ("false_difference", spread["dreamt"], ~decided),
         ("true_difference", spread["real"], decided),

@@ -16,6 +16,7 @@ import numpy as np
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.latent_filter import Act, FilteredPolicy
+from glam_env.evaluation.bootstrap import Interval, count_rows, draw_rows, interval
 from glam_env.evaluation.measures.events import EVENT_HORIZONS, known, reward_events
 from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.play.recording import record_play, window_starts
@@ -35,8 +36,8 @@ class Rate:
 
     game: float
     dream: float
-    game_interval: tuple[float, float]
-    dream_interval: tuple[float, float]
+    game_interval: Interval | None
+    dream_interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class BehaviorReport:
     early: tuple[EarlyRate, ...]
     reward_rate_error: float | None
     points_error: float | None
-    reward_rate_error_interval: tuple[float, float] | None
-    points_error_interval: tuple[float, float] | None
+    reward_rate_error_interval: Interval | None
+    points_error_interval: Interval | None
     action_distance: float
     game: Behavior
     dream: Behavior
@@ -182,19 +183,19 @@ def report_behavior(
     """
     moments, horizon = real.rewards.shape
     game, dream = _tally(real, moments, horizon), _tally(dreamt, moments, horizon)
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(moments, size=(RESAMPLES, moments))
-    counts = np.stack([np.bincount(draw, minlength=moments) for draw in draws])
-    game_rates, dream_rates = (_rates(counts @ tally) for tally in (game, dream))  # (R, 2) each
+    counts = count_rows(draw_rows(np.random.default_rng(seed), moments, RESAMPLES))
     (game_rate, dream_rate) = (_rates(tally.sum(0)) for tally in (game, dream))  # won and lost
 
     def rate(weights: np.ndarray) -> Rate:
         return Rate(
             game=float(game_rate @ weights),
             dream=float(dream_rate @ weights),
-            game_interval=_interval(game_rates @ weights),
-            dream_interval=_interval(dream_rates @ weights),
+            game_interval=interval(lambda counts: _rates(counts @ game) @ weights, counts),
+            dream_interval=interval(lambda counts: _rates(counts @ dream) @ weights, counts),
         )
+
+    def error_interval(error: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Interval | None:
+        return interval(lambda counts: error(_rates(counts @ game), _rates(counts @ dream)), counts)
 
     shares = [
         np.bincount(plays.actions[plays.alive], minlength=num_actions) / plays.alive.sum()
@@ -212,8 +213,8 @@ def report_behavior(
         early=tuple(_early_rate(real, dreamt, h) for h in EVENT_HORIZONS if h < horizon),
         reward_rate_error=known(_net_error(game_rate, dream_rate)),
         points_error=known(_points_error(game_rate, dream_rate)),
-        reward_rate_error_interval=_error_interval(_net_error(game_rates, dream_rates)),
-        points_error_interval=_error_interval(_points_error(game_rates, dream_rates)),
+        reward_rate_error_interval=error_interval(_net_error),
+        points_error_interval=error_interval(_points_error),
         action_distance=float(np.abs(shares[0] - shares[1]).sum() / 2),
         game=_describe(real, shares[0]),
         dream=_describe(dreamt, shares[1]),
@@ -250,16 +251,6 @@ def _net_error(game: np.ndarray, dream: np.ndarray) -> np.ndarray:
 def _points_error(game: np.ndarray, dream: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.abs(dream - game).sum(-1) / game.sum(-1)
-
-
-def _interval(figures: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(figures, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _error_interval(figures: np.ndarray) -> tuple[float, float] | None:
-    """None if a resample had nothing to divide by."""
-    return _interval(figures) if np.isfinite(figures).all() else None
 
 
 def _describe(plays: Plays, shares: np.ndarray) -> Behavior:

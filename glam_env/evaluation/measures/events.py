@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from glam_env.evaluation.bootstrap import Interval, draw_counts, interval
+
 TOLERANCE = 2  # steps that an event may be off
 EVENT_HORIZONS = (16, 32, 64)  # that figures are given for
 BINS = 9  # of a window's points
@@ -40,7 +42,7 @@ class EventScore:
     precision: float | None
     recall: float | None
     f1: float | None
-    f1_interval: tuple[float, float] | None
+    f1_interval: Interval | None
     chance_f1: float | None
 
 
@@ -125,8 +127,7 @@ def score_events(
     generator = np.random.default_rng(0)  # the same windows give the same figures
     others = generator.permutation(len(real))
     chance = _count_events(real, real[others], alive, horizon)
-    draws = generator.multinomial(len(real), np.full(len(real), 1 / len(real)), RESAMPLES)
-    resampled = _f1(draws @ counts)
+    draws = draw_counts(generator, len(real), RESAMPLES)
     real_count, dreamt_count, found_count, true_count = counts.sum(0).tolist()
     return EventScore(
         horizon=horizon,
@@ -138,11 +139,7 @@ def score_events(
         precision=true_count / dreamt_count if dreamt_count else None,
         recall=found_count / real_count if real_count else None,
         f1=known(_f1(counts.sum(0))),
-        f1_interval=(
-            tuple(np.percentile(resampled, [2.5, 97.5]).tolist())
-            if np.isfinite(resampled).all()
-            else None
-        ),
+        f1_interval=interval(lambda draws: _f1(draws @ counts), draws),
         chance_f1=known(_f1(chance.sum(0))),
     )
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from glam_env.envs.atari.emulator import Emulator, EmulatorStep, Episode
 from glam_env.errors import GlamError
+from glam_env.evaluation.bootstrap import Interval, draw_rows, interval
 from glam_env.games import find_game, human_normalized_score
 
-BOOTSTRAP_RESAMPLES = 10_000
+RESAMPLES = 10_000  # of the bootstrap
 
 EVALUATION = 0x4556414C  # mixed into seeds, so that no training sees the same episodes
 
@@ -102,17 +103,14 @@ class ScoreReport:
         return self.std / math.sqrt(self.episodes)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """95 % percentile-bootstrap interval of the mean; NaNs for a single episode.
+    def interval(self) -> Interval | None:
+        """95 % bootstrap interval of the mean; None for a single episode.
 
-        The resamples have a fixed seed: the same scores give the same interval.
+        The seed of the resamples is fixed: the same scores give the same interval.
         """
-        if self.episodes == 1:
-            return math.nan, math.nan
-        generator = np.random.default_rng(0)
-        resamples = generator.choice(self.scores, (BOOTSTRAP_RESAMPLES, self.episodes))
-        low, high = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
-        return float(low), float(high)
+        scores = np.array(self.scores)
+        rows = draw_rows(np.random.default_rng(0), self.episodes, RESAMPLES)
+        return interval(lambda rows: scores[rows].mean(1), rows)
 
     @property
     def random(self) -> float:
@@ -146,8 +144,8 @@ class ScoreReport:
     def table(self) -> str:
         """The figures for people, as plain text, the published ones beside them."""
         spread = ""
-        if self.episodes > 1:
-            low, high = self.interval
+        if ends := self.interval:
+            low, high = ends
             spread = f" ± {self.standard_error:.2f} (95 %: {low:.2f} to {high:.2f})"
         rows = {"random play": self.random, "human": self.human, **self.published}
         game = find_game(self.game)
@@ -170,7 +168,7 @@ class ScoreReport:
 
     def as_json(self) -> dict[str, Any]:
         """Everything above, ready for `json.dumps`; what a single episode cannot tell is None."""
-        low, high = self.interval
+        low, high = self.interval or (None, None)
         report = {
             "game": self.game,
             "episodes": self.episodes,

@@ -168,7 +168,8 @@ def _save_behavior(path: Path, behavior: Mapping[str, Any], game: str) -> Path:
             rate, at = behavior[name], place + 0.4 * (i - 0.5)
             label = world if name == "won" else None
             left.bar(at, rate[world], width=0.36, color=color, label=label)
-            left.plot([at, at], rate[f"{world}_interval"], color="black", linewidth=1)
+            if (ends := rate[f"{world}_interval"]) is not None:
+                left.plot([at, at], ends, color="black", linewidth=1)
         early = [*behavior["early"]]
         whole = {f"{world}_{name}": behavior[name][world] for name in ("won", "lost")}
         early.append({"horizon": behavior["horizon"], **whole})

@@ -124,8 +124,8 @@ def number(figure: float | None, digits: int = 2) -> str:
     return str(figure) if isinstance(figure, int) else f"{figure:.{digits}f}"
 
 
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.2f} … {interval[1]:.2f}"
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.2f} … {interval[1]:.2f}"
 
 
 def _events(score: EventScore) -> str:
