@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.events import reward_events
+from glam_env.evaluation.play.recording import reward_events
 from glam_env.evaluation.play.windows import Window
 from glam_env.evaluation.report.strips import (
     DIFFERENCE,

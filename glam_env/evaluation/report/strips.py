@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.events import reward_events
+from glam_env.evaluation.play.recording import reward_events
 from glam_env.evaluation.play.windows import Window
 
 STEPS_AHEAD = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)
