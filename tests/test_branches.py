@@ -90,7 +90,7 @@ def test_a_twin_keeps_step_and_stands_where_it_stood(name):
     with closing(emulator):
         emulator.reset()
         twin.begin(emulator.episode_seed(0))
-        told = 0
+        compared = 0
         for t in range(600):
             if t % 100 == 0:
                 tried = twin.try_each(5)
@@ -99,7 +99,7 @@ def test_a_twin_keeps_step_and_stands_where_it_stood(name):
             action = int(rng.integers(emulator.num_actions))
             step = emulator.step(np.array([action]))
             over = bool(step.terminated[0])
-            told += over or bool(step.reward[0])
+            compared += over or bool(step.reward[0])
             twin.step(action, float(step.reward[0]), over)
             if over:
                 twin.begin(emulator.episode_seed(0))
@@ -109,7 +109,7 @@ def test_a_twin_keeps_step_and_stands_where_it_stood(name):
                 )
                 assert (step.frames[0] >= screen - 1.0).all()
                 assert np.abs(step.frames[0] - screen).mean() < 2.0
-    assert told > 0
+    assert compared > 0
 
 
 @pytest.mark.emulator

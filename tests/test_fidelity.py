@@ -1,4 +1,4 @@
-"""Open loop tells a dream that follows the game from one that does not."""
+"""Open loop distinguishes a dream that follows the game from one that does not."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Strips, films, GIFs and plots show what they say, and land where they should."""
+"""Strips, films, GIFs and plots show what they should and are written where they should be."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from glam_env.evaluation.report.strips import HEAD, MARGIN, save_strips, side_by
 
 
 def window(length=8, seen=3):
-    """Black real frames and a dream of 9 everywhere; the third step loses a point in the game."""
+    """Make black real frames and a dream of 9s; the third step loses a point in the game."""
     real = np.zeros((length, 64, 64, 3), np.uint8)
     reward = np.zeros(length, np.float32)
     reward[2] = -1.0
@@ -26,7 +26,7 @@ def window(length=8, seen=3):
     return Window(1, 23, known, known + 2, real, dream, reward, np.zeros_like(reward))
 
 
-def test_windows_hold_what_was_seen_and_what_came():
+def test_windows_hold_frames_and_rewards():
     recording = play()
     windows = dream_windows(ToyModel(), recording, count=5, context=4, horizon=8)
     assert len(windows) == 5
@@ -103,7 +103,7 @@ def test_a_film_can_be_played(tmp_path):
     assert np.abs(pictures[0][100:200, 50:100].astype(int) - 50).max() < 12
 
 
-def test_the_toy_is_drawn_as_it_is_played():
+def test_pictures_of_the_toy_game():
     assert PICTURES.shape == (20, 64, 64, 3)
     assert set(np.unique(PICTURES)) == {GROUND, 200}
 
