@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from glam_env.errors import GlamError
 from glam_env.model.config import WorldModelConfig
+from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.distributions import one_hot
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import Rollout, imagine
@@ -416,8 +417,10 @@ def test_the_paper_preset_is_section_4():
     assert (loss.latent_gradient, loss.reward_weight) == (1.0, 1.0)
     model = train.model
     assert (model.stem, model.categoricals, model.classes, model.width) == (32, 32, 32, 256)
-    assert (model.local_window, model.global_depth, model.local_depth) == (4, 1, 1)
-    assert (model.state_size, model.conv_width, model.expand) == (16, 4, 2)
+    core = model.core
+    assert isinstance(core, GlamConfig)
+    assert (core.local_window, core.global_depth, core.local_depth) == (4, 1, 1)
+    assert (core.state_size, core.conv_width, core.expand) == (16, 4, 2)
     assert not model.background_residual
 
 

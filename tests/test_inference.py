@@ -10,6 +10,7 @@ import torch
 from glam_env.fast.choose import make_stepper, missing
 from glam_env.fast.native.stepper import suits
 from glam_env.model.config import WorldModelConfig
+from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.distributions import categorical_entropy
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
@@ -46,10 +47,10 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
     "changes",
     [
         {},
-        {"global_depth": 2},
-        {"local_depth": 2},
-        {"global_depth": 2, "local_depth": 3, "local_window": 3},
-        {"local_window": 6, "conv_width": 3, "state_size": 5, "expand": 1},
+        {"core": GlamConfig(global_depth=2)},
+        {"core": GlamConfig(local_depth=2)},
+        {"core": GlamConfig(global_depth=2, local_depth=3, local_window=3)},
+        {"core": GlamConfig(local_window=6, conv_width=3, state_size=5, expand=1)},
         {"unimix": 0.1, "draw_temperature": 0.5},
     ],
     ids=str,

@@ -118,7 +118,7 @@ def test_the_latent_loss_draws_as_for_use_and_foretells_what_was_stored(make_wor
     _, metrics, posterior = sharp.latent_loss(batch, LossConfig())
     torch.manual_seed(1)
     assert torch.equal(posterior.codes, sample_codes(batch.log_probs, temperature=0.25))
-    start = sharp.config.local_window - 1
+    start = sharp.core.context - 1
     prior = sharp.prior_log_probs(posterior.core.h[:, :-1])
     kl = categorical_kl(batch.log_probs[:, start + 1 :], prior).mean()
     torch.testing.assert_close(metrics["dynamics_kl"], kl)

@@ -1,5 +1,4 @@
-"""Mamba: against the selective scan spelt out in float64, against itself step by step, against
-the ``mamba_ssm`` package's own Python code, and what its gradient costs."""
+"""Mamba: the plain functions, the fast ones, the layer, and ``mamba_ssm``'s own Python code."""
 
 import importlib
 import importlib.util
@@ -19,9 +18,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from glam_env.fast import scan as fast
 from glam_env.fast.scan import CausalTaps, LoopScan, ParallelScan, WindowTaps, decayed_read
-from glam_env.model.cores.glam import CoreConfig, VariationCore
-from glam_env.model.cores.mamba import Mamba, kernel_missing, scan_missing
+from glam_env.model.cores import mamba as plain
+from glam_env.model.cores.glam import GlamConfig, GlamCore
+from glam_env.model.cores.mamba import Mamba, Operations, use_operations
 
 
 def draw(*shape, seed=0):
@@ -44,15 +45,27 @@ def lively_mamba(d_model=24, **sizes):
 
 
 def naive_scan(x, dt, a, b, c):
-    """Equations 1–3 as they stand, a position and a channel's state at a time."""
-    state = torch.zeros(x.shape[0], x.shape[2], a.shape[1], dtype=x.dtype)
-    outputs, states = [], []
-    for t in range(x.shape[1]):
-        decay = torch.exp(dt[:, t, :, None] * a)
-        state = decay * state + (dt[:, t] * x[:, t])[..., None] * b[:, t, None]
-        outputs.append((state * c[:, t, None]).sum(-1))
-        states.append(state)
-    return torch.stack(outputs, 1), torch.stack(states, 1)
+    """The recurrence in numpy, one number of the state at a time."""
+    x, dt, a, b, c = (part.detach().numpy() for part in (x, dt, a, b, c))
+    batch, length, inner = x.shape
+    h = np.zeros((batch, inner, a.shape[1]))
+    y, states = np.zeros(x.shape), np.zeros((batch, length, inner, a.shape[1]))
+    for i, t, d, n in np.ndindex(batch, length, inner, a.shape[1]):
+        h[i, d, n] = (
+            np.exp(dt[i, t, d] * a[d, n]) * h[i, d, n] + dt[i, t, d] * b[i, t, n] * x[i, t, d]
+        )
+        states[i, t, d, n] = h[i, d, n]
+        y[i, t, d] += c[i, t, n] * h[i, d, n]
+    return torch.from_numpy(y), torch.from_numpy(states)
+
+
+@pytest.fixture
+def use():
+    """Function that lets all layers run other operations; undone at the end."""
+    before = use_operations(Operations())
+    use_operations(before)
+    yield use_operations
+    use_operations(before)
 
 
 def scan_arguments(batch, length, inner, size, seed):
@@ -73,7 +86,8 @@ def scan_arguments(batch, length, inner, size, seed):
 def test_scan_and_its_gradients_are_the_loops(scan, batch, length, inner, seed):
     arguments = scan_arguments(batch, length, inner, 2, seed)
     weights = draw(batch, length, inner, seed=seed + 9)
-    expected, expected_states = naive_scan(*arguments)
+    expected, expected_states = plain.selective_scan(*arguments)
+    assert not expected_states.requires_grad
     expected_grads = torch.autograd.grad(
         (expected * weights).sum(), arguments, allow_unused=True, materialize_grads=True
     )
@@ -88,10 +102,18 @@ def test_scan_and_its_gradients_are_the_loops(scan, batch, length, inner, seed):
     torch.testing.assert_close(single, expected.float(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("scan", [LoopScan, ParallelScan])
+def test_the_plain_scan_is_the_recurrence_number_by_number():
+    arguments = scan_arguments(2, 6, 3, 2, 0)
+    for found, expected in zip(
+        plain.selective_scan(*arguments), naive_scan(*arguments), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("scan", [plain.selective_scan, LoopScan.apply, ParallelScan.apply])
 def test_scan_passes_gradcheck(scan):
     arguments = scan_arguments(2, 5, 3, 2, 0)
-    assert torch.autograd.gradcheck(lambda *values: scan.apply(*values)[0], arguments)
+    assert torch.autograd.gradcheck(lambda *values: scan(*values)[0], arguments)
 
 
 @pytest.mark.parametrize("rows", [1, 31, 32, 70])
@@ -109,6 +131,50 @@ def test_decayed_read_and_its_gradients_are_those_of_the_formula(rows):
     expected_grads = torch.autograd.grad((expected * weights).sum(), arguments)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, expected_grad)
+
+
+@pytest.mark.parametrize(("window", "width"), [(1, 4), (3, 4), (4, 4), (5, 2)])
+def test_fast_operations_are_the_plain_ones_gradients_included(window, width):
+    x, bias, taps = (
+        draw(2, 6, 5).double(),
+        draw(5, seed=1).double(),
+        draw(width, 5, seed=2).double(),
+    )
+    arguments = [value.requires_grad_() for value in (x, taps, bias)]
+    assert_same_with_gradients(plain.convolve, fast.convolve, arguments)
+    assert_same_with_gradients(
+        lambda *values: plain.convolve_windows(*values, window),
+        lambda *values: fast.convolve_windows(*values, window),
+        arguments,
+    )
+    shapes = [(window, 2, 3, 5)] * 2 + [(5, 2)] + [(window, 2, 3, 2)] * 2
+    x, dt, a, b, c = (draw(*s, seed=i).double() for i, s in enumerate(shapes))
+    arguments = [v.requires_grad_() for v in (x, dt.sigmoid(), -a.exp(), b, c)]
+    assert_same_with_gradients(plain.scan_windows, fast.scan_windows, arguments)
+
+
+def assert_same_with_gradients(function, other, arguments):
+    results = []
+    for each in (function, other):
+        out = each(*arguments)
+        weights = draw(*out.shape, seed=8)
+        grads = torch.autograd.grad(
+            (out * weights).sum(), arguments, allow_unused=True, materialize_grads=True
+        )
+        results.append([out.detach(), *grads])
+    torch.testing.assert_close(*results)
+
+
+def test_layers_compute_the_same_with_plain_and_fast_operations(use):
+    core = GlamCore(24, GlamConfig(global_depth=2))
+    results = []
+    for operations in (Operations(), fast.OPERATIONS):
+        use(operations)
+        e = draw(2, 12, 24).requires_grad_()
+        output = core(e)
+        (grad,) = torch.autograd.grad((output.h * draw(2, 9, 24, seed=1)).sum(), e)
+        results.append([output.h.detach(), output.trace.blocks[1].states, grad])
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
 class Work(TorchDispatchMode):
@@ -151,7 +217,7 @@ def indexed_loop(u):
 
 
 def test_forward_and_backward_cost_grows_with_the_length_not_its_square():
-    core = VariationCore(CoreConfig(width=24, global_depth=2, local_depth=2))
+    core = GlamCore(24, GlamConfig(global_depth=2, local_depth=2))
     for run in (lively_mamba(), lambda e: core(e).h):
         assert work_of(run, 128) < 4.6 * work_of(run, 32)
         short, long = (graph_nodes(run(draw(2, n, 24).requires_grad_())) for n in (32, 128))
@@ -277,7 +343,7 @@ def test_it_is_causal():
 
 def test_recurrence_stays_float32_under_bfloat16_autocast():
     mamba, u = lively_mamba(), draw(2, 32, 24)
-    inputs = mamba.convolve(mamba.project(u)[0])
+    inputs = plain.convolve(mamba.project(u)[0], *mamba._taps(torch.float32))
     y, states = mamba.scan(inputs)
     with torch.autocast("cpu", torch.bfloat16):
         cast_y, cast = mamba.scan(inputs)
@@ -402,16 +468,12 @@ def test_steps_agree_with_mamba_ssms(reference):
 
 @torch.no_grad()
 @pytest.mark.usefixtures("reference")
-def test_the_call_of_the_fused_scan_is_the_same_layer(monkeypatch):
-    """The arguments handed to the CUDA kernel, tried on the package's reference of it."""
+def test_the_call_of_the_fused_scan_is_the_same_layer(use):
+    """The arguments of the CUDA kernel, tried on the package's reference of it."""
     mamba, u = lively_mamba(), draw(2, 17, 24)
-    expected, trace = mamba.forward_traced(u)
-    monkeypatch.setattr("glam_env.model.cores.mamba._use_fused_scan", lambda u: True)
-    monkeypatch.setattr(mamba, "_scanned", None)  # the kernel's way it is
+    expected = mamba(u)
+    use(Operations(scan=lambda *parts: (fast.fused_scan(*parts), parts[0])))
     torch.testing.assert_close(mamba(u), expected, atol=1e-5, rtol=1e-4)
-    fused, fused_trace = mamba.forward_traced(u)
-    torch.testing.assert_close(fused, expected, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(fused_trace, trace, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -428,8 +490,8 @@ def test_the_state_is_read_out_in_float32_under_autocast(way, monkeypatch):
 
 
 @torch.no_grad()
-def test_the_call_of_the_fused_convolution_is_the_same_layer(monkeypatch):
-    """The arguments handed to causal_conv1d, tried on its definition: y_t = Σ_k w_k x_{t−K+1+k}."""
+def test_the_call_of_the_fused_convolution_is_the_same_layer(monkeypatch, use):
+    """The arguments of causal_conv1d, tried on its definition: y_t = Σ_k w_k x_{t−K+1+k}."""
 
     def causal_conv1d_fn(x, weight, bias, activation):
         assert activation == "silu"
@@ -443,13 +505,13 @@ def test_the_call_of_the_fused_convolution_is_the_same_layer(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "causal_conv1d", SimpleNamespace(causal_conv1d_fn=causal_conv1d_fn)
     )
-    monkeypatch.setattr("glam_env.model.cores.mamba._use_fused_convolution", lambda x: True)
-    monkeypatch.setattr(mamba.conv1d, "forward", None)  # the kernel's way it is
+    use(Operations(convolve=fast.fused_convolve))
     torch.testing.assert_close(mamba(u), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_kernels_that_do_not_load_are_told_not_raised(monkeypatch):
-    assert scan_missing() == "no CUDA device" or torch.cuda.is_available()
+def test_kernels_that_do_not_load_are_reported_not_raised(monkeypatch):
+    kernel_missing = fast.kernel_missing
+    assert fast.scan_missing() == "no CUDA device" or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     kernel_missing.cache_clear()
     assert "no_such_kernel" in kernel_missing("no_such_kernel", "fwd")

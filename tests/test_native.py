@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_inference import make_model, tensors
 
-from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.fast import choose as native
 from glam_env.fast.choose import make_stepper
@@ -23,6 +23,7 @@ from glam_env.fast.native.build import BuildError
 from glam_env.fast.native.renderer import can_draw
 from glam_env.fast.native.stepper import NativeStepper, layout
 from glam_env.fast.step import DreamStepper
+from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 
@@ -51,7 +52,7 @@ def start(model: WorldModel, rows: int = ROWS) -> DreamState:
 
 
 def rows_of(state: DreamState, index: slice | torch.Tensor) -> DreamState:
-    return DreamState(state.code[index], state.h[index], state.core.rows(index))
+    return state.rows(index)
 
 
 @pytest.fixture(params=["float32", "auto"])
@@ -121,17 +122,17 @@ def test_outcomes_and_features_alone_are_those_of_the_step(stepper, model) -> No
 
 
 def test_doubt_is_exact_where_the_prior_is_sure(model) -> None:
-    """Probabilities that vanish add nothing to the entropy, and no NaN."""
+    """Probabilities next to 0 add next to nothing to the entropy, and no NaN."""
     model.prior.weight.zero_()
     model.prior.bias.zero_()
     model.prior.bias.view(3, 5)[:, 2] = 300.0
-    sure = make_model(unimix=0.0)
+    sure = make_model(unimix=1e-6)
     sure.load_state_dict(model.state_dict())
     step = NativeStepper(sure).step(
         start(sure), torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
     )
     assert bool((step.state.code == 2).all())
-    assert step.prior_entropy.abs().max() < 1e-5
+    assert step.prior_entropy.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40])
@@ -232,8 +233,8 @@ def test_products_of_float16_stay_near_those_of_float32(model) -> None:
 
 @needs_halves
 def test_the_shipped_pong_s_float16_is_as_near_as_its_docstring_says() -> None:
-    model = load_world_model(find_checkpoint("Pong"), torch.device("cpu"))
-    contexts = load_contexts(find_checkpoint("Pong"), torch.device("cpu"))
+    model = Checkpoint.open("Pong").world_model(torch.device("cpu"))
+    contexts = Checkpoint.open("Pong").contexts(torch.device("cpu"))
     state = model.warm_up(contexts.codes.long(), contexts.actions.long())
     exact, coarse = NativeStepper(model, precision="float32"), NativeStepper(model)
     generator, errors, others = torch.Generator().manual_seed(0), [], []
@@ -366,7 +367,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named(fresh: Path) -> None:
 
 
 def test_sizes_that_do_not_suit_it_are_stepped_by_pytorch() -> None:
-    deep = make_model(global_depth=2)
+    deep = make_model(core=GlamConfig(global_depth=2))
     assert type(make_stepper(deep)) is DreamStepper
     with pytest.raises(GlamError, match="backend 'auto' or 'torch'"):
         make_stepper(deep, backend="native")

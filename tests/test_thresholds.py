@@ -14,7 +14,7 @@ from toy_game import (
     subject,
 )
 
-from glam_env.checkpoint.folder import load_world_model, shipped_checkpoints
+from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.base import Settings, Subject
 from glam_env.evaluation.measures.behavior import report_behavior
@@ -129,7 +129,7 @@ def test_broken_heads_of_the_shipped_pong_fail_what_it_passes():
         return {check.name: check for check in check_fidelity(*open_loop(pong), played)}
 
     def load():
-        return load_world_model(shipped_checkpoints()["Pong"])
+        return Checkpoint.open(shipped_checkpoints()["Pong"]).world_model()
 
     def passed(checks):
         return {name for name, check in checks.items() if check.passed}

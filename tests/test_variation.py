@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glam_env.model.cores.glam import CoreConfig, LMamba, VariationCore
+from glam_env.model.cores.glam import GlamConfig, GlamCore, LMamba
 
 TOLERANCE = {"atol": 1e-4, "rtol": 0.0}  # model.md § 2
 DEPTHS = [(1, 1), (2, 3)]
@@ -21,8 +21,8 @@ def draw(*shape, seed=0):
 def make_core(global_depth=1, local_depth=1, width=24, **sizes):
     """A core in which old steps matter much more than the tolerance, and no weight is neutral."""
     torch.manual_seed(11)
-    config = CoreConfig(width, global_depth=global_depth, local_depth=local_depth, **sizes)
-    core = VariationCore(config)
+    config = GlamConfig(global_depth=global_depth, local_depth=local_depth, **sizes)
+    core = GlamCore(width, config)
     with torch.no_grad():
         for name, parameter in core.named_parameters():
             if name.endswith("A_log"):
@@ -74,7 +74,7 @@ def test_h_is_the_sum_of_equations_6_and_7(depths):
         window = e[:, t - s + 1 : t + 1]
         local = core.lmamba.project(blocks_of(core.lmamba, window)[:, -1])
         u_g = variation[:, t - 1]  # d_t is the t-th difference
-        torch.testing.assert_close(output.global_variation[:, t - s + 1], u_g, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(output.variation[:, t - s + 1], u_g, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(output.h[:, t - s + 1], u_g + local, atol=1e-5, rtol=1e-4)
 
 
@@ -177,9 +177,7 @@ def test_h_does_not_look_ahead():
 def test_gmamba_sees_differences_only():
     core, e = make_core(), draw(2, 16, 24)
     shifted = core(e + 3.0 * draw(24, seed=1))
-    torch.testing.assert_close(
-        shifted.global_variation, core(e).global_variation, atol=1e-4, rtol=0.0
-    )
+    torch.testing.assert_close(shifted.variation, core(e).variation, atol=1e-4, rtol=0.0)
     assert not torch.allclose(shifted.h, core(e).h, atol=1e-2)
 
 
@@ -229,4 +227,4 @@ def test_a_sequence_shorter_than_the_window_is_refused():
 @pytest.mark.parametrize("sizes", [{"local_window": 1}, {"global_depth": 0}, {"local_depth": 0}])
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="must be at least"):
-        VariationCore(CoreConfig(**sizes))
+        GlamCore(24, GlamConfig(**sizes))

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.model import world_model as module
 from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import SequenceBatch
 from glam_env.model.world_model import WorldModel
 
 TINY = WorldModelConfig(num_actions=3, stem=4, categoricals=3, classes=5, width=16, reward_bins=41)
 OPEN = LossConfig(free_nats=0.0, variation_free_nats=0.0)  # floors would hide small terms
-START = TINY.local_window - 1
+START = TINY.core.context - 1
 
 
 def make_model(**changes):
@@ -108,7 +109,7 @@ def test_every_term_of_the_loss_by_hand(config):
                 prior = categorical(model.prior(h))
                 dynamics.append((q[b, t + 1] * (q[b, t + 1] / prior).log()).sum().item())
                 target = categorical(model.variation_target(x[b, t + 1] - x[b, t]))
-                guess = categorical(model.variation(output.global_variation[b, t - START]))
+                guess = categorical(model.variation(output.variation[b, t - START]))
                 variation.append((target * (target / guess).log()).sum().item())
     terms = {
         "reconstruction": reconstruction.item(),
@@ -180,7 +181,7 @@ def test_the_loss_survives_bfloat16_autocast_in_float32():
 
 
 def test_every_trainable_parameter_gets_a_gradient_and_the_fixed_projection_none():
-    model = make_model(global_depth=2, local_depth=2)
+    model = make_model(core=GlamConfig(global_depth=2, local_depth=2))
     loss, _, _ = seeded_loss(model, make_batch(), OPEN)
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -325,7 +326,7 @@ def test_the_margin_is_what_lies_around_the_foreground():
 
 
 def test_dreams_start_where_a_warm_up_on_the_same_steps_ends():
-    model, batch = make_model(global_depth=2, local_depth=2), make_batch(3, 12)
+    model, batch = make_model(core=GlamConfig(global_depth=2, local_depth=2)), make_batch(3, 12)
     _, _, posterior = seeded_loss(model, batch, LossConfig())
     rows, positions = torch.tensor([0, 2, 1, 0]), torch.tensor([4, 11, 7, 8])
     starts = model.dream_starts(posterior, rows, positions)
@@ -337,7 +338,7 @@ def test_dreams_start_where_a_warm_up_on_the_same_steps_ends():
 
 
 def test_a_dream_at_temperature_zero_is_the_parallel_pass_over_what_it_dreamt():
-    model = make_model(global_depth=2, local_depth=2)
+    model = make_model(core=GlamConfig(global_depth=2, local_depth=2))
     codes, actions, ahead = make_codes(4, 17), make_actions(4, 80), 64
     state = model.warm_up(codes, actions[:, :16])
     trail, steps = [*codes.unbind(1)], []

@@ -68,10 +68,10 @@ class Contexts:
                 raise GlamError(f"{where}: {name} has dtype {tensor.dtype}; it must be uint8")
         codes, actions = tensors["codes"], tensors["actions"]
         count, length = actions.shape if actions.ndim == 2 else (0, 0)
-        if count < 1 or length < config.local_window:
+        if count < 1 or length < config.core.context:
             raise GlamError(
                 f"{where}: actions has shape {tuple(actions.shape)}; it must be (N, L) "
-                f"with N >= 1 and L >= {config.local_window}"
+                f"with N >= 1 and L >= {config.core.context}"
             )
         expected = (count, length + 1, config.categoricals)
         if tuple(codes.shape) != expected:

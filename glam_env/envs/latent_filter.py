@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from glam_env.device import upload
-from glam_env.model.cores.glam import CoreState
+from glam_env.model.cores.glam import GlamCore, GlamState
 from glam_env.model.distributions import sample_codes
-from glam_env.model.structures import DreamState
+from glam_env.model.structures import DreamState, tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
 
 Act = Callable[[Tensor, torch.Generator], Tensor]
@@ -89,14 +89,22 @@ class LatentFilter:
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"code": self.state.code, "h": self.state.h, "core": list(self.state.core)}
+        return {
+            "code": self.state.code,
+            "h": self.state.h,
+            "core": tree_tensors(self.state.core),
+        }
 
     def load_memory(self, memory: dict[str, Any]) -> None:
         """Goes back to a :meth:`memory`."""
-        window, conv, ssm, *local = memory["core"]
-        if not local:  # kept before there was such a part
-            local = [self.world_model.core.lmamba.inputs(window)]
-        self.state = DreamState(memory["code"], memory["h"], CoreState(window, conv, ssm, *local))
+        core = self.world_model.core
+        parts = list(memory["core"])
+        if isinstance(core, GlamCore) and len(parts) == len(GlamState._fields) - 1:
+            parts.append(core.lmamba.inputs(parts[0]))  # saved before there was ``local``
+        given = iter(parts)
+        self.state = DreamState(
+            memory["code"], memory["h"], tree_map(lambda _: next(given), self.state.core)
+        )
 
 
 class FilteredPolicy:

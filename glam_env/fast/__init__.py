@@ -1,1 +1,9 @@
-"""The numbers of ``glam_env.model``, computed faster."""
+"""The numbers of ``glam_env.model``, computed faster.
+
+Importing this package makes :class:`~glam_env.model.cores.mamba.Mamba` run :mod:`.scan`.
+"""
+
+from glam_env.fast.scan import OPERATIONS
+from glam_env.model.cores.mamba import use_operations
+
+use_operations(OPERATIONS)

@@ -1,21 +1,123 @@
-"""What Mamba does along time, each with its gradient written out: the recurrence, its closed form
-over short windows, and the causal convolution.
+"""Faster versions of what Mamba computes along time; same results up to rounding.
 
-Written so that on a CPU whatever is (…, d_inner, N) stays in the cache, and on a GPU the number of
-launches does not grow with the length.
+:mod:`glam_env.model.cores.mamba` has the plain versions. Here the recurrence, its closed form over
+short windows and the causal convolution have their gradients written out, so that on a CPU tensors
+of (…, d_inner, N) stay in the cache, and on a GPU the number of launches does not grow with the
+length. On a CUDA device the fused kernels of ``mamba_ssm`` and ``causal_conv1d`` run instead where
+they are installed and load.
 """
 
 from __future__ import annotations
 
+import importlib
+from functools import cache
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from glam_env.model.cores import mamba
+
+# --- fused CUDA kernels ------------------------------------------------------------------------
+
+
+@cache
+def kernel_missing(module: str, function: str) -> str:
+    """Return why a CUDA kernel is not used; empty if it is.
+
+    Such packages are often installed without their kernels, or with kernels that do not load. That
+    must not stop anybody, so the import error becomes the reason.
+    """
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        getattr(importlib.import_module(module), function)
+    except (ImportError, OSError, AttributeError) as error:
+        return f"{module}: {str(error).splitlines()[0]}"
+    return ""
+
+
+def scan_missing() -> str:
+    """Return why the scan of ``mamba_ssm`` is not used; empty if it is."""
+    return kernel_missing("selective_scan_cuda", "fwd") or kernel_missing(
+        "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"
+    )
+
+
+def convolution_missing() -> str:
+    """Return why the convolution of ``causal_conv1d`` is not used; empty if it is."""
+    return kernel_missing("causal_conv1d", "causal_conv1d_fn")
+
+
+def fused_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Compute y of :func:`mamba.selective_scan` by the kernel of ``mamba_ssm``."""
+    module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    x, dt, b, c = (part.transpose(1, 2).contiguous() for part in (x, dt, b, c))
+    return module.selective_scan_fn(x, dt, a, b, c).transpose(1, 2)
+
+
+def fused_convolve(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """Compute :func:`mamba.convolve` by the kernel of ``causal_conv1d``."""
+    function = importlib.import_module("causal_conv1d").causal_conv1d_fn
+    return function(x.transpose(1, 2), taps.T, bias, activation="silu").transpose(1, 2)
+
+
+# --- what Mamba calls --------------------------------------------------------------------------
+
+
+def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute :func:`mamba.selective_scan`; forward and backward cost O(L) on a CPU."""
+    if x.is_cuda and not scan_missing():
+        with torch.no_grad():  # the kernel does not return its states, which need no gradient
+            _, states = ParallelScan.apply(x, dt, a, b, c)  # type: ignore[misc]
+        return fused_scan(x, dt, a, b, c), states
+    scan = LoopScan if x.device.type == "cpu" else ParallelScan
+    return scan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
+
+
+def scan_windows(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Compute :func:`mamba.scan_windows` in closed form.
+
+    y = Σ_j (Σ_n C_n B_jn exp(A_n Σ_{k>j} dt_k)) dt_j x_j, so that only the decays are as large as
+    d_inner · N at every position.
+    """
+    drive, weight = (dt * x).unbind(), b * c[-1]
+    spans = list(dt[1:].unbind())  # Σ_{k>j} dt_k for all j but the last
+    for j in range(len(spans) - 2, -1, -1):
+        spans[j] = spans[j] + spans[j + 1]
+    *earlier, now = weight.unbind()
+    y = drive[-1] * now.sum(-1, keepdim=True)
+    if earlier:
+        rows = torch.stack(spans).flatten(0, -2), torch.stack(earlier).flatten(0, -2)
+        kernel = decayed_read(rows[0], a, rows[1])
+        for part, source in zip(kernel.chunk(len(earlier)), drive[:-1], strict=True):
+            y = torch.addcmul(y, part.view_as(source), source)
+    return y
+
+
+def convolve(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """Compute :func:`mamba.convolve` of (B, L, d_inner)."""
+    if x.is_cuda and not convolution_missing():
+        return fused_convolve(x, taps, bias)
+    return F.silu(CausalTaps.apply(x, taps, bias))  # type: ignore[arg-type]
+
+
+def convolve_windows(x: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tensor:
+    """Compute :func:`mamba.convolve_windows`."""
+    return F.silu(WindowTaps.apply(x, taps, bias, window))  # type: ignore[arg-type]
+
+
+OPERATIONS = mamba.Operations(convolve, convolve_windows, selective_scan, scan_windows)
+"""What ``import glam_env.fast`` gives to :func:`mamba.use_operations`."""
+
+# --- gradients written out ---------------------------------------------------------------------
 
 
 class LoopScan(torch.autograd.Function):
-    """:func:`selective_scan` position by position, its decays computed on the way.
+    """:func:`mamba.selective_scan` position by position, for a CPU.
 
-    What is (B, d_inner, N) at one position stays in the cache; over all positions it would not,
-    and each operation would wait for memory. Decays are computed again on the way back.
+    A tensor of (B, d_inner, N) for one position stays in the cache; for all positions it does not,
+    and each operation then waits for memory. The backward pass computes the decays again.
     """
 
     @staticmethod
@@ -76,9 +178,10 @@ class LoopScan(torch.autograd.Function):
 
 
 def doubled(decay: Tensor, state: Tensor) -> Tensor:
-    """h_t = decay_t ⊙ h_{t−1} + state_t along dim 1, from zero: ⌈log₂ L⌉ rounds; spoils both.
+    """Compute h_t = decay_t ⊙ h_{t−1} + state_t along dim 1 in ⌈log₂ L⌉ rounds, in place.
 
-    After round k each position holds what its last 2ᵏ inputs leave of themselves.
+    After round k each position holds the sum over its last 2ᵏ inputs. Both arguments are
+    overwritten.
     """
     span, length = 1, state.shape[1]
     while span < length:
@@ -91,7 +194,7 @@ def doubled(decay: Tensor, state: Tensor) -> Tensor:
 
 
 class ParallelScan(torch.autograd.Function):
-    """:func:`selective_scan` over all positions at once: few and large operations, for a GPU."""
+    """:func:`mamba.selective_scan` over all positions at once: few large operations, for a GPU."""
 
     @staticmethod
     def forward(ctx, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor):
@@ -106,35 +209,21 @@ class ParallelScan(torch.autograd.Function):
         x, dt, a, b, c, states = ctx.saved_tensors
         y_grad = grads[0]
         decay = (dt.unsqueeze(-1) * a).exp_()
-        # The same recurrence from the end: what state t is worth is what y_t and state t + 1 say.
+        # The gradient of state t: of y_t, plus the decayed gradient of state t + 1.
         later = torch.cat([decay[:, 1:], decay[:, :1]], 1).flip(1)
-        worth = doubled(later, (y_grad.unsqueeze(-1) * c.unsqueeze(2)).flip(1)).flip(1)
-        drive_grad = (worth @ b.unsqueeze(-1)).squeeze(-1)
-        b_grad = ((dt * x).unsqueeze(2) @ worth).squeeze(2)
+        state_grad = doubled(later, (y_grad.unsqueeze(-1) * c.unsqueeze(2)).flip(1)).flip(1)
+        drive_grad = (state_grad @ b.unsqueeze(-1)).squeeze(-1)
+        b_grad = ((dt * x).unsqueeze(2) @ state_grad).squeeze(2)
         c_grad = (y_grad.unsqueeze(2) @ states).squeeze(2)
-        exponent_grad = worth[:, 1:] * decay[:, 1:] * states[:, :-1]
+        exponent_grad = state_grad[:, 1:] * decay[:, 1:] * states[:, :-1]
         dt_grad = drive_grad * x
         dt_grad[:, 1:] += (exponent_grad * a).sum(-1)
         a_grad = (exponent_grad * dt[:, 1:].unsqueeze(-1)).sum((0, 1))
         return drive_grad * dt, dt_grad, a_grad, b_grad, c_grad
 
 
-def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """h_t = exp(dt_t A) ⊙ h_{t−1} + dt_t B_t x_t from a zero state, and y_t = C_t h_t (eqs. 1–3).
-
-    Args:
-        x, dt: (B, L, d_inner); a: (d_inner, N), below zero; b, c: (B, L, N); all of one dtype.
-
-    Returns:
-        y (B, L, d_inner), and the states (B, L, d_inner, N), which carry no gradient. Cost O(L)
-        forth and back.
-    """
-    scan = LoopScan if x.device.type == "cpu" else ParallelScan
-    return scan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
-
-
 class CausalTaps(torch.autograd.Function):
-    """:meth:`Mamba._taps` of (d_conv, d_inner) taps, its gradient added up in place."""
+    """The convolution of :func:`mamba.convolve`: one product a tap, so that no layout changes."""
 
     @staticmethod
     def forward(ctx, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
@@ -158,7 +247,7 @@ class CausalTaps(torch.autograd.Function):
 
 
 class WindowTaps(torch.autograd.Function):
-    """:meth:`Mamba._window_taps` of (d_conv, d_inner) taps, its gradient added up in place."""
+    """The convolution of :func:`mamba.convolve_windows`, which does not copy the windows."""
 
     @staticmethod
     def forward(ctx, inputs: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tensor:
@@ -187,8 +276,10 @@ class WindowTaps(torch.autograd.Function):
 
 
 class _DecayedRead(torch.autograd.Function):
-    """:func:`decayed_read` a few rows at a time, so that what is (rows, N, d_inner) stays in the
-    cache; it is computed again on the way back."""
+    """:func:`decayed_read` a few rows at a time, so that (rows, N, d_inner) stays in the cache.
+
+    The backward pass computes the decays again.
+    """
 
     ROWS = 32
 
@@ -228,15 +319,17 @@ class _DecayedRead(torch.autograd.Function):
 
 
 def decayed_read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """Σ_n weight_n exp(after_d A_dn): how much of an input is left to read some time after it.
+    """Compute Σ_n weight_n exp(after_d A_dn): how much of an input is left some time later.
 
     Args:
-        after: (M, d_inner), the time; a: (d_inner, N); weight: (M, N).
+        after: (M, d_inner), the time.
+        a: (d_inner, N).
+        weight: (M, N).
 
     Returns:
         (M, d_inner).
     """
-    if after.device.type != "cpu":  # few launches count there, not the cache
+    if after.device.type != "cpu":  # few launches matter there, not the cache
         decay = (after.unsqueeze(1) * a.T).exp_()
         return (weight.unsqueeze(1) @ decay).squeeze(1)
     return _DecayedRead.apply(after, a, weight)  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glam_env.model.cores.glam import CoreState, GMamba, LMamba, MambaBlock, stacked
+from glam_env.model.cores.glam import GlamCore, GlamState, GMamba, LMamba, MambaBlock, stacked
 from glam_env.model.cores.mamba import Mamba
 from glam_env.model.distributions import one_hot, symexp
 from glam_env.model.structures import DreamState
@@ -186,6 +186,7 @@ class DreamStepper:
         first, self._embed_norm, _, self._embed_out = model.feature_encoder
         assert isinstance(first, nn.Linear)
         self._table = first.weight.T.contiguous()
+        assert isinstance(model.core, GlamCore)
         self._lay_out_core(model.core.gmamba, model.core.lmamba)
         self._lay_out_heads(model, model.reward, model.termination)
         # Rows times this are their running sums, in one product.
@@ -257,7 +258,7 @@ class DreamStepper:
         x = F.embedding_bag(rows, self._table, mode="sum")
         return self._embed_out(self._embed_norm(x).relu_())
 
-    def remember(self, code: Tensor, action: Tensor, core: CoreState) -> tuple[Tensor, CoreState]:
+    def remember(self, code: Tensor, action: Tensor, core: GlamState) -> tuple[Tensor, GlamState]:
         """As :meth:`WorldModel.observe`: h_t (E, D) and the memory after (z_t, a_t)."""
         e = self.embed(code, action)
         d, convs, ssms = e - core.window[:, -1], [], []
@@ -281,9 +282,9 @@ class DreamStepper:
         out = torch.baddbmm(self._out_bias, torch.cat([gated, base], -1), self._out)
         u_l = out[1] if self._lmamba is None else self._lmamba.step(window, local)[0]
         h = F.silu(self._variation_norm(out[0]), inplace=True).add_(u_l)
-        return h, CoreState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
+        return h, GlamState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
 
-    def _foretell(self, h: Tensor, core: CoreState, draw: Tensor) -> Foretold:
+    def _foretell(self, h: Tensor, core: GlamState, draw: Tensor) -> Foretold:
         probs = self._probs(h)
         entropy = -(probs * probs.log()).view(len(h), -1).sum(-1)
         code = self._draw_latent(probs, draw)

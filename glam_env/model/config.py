@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from glam_env.model.cores.glam import CoreConfig
+from glam_env.model.cores.base import CoreConfig
+from glam_env.model.cores.glam import GlamConfig
+
+_FLAT = tuple(f.name for f in fields(GlamConfig) if f.name != "name")
 
 
 @dataclass(frozen=True)
@@ -13,16 +19,17 @@ class WorldModelConfig:
 
     Attributes:
         num_actions: A.
-        stem: channels of the encoder's first convolution.
-        categoricals, classes: K and C of the latent.
-        width: D.
-        background_residual: the decoder draws the difference from the game's background.
-        unimix: share of the uniform distribution in the latents' categoricals.
-        draw_temperature: of z where it is drawn for use: from the posterior of a real frame, from
-            the prior in a dream, and for a sequence model that learns from stored latents. What
-            it learns to foretell, and what is learnt along with images, is at temperature 1.
-        reward_bins: bins of the symlog two-hot reward on [−20, 20].
-        Others: see :class:`~glam_env.model.cores.glam.CoreConfig`.
+        stem: Channels of the encoder's first convolution.
+        categoricals: K, categorical variables of the latent.
+        classes: C, classes of each.
+        width: D, width of the features and of h.
+        core: Name and sizes of the sequence core.
+        background_residual: Whether the decoder draws the difference from the game's background.
+        unimix: Share of the uniform distribution in the latents' categoricals.
+        draw_temperature: Temperature at which z is drawn for use: from the posterior of a real
+            frame, from the prior in a dream, and for a sequence model that learns from stored
+            latents. The prior's targets, and what is learned along with images, have temperature 1.
+        reward_bins: Bins of the symlog two-hot reward on [−20, 20].
     """
 
     num_actions: int
@@ -30,12 +37,7 @@ class WorldModelConfig:
     categoricals: int = 32
     classes: int = 32
     width: int = 256
-    local_window: int = 4
-    global_depth: int = 1
-    local_depth: int = 1
-    state_size: int = 16
-    conv_width: int = 4
-    expand: int = 2
+    core: CoreConfig = field(default_factory=GlamConfig)
     background_residual: bool = False
     unimix: float = 0.01
     draw_temperature: float = 1.0
@@ -46,18 +48,44 @@ class WorldModelConfig:
         """Width of the agent's features [z_t, h_{t−1}]."""
         return self.categoricals * self.classes + self.width
 
-    @property
-    def core(self) -> CoreConfig:
-        """The sequence core's part of this configuration."""
-        return CoreConfig(
-            self.width,
-            self.local_window,
-            self.global_depth,
-            self.local_depth,
-            self.state_size,
-            self.conv_width,
-            self.expand,
-        )
+    def validate(self) -> None:
+        """Check all values.
+
+        Raises:
+            ValueError: The first value that is out of range, by its field's name.
+        """
+        for name in ("num_actions", "stem", "categoricals", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_actions", "classes"):
+            if getattr(self, name) > 256:  # both are stored as bytes
+                raise ValueError(f"{name} must be at most 256, got {getattr(self, name)}")
+        for name in ("classes", "reward_bins"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}")
+        # Without a uniform share a probability may be 0, and the KL infinite or NaN.
+        if not 1e-6 <= self.unimix < 1.0:
+            raise ValueError(f"unimix must be in [1e-6, 1), got {self.unimix}")
+        if not 1e-3 <= self.draw_temperature < math.inf:
+            raise ValueError(
+                f"draw_temperature must be finite and at least 1e-3, got {self.draw_temperature}"
+            )
+        self.core.validate()
+
+
+def upgrade_config(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a world model's config, as JSON has it, in the current format.
+
+    Format 1 kept the sizes of the core ``glam`` beside the others; now they are under ``core``.
+
+    Args:
+        plain: In either format; it is not checked and not changed.
+    """
+    if "core" in plain or not any(name in plain for name in _FLAT):
+        return dict(plain)
+    core = {name: plain[name] for name in _FLAT if name in plain}
+    rest = {name: value for name, value in plain.items() if name not in _FLAT}
+    return rest | {"core": {"name": "glam", **core}}
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from glam_env.model.cores.glam import CoreOutput, CoreState
+if TYPE_CHECKING:
+    from glam_env.model.cores.base import CoreOutput
+
+
+def tree_map(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
+    """Apply a function to the tensors of a pytree, and to those at the same places of others.
+
+    A pytree is a tensor, None, or a tuple, NamedTuple, list or dict of pytrees. (Written out here,
+    since it runs in every step of a dream, where ``torch.utils._pytree`` takes ten times as long.)
+
+    Args:
+        function: Of as many tensors as there are trees.
+        tree: Its structure is that of the result; None stays None.
+        others: Pytrees of the same structure.
+    """
+    if tree is None:
+        return None
+    if isinstance(tree, Tensor):
+        return function(tree, *others)
+    if isinstance(tree, dict):
+        return {
+            name: tree_map(function, part, *(other[name] for other in others))
+            for name, part in tree.items()
+        }
+    parts = [tree_map(function, *group) for group in zip(tree, *others, strict=True)]
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+
+
+def tree_tensors(tree: Any) -> list[Tensor]:
+    """Return the tensors of a pytree, in order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    return [] if tree is None else [tensor for part in tree for tensor in tree_tensors(part)]
 
 
 class SequenceBatch(NamedTuple):
@@ -42,11 +77,11 @@ class DreamState(NamedTuple):
 
     code: Tensor
     h: Tensor
-    core: CoreState
+    core: Any
 
     def rows(self, index: Tensor) -> DreamState:
         """The states of some dreams (copies)."""
-        return DreamState(self.code[index], self.h[index], self.core.rows(index))
+        return tree_map(lambda part: part[index], self)
 
 
 class DreamStep(NamedTuple):

@@ -7,12 +7,14 @@ probability that this transition ended the life.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glam_env.model.config import LossConfig, WorldModelConfig
-from glam_env.model.cores.glam import CoreOutput, CoreState, VariationCore
+from glam_env.model.cores.base import CoreOutput, make_core
 from glam_env.model.distributions import (
     SymlogTwoHot,
     categorical_entropy,
@@ -78,6 +80,7 @@ class WorldModel(nn.Module):
 
     def __init__(self, config: WorldModelConfig) -> None:
         super().__init__()
+        config.validate()
         self.config = config
         self._images_frozen = False
         k, c, d = config.categoricals, config.classes, config.width
@@ -89,7 +92,7 @@ class WorldModel(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(d, d, bias=False),
         )
-        self.core = VariationCore(config.core)
+        self.core = make_core(d, config.core)
         self.prior = nn.Linear(d, k * c)
         self.reward = Head(d, d, config.reward_bins, zero=True)
         self.reward_code = SymlogTwoHot(config.reward_bins)
@@ -268,7 +271,7 @@ class WorldModel(nn.Module):
         self, z: Tensor, batch: LatentBatch, config: LossConfig
     ) -> tuple[Tensor, dict[str, Tensor], CoreOutput]:
         """All that follows from the latents z (B, L, K·C): L_rew, L_con, L_dyn, L_rep, L_var."""
-        start = self.config.local_window - 1  # first position with a full window
+        start = self.core.context - 1  # first position with a full window
         output = self.core(self.embed(z, batch.actions))
 
         posterior = batch.log_probs[:, start + 1 :].float()
@@ -292,7 +295,7 @@ class WorldModel(nn.Module):
         change = projected[:, start + 1 :] - projected[:, start:-1]
         kl, _ = kl_to_logits(
             unimix_log_probs(change.unflatten(-1, shape)),
-            self.variation(output.global_variation[:, :-1]).unflatten(-1, shape),
+            self.variation(output.variation[:, :-1]).unflatten(-1, shape),
         )
         variation_kl = kl.mean()
 
@@ -329,7 +332,7 @@ class WorldModel(nn.Module):
             rows, positions: (N) int64; at position t, s ≤ t < L, the dream sees z_t and
                 remembers e_0 … e_{t−1}.
         """
-        start = self.config.local_window - 1
+        start = self.core.context - 1
         return DreamState(
             posterior.codes[rows, positions],
             posterior.core.h.detach()[rows, positions - 1 - start].float(),
@@ -399,8 +402,8 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def observe(
-        self, code: Tensor, action: Tensor, core: CoreState, first: Tensor | None = None
-    ) -> tuple[Tensor, CoreState]:
+        self, code: Tensor, action: Tensor, core: Any, first: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """Takes one known step (z_t, a_t) into the memory; returns h_t (E, D) and the new memory.
 
         ``first`` (E) bool marks rows whose episode begins at this step.
@@ -411,7 +414,7 @@ class WorldModel(nn.Module):
     def _foretell(
         self,
         h: Tensor,
-        core: CoreState,
+        core: Any,
         temperature: float,
         generator: torch.Generator | None,
     ) -> DreamStep:

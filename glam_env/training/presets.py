@@ -141,10 +141,10 @@ class TrainConfig:
                 raise GlamError(f"{name} must be positive, got {getattr(self, name)}")
         if not self.freeze.latent_batch > 0:
             raise GlamError(f"freeze.latent_batch must be positive, got {self.freeze.latent_batch}")
-        if self.context < self.model.local_window:
+        if self.context < self.model.core.context:
             raise GlamError(
-                f"context {self.context} is shorter than model.local_window "
-                f"{self.model.local_window}; make it at least that"
+                f"context {self.context} is shorter than the {self.model.core.context} steps "
+                f"that the core {self.model.core.name!r} needs; make it at least that"
             )
         at = self.freeze.at
         lengths = {"length": self.length} | (

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.fast.render import Renderer
-from glam_env.model.cores.glam import CoreState
-from glam_env.model.structures import DreamState
+from glam_env.model.structures import DreamState, tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
 
 _WARM_UP_BATCH = 128  # contexts at once on an accelerator
@@ -57,8 +56,7 @@ class ContextPool:
         # Uninitialised memory costs nothing until a context is written to it.
         first = arrange(self._warm_up(0))
         rows = contexts.count
-        self._codes, self._h = (_room(part, rows) for part in (first.code, first.h))
-        self._core = CoreState(*(_room(part, rows) for part in first.core))
+        self._states: DreamState = tree_map(partial(_memory_for, rows), first)
         self._frames = (
             torch.empty((rows, 64, 64, 3), dtype=torch.uint8, device=device) if frames else None
         )
@@ -79,15 +77,13 @@ class ContextPool:
         Returns:
             E states, copies.
         """
-        everything = self.all_states(indices, mask)
-        core = CoreState(*(part[indices] for part in everything.core))
-        return DreamState(everything.code[indices], everything.h[indices], core)
+        return self.all_states(indices, mask).rows(indices)
 
     def all_states(self, indices: Tensor, mask: Tensor) -> DreamState:
         """The start states of all contexts, no copies; they hold anything but at those of the (N)
         ``indices`` where the mask is true."""
         self._require(indices, mask)
-        return DreamState(self._codes, self._h, self._core)
+        return self._states
 
     def frames(self, indices: Tensor, mask: Tensor) -> Tensor:
         """First frames (E, 64, 64, 3) uint8, copies; arguments as in :meth:`states`."""
@@ -113,15 +109,14 @@ class ContextPool:
     def _fill(self, batch: int) -> None:
         rows = slice(batch * self._batch, (batch + 1) * self._batch)
         state = self._warm_up(batch)
-        self._codes[rows], self._h[rows] = state.code, state.h
-        for own, part in zip(self._core, state.core, strict=True):
+        for own, part in zip(tree_tensors(self._states), tree_tensors(state), strict=True):
             own[rows] = part
         if self._frames is not None:
             self._frames[rows] = self._draw(state.code)
         self._batches_missing.discard(batch)
 
 
-def _room(part: Tensor, rows: int) -> Tensor:
+def _memory_for(rows: int, part: Tensor) -> Tensor:
     """Memory for as many rows like those of (E, ...), in the order that they have there."""
     order = sorted(range(1, part.ndim), key=lambda axis: -part.stride(axis))
     room = part.new_empty((rows, *(part.shape[axis] for axis in order)))

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from glam_env.envs.dream.engine import EngineDraws, EngineState
 from glam_env.errors import GlamError
-from glam_env.model.cores.glam import CoreState
-from glam_env.model.structures import DreamState
+from glam_env.model.structures import tree_map
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,9 @@ class DreamSnapshot:
 
     def to(self, device: torch.device | str) -> DreamSnapshot:
         """The same dreams in tensors on a device; the draws to come are made for the first one."""
-        dream = self.engine.dream
-        core = CoreState(*(part.to(device) for part in dream.core))
         return replace(
             self,
-            engine=EngineState(
-                DreamState(dream.code.to(device), dream.h.to(device), core),
-                self.engine.steps.to(device),
-            ),
+            engine=tree_map(lambda part: part.to(device), self.engine),
             done=self.done.to(device),
             frames=None if self.frames is None else self.frames.to(device),
         )

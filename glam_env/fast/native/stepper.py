@@ -18,7 +18,7 @@ from glam_env.errors import GlamError
 from glam_env.fast.native.build import load_library
 from glam_env.fast.step import DreamStepper, Foretold, Scan
 from glam_env.model.config import WorldModelConfig
-from glam_env.model.cores.glam import CoreState
+from glam_env.model.cores.glam import GlamConfig, GlamState
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 
@@ -96,11 +96,14 @@ def layout() -> Layout:
 def suits(config: WorldModelConfig) -> bool:
     """Whether ``step.cpp`` can step a world model of these sizes."""
     lanes = layout().lanes
-    inner = config.expand * config.width
+    core = config.core
+    if not isinstance(core, GlamConfig):
+        return False
+    inner = core.expand * config.width
     return (
-        config.global_depth == config.local_depth == 1
+        core.global_depth == core.local_depth == 1
         and config.width % lanes == inner % lanes == 0
-        and config.local_window * config.state_size <= WINDOW_NUMBERS
+        and core.local_window * core.state_size <= WINDOW_NUMBERS
     )
 
 
@@ -155,9 +158,11 @@ class NativeStepper(DreamStepper):
 
     def _describe(self) -> _Model:
         c, m = self.config, _Model()
+        core = c.core
+        assert isinstance(core, GlamConfig)
         m.categoricals, m.classes, m.actions = c.categoricals, c.classes, c.num_actions
-        m.width, m.inner, m.size = c.width, c.expand * c.width, c.state_size
-        m.taps, m.window, m.bins = c.conv_width, c.local_window, c.reward_bins
+        m.width, m.inner, m.size = c.width, core.expand * c.width, core.state_size
+        m.taps, m.window, m.bins = core.conv_width, core.local_window, c.reward_bins
         m.rank = self._scans[0].dt.shape[1]
         m.lanes_of_categoricals = -(-c.categoricals // self._layout.lanes) * self._layout.lanes
         m.unimix, m.temperature = c.unimix, self.temperature
@@ -211,7 +216,7 @@ class NativeStepper(DreamStepper):
         return _Dense(self._keep(packed, dtype), kept, inputs, width, half)
 
     def _scan(self, scan: Scan) -> _ScanWeights:
-        size = self.config.state_size
+        size = scan.a.shape[1]
         decay = scan.a_rows / math.log(2.0)
         halves = self._half and len(scan.skip) % self._layout.halves == 0
         return _ScanWeights(
@@ -282,7 +287,7 @@ class NativeStepper(DreamStepper):
         pointers = [x.data_ptr() for x in before] + [None] + [x.data_ptr() for x in after]
         pointers += [x.data_ptr() for x in told]
         self._call("glam_step", _Rows(*pointers), rows)
-        return DreamState(code, h, CoreState(window, conv, ssm, local))
+        return DreamState(code, h, GlamState(window, conv, ssm, local))
 
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -301,7 +306,7 @@ class NativeStepper(DreamStepper):
     def arrange(self, state: DreamState) -> DreamState:
         code, h, core = state
         window, local = core.window.contiguous(), core.local.contiguous()
-        core = CoreState(window, _channels_inside(core.conv), _channels_inside(core.ssm), local)
+        core = GlamState(window, _channels_inside(core.conv), _channels_inside(core.ssm), local)
         return DreamState(code.contiguous(), h.contiguous(), core)
 
     def put(self, state: DreamState, rows: Tensor, source: DreamState, indices: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 Features e_0 … e_{L−1} go in; deterministic states h_t = u^g_t + u^l_t come out for
 t = s − 1 … L − 1, s being the local window. In parallel over a sequence
-(:meth:`VariationCore.forward`) or one position at a time (:meth:`VariationCore.step`): the same
+(:meth:`GlamCore.forward`) or one position at a time (:meth:`GlamCore.step`): the same
 numbers either way.
 """
 
@@ -15,21 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glam_env.model.cores.base import CoreConfig, CoreOutput, SequenceCore
 from glam_env.model.cores.mamba import Mamba, MambaTrace
 
 
 @dataclass(frozen=True)
-class CoreConfig:
-    """Sizes of the sequence core; the defaults are the paper's (table 3).
+class GlamConfig(CoreConfig):
+    """Sizes of the core ``glam``; the defaults are the paper's (table 3).
 
     Attributes:
-        width: D, feature width.
-        local_window: s, features that LMamba sees.
-        global_depth, local_depth: Mamba blocks stacked in GMamba and in LMamba.
-        state_size, conv_width, expand: Mamba's N, d_conv and expansion.
+        local_window: s, the features that LMamba sees.
+        global_depth: Mamba blocks stacked in GMamba.
+        local_depth: Mamba blocks stacked in LMamba.
+        state_size: N, SSM states a channel.
+        conv_width: Width of Mamba's causal convolution.
+        expand: Mamba's inner width over D.
     """
 
-    width: int = 256
+    name: str = "glam"
     local_window: int = 4
     global_depth: int = 1
     local_depth: int = 1
@@ -37,14 +40,27 @@ class CoreConfig:
     conv_width: int = 4
     expand: int = 2
 
+    @property
+    def context(self) -> int:
+        """Steps before the first output: a full window."""
+        return self.local_window
 
-class CoreState(NamedTuple):
-    """What the core remembers between steps, float32, one row a sequence.
+    def validate(self) -> None:
+        """Check all values; ValueError if one is out of range."""
+        super().validate()
+        if self.local_window < 2:
+            raise ValueError(f"core.local_window must be at least 2, got {self.local_window}")
 
-    ``window`` (B, s−1, D): the last features, oldest first; ``conv``
-    (B, depth, d_inner, d_conv−1) and ``ssm`` (B, depth, d_inner, N): GMamba's Mamba states;
-    ``local`` (B, s−1, d_inner): what LMamba's convolution takes of those features, projected once
-    when they came (a stack of blocks needs more than that and keeps (B, s−1, 0)).
+
+class GlamState(NamedTuple):
+    """State of the core between steps, float32, one row a sequence.
+
+    Attributes:
+        window: (B, s−1, D) the last features, oldest first.
+        conv: (B, depth, d_inner, d_conv−1) the convolution tails of GMamba.
+        ssm: (B, depth, d_inner, N) the SSM states of GMamba.
+        local: (B, s−1, d_inner) the inputs of LMamba's convolution for the features of
+            ``window``; (B, s−1, 0) if LMamba is a stack of blocks, which cannot use them again.
     """
 
     window: Tensor
@@ -52,32 +68,28 @@ class CoreState(NamedTuple):
     ssm: Tensor
     local: Tensor
 
-    def rows(self, index: Tensor) -> CoreState:
-        """The states of some sequences (copies)."""
-        return CoreState(*(part[index] for part in self))
 
+class GlamTrace(NamedTuple):
+    """What :meth:`GlamCore.state_at` reads of a parallel pass.
 
-class CoreOutput(NamedTuple):
-    """A parallel pass: ``h`` and ``global_variation`` (u^g), (B, L−s+1, D) each, from t = s−1.
-
-    ``features`` (B, L, D), ``local`` (B, L, ·) of LMamba and ``traces`` (one a block of GMamba)
-    let :meth:`VariationCore.state_at` go on from any position.
+    Attributes:
+        features: (B, L, D).
+        local: (B, L, ·) of LMamba, as in :class:`GlamState`.
+        blocks: One trace a block of GMamba.
     """
 
-    h: Tensor
-    global_variation: Tensor
     features: Tensor
     local: Tensor
-    traces: list[MambaTrace]
+    blocks: list[MambaTrace]
 
 
 class MambaBlock(nn.Module):
     """x + Mamba(LayerNorm(x))."""
 
-    def __init__(self, config: CoreConfig) -> None:
+    def __init__(self, width: int, config: GlamConfig) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.width)
-        self.mamba = Mamba(config.width, config.state_size, config.conv_width, config.expand)
+        self.norm = nn.LayerNorm(width)
+        self.mamba = Mamba(width, config.state_size, config.conv_width, config.expand)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mamba(self.norm(x))
@@ -86,11 +98,11 @@ class MambaBlock(nn.Module):
 class GMamba(nn.Module):
     """Global variation: foretells change from all the changes seen so far (eq. 7)."""
 
-    def __init__(self, config: CoreConfig) -> None:
+    def __init__(self, width: int, config: GlamConfig) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.global_depth))
-        self.project = nn.Linear(config.width, config.width)
-        self.norm = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList(MambaBlock(width, config) for _ in range(config.global_depth))
+        self.project = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
 
     def _head(self, g: Tensor) -> Tensor:
         return F.silu(self.norm(self.project(g)))
@@ -125,12 +137,12 @@ def stacked(states: list[Tensor]) -> Tensor:
 class LMamba(nn.Module):
     """Local variation: reads the last s features and nothing older (eq. 6)."""
 
-    def __init__(self, config: CoreConfig) -> None:
+    def __init__(self, width: int, config: GlamConfig) -> None:
         super().__init__()
         self.window = config.local_window
-        self.blocks = nn.ModuleList(MambaBlock(config) for _ in range(config.local_depth))
-        self.project = nn.Linear(config.width, config.width)
-        self.cache_width = config.expand * config.width if config.local_depth == 1 else 0
+        self.blocks = nn.ModuleList(MambaBlock(width, config) for _ in range(config.local_depth))
+        self.project = nn.Linear(width, width)
+        self.cache_width = config.expand * width if config.local_depth == 1 else 0
 
     def forward(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """(B, L, D) features to u^l of every full window, (B, L−s+1, D), and :meth:`inputs`."""
@@ -188,18 +200,18 @@ class LMamba(nn.Module):
         return self.project(window[:, -1] + out), inputs
 
 
-class VariationCore(nn.Module):
+class GlamCore(SequenceCore):
     """h_t = u^g_t + u^l_t."""
 
-    def __init__(self, config: CoreConfig) -> None:
+    has_variation = True
+
+    def __init__(self, width: int, config: CoreConfig) -> None:
         super().__init__()
-        if config.local_window < 2:
-            raise ValueError(f"local_window must be at least 2, got {config.local_window}")
-        if min(config.global_depth, config.local_depth) < 1:
-            raise ValueError("global_depth and local_depth must be at least 1")
-        self.config = config
-        self.gmamba = GMamba(config)
-        self.lmamba = LMamba(config)
+        assert isinstance(config, GlamConfig)
+        config.validate()
+        self.width, self.config, self.context = width, config, config.context
+        self.gmamba = GMamba(width, config)
+        self.lmamba = LMamba(width, config)
 
     def forward(self, e: Tensor) -> CoreOutput:
         """A sequence at once.
@@ -210,26 +222,26 @@ class VariationCore(nn.Module):
         Returns:
             The states for t = s−1 … L−1.
         """
-        first = self.config.local_window - 1
+        first = self.context - 1
         if e.shape[1] <= first:
             raise ValueError(f"a sequence needs at least {first + 1} steps, got {e.shape[1]}")
         variation, traces = self.gmamba(e[:, 1:] - e[:, :-1])
         variation = variation[:, first - 1 :]
         local, inputs = self.lmamba(e)
-        return CoreOutput(variation + local, variation, e, inputs, traces)
+        return CoreOutput(variation + local, variation, GlamTrace(e, inputs, traces))
 
-    def initial_state(self, batch: int, device: torch.device | str | None = None) -> CoreState:
+    def initial_state(self, batch: int, device: torch.device | str | None = None) -> GlamState:
         """The state before any step (zeros); give ``first`` to the step that follows."""
         c = self.config
-        inner = c.expand * c.width
-        return CoreState(
-            torch.zeros(batch, c.local_window - 1, c.width, device=device),
+        inner = c.expand * self.width
+        return GlamState(
+            torch.zeros(batch, c.local_window - 1, self.width, device=device),
             torch.zeros(batch, c.global_depth, inner, c.conv_width - 1, device=device),
             torch.zeros(batch, c.global_depth, inner, c.state_size, device=device),
             torch.zeros(batch, c.local_window - 1, self.lmamba.cache_width, device=device),
         )
 
-    def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> CoreState:
+    def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> GlamState:
         """The states in which a parallel pass stood after given positions, without gradient.
 
         Args:
@@ -243,20 +255,21 @@ class VariationCore(nn.Module):
         device = rows.device
         back = torch.arange(c.local_window - 2, -1, -1, device=device)
         behind = rows[:, None], positions[:, None] - back
-        window, local = output.features.detach()[behind], output.local.detach()[behind]
+        features, inputs, blocks = output.trace
+        window, local = features.detach()[behind], inputs.detach()[behind]
         taps = torch.arange(c.conv_width - 1, device=device)
         convs, ssms = [], []
-        for trace in output.traces:
+        for trace in blocks:
             padded = F.pad(trace.inputs.detach(), (0, 0, c.conv_width - 1, 0))
             # d_t has index t − 1, so its tail ends at t − 1 + (d_conv − 1) of the padded inputs.
             tail = padded[rows[:, None], positions[:, None] + taps]
             convs.append(tail.transpose(1, 2).float())
             ssms.append(trace.states.detach()[rows, positions - 1])
-        return CoreState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float())
+        return GlamState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float())
 
     def step(
-        self, e: Tensor, state: CoreState, first: Tensor | None = None
-    ) -> tuple[Tensor, CoreState]:
+        self, e: Tensor, state: GlamState, first: Tensor | None = None
+    ) -> tuple[Tensor, GlamState]:
         """One position.
 
         Args:
@@ -282,4 +295,4 @@ class VariationCore(nn.Module):
             new_ssm = torch.where(row[..., None], ssm, new_ssm)
         window = torch.cat([window, e.unsqueeze(1)], dim=1)
         u_l, local = self.lmamba.step(window, local, first)
-        return variation + u_l, CoreState(window[:, 1:], new_conv, new_ssm, local[:, 1:].float())
+        return variation + u_l, GlamState(window[:, 1:], new_conv, new_ssm, local[:, 1:].float())

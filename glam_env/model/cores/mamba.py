@@ -1,81 +1,197 @@
-"""Mamba-1, the selective state space layer (Gu and Dao 2023; eqs. 1–3 of the GLAM paper).
+"""Mamba-1, the selective state space layer (Gu and Dao 2023; eqs. 1 to 3 of the GLAM paper).
 
-One parameter set, named and shaped as in the ``mamba_ssm`` package so that a state dict moves
-either way, and two ways to run it: :meth:`Mamba.forward` over a sequence and :meth:`Mamba.step`
-for one position. The recurrence runs in float32. On a CUDA device the fused kernels of
-``mamba_ssm`` and ``causal_conv1d`` are used where they are installed and load; everywhere else
-PyTorch computes the same numbers (:mod:`glam_env.fast.scan`).
+Symbols, with their names in the ``mamba_ssm`` package where they have one:
+
+    B, L        batch and length
+    D           width of input and output (``d_model``)
+    d_inner     width inside the layer, ``expand`` · D
+    N           states of each inner channel (``d_state``)
+    d_conv      width of the causal convolution
+    x, y        input and output of the state space, (..., d_inner)
+    z           gate, (..., d_inner)
+    h           state, (..., d_inner, N)
+    A           decay rates, (d_inner, N), below zero: A = −exp(``A_log``)
+    B, C        input and output maps, (..., N), computed from x
+    dt          step size, (..., d_inner), computed from x
+    ``D``       skip from x to y, (d_inner)
+
+:class:`Mamba` is the layer. The functions above it compute what runs along time in plain PyTorch.
+:mod:`glam_env.fast.scan` replaces four of them by faster ones of the same numbers
+(:func:`use_operations`).
+
+Not included: sequences that start from a state other than zero, complex A, Mamba-2.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-from functools import cache
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glam_env.fast.scan import CausalTaps, WindowTaps, decayed_read, selective_scan
+# --- the state space ---------------------------------------------------------------------------
+
+
+def discretize(x: Tensor, dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Integrate h' = A h + B x over a step dt of constant input (eq. 1).
+
+    The zero-order hold of A is exp(dt A). For B, Mamba takes the first order, dt B.
+
+    Args:
+        x: (..., d_inner).
+        dt: (..., d_inner).
+        a: (d_inner, N).
+
+    Returns:
+        The decay exp(dt A), (..., d_inner, N), and dt x, (..., d_inner), which B acts on.
+    """
+    return torch.exp(dt.unsqueeze(-1) * a), dt * x
+
+
+def selective_step(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Advance the state one position and read it: h ← exp(dt A) h + dt B x, y = C h (eq. 2).
+
+    Args:
+        x: (..., d_inner).
+        dt: (..., d_inner).
+        a: (d_inner, N).
+        b: (..., N).
+        c: (..., N).
+        h: (..., d_inner, N), not changed.
+
+    Returns:
+        y (..., d_inner) and the new state (..., d_inner, N).
+    """
+    decay, drive = discretize(x, dt, a)
+    h = torch.addcmul(decay * h, drive.unsqueeze(-1), b.unsqueeze(-2))
+    return (h @ c.unsqueeze(-1)).squeeze(-1), h
+
+
+def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Run :func:`selective_step` over a sequence, from a zero state.
+
+    Args:
+        x: (B, L, d_inner).
+        dt: (B, L, d_inner).
+        a: (d_inner, N).
+        b: (B, L, N).
+        c: (B, L, N).
+
+    Returns:
+        y (B, L, d_inner), and the states (B, L, d_inner, N) without gradient.
+    """
+    h, ys, states = x.new_zeros(len(x), *a.shape), [], []
+    # Not x[:, t]: its backward pass writes a tensor as large as x at every step.
+    for x_t, dt_t, b_t, c_t in zip(*(part.unbind(1) for part in (x, dt, b, c)), strict=True):
+        y, h = selective_step(x_t, dt_t, a, b_t, c_t, h)
+        ys.append(y)
+        states.append(h.detach())
+    return torch.stack(ys, 1), torch.stack(states, 1)
+
+
+def scan_windows(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Run :func:`selective_step` over short windows and return the last output of each.
+
+    Args:
+        x: (s, ..., d_inner), the position in the window first.
+        dt: (s, ..., d_inner).
+        a: (d_inner, N).
+        b: (s, ..., N).
+        c: (s, ..., N).
+
+    Returns:
+        (..., d_inner).
+    """
+    y, h = x[0], x.new_zeros(*x.shape[1:-1], *a.shape)
+    for x_t, dt_t, b_t, c_t in zip(x, dt, b, c, strict=True):
+        y, h = selective_step(x_t, dt_t, a, b_t, c_t, h)
+    return y
+
+
+def convolve(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """Apply the causal depthwise convolution and SiLU; before the start there are zeros.
+
+    Args:
+        x: (..., L, d_inner).
+        taps: (d_conv, d_inner), the current position's last.
+        bias: (d_inner).
+
+    Returns:
+        (..., L, d_inner).
+    """
+    length = x.shape[-2]
+    padded = F.pad(x, (0, 0, len(taps) - 1, 0))
+    for k, tap in enumerate(taps):
+        bias = bias + padded[..., k : k + length, :] * tap
+    return F.silu(bias)
+
+
+def convolve_windows(x: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tensor:
+    """Apply :func:`convolve` to every window of ``window`` positions, each on its own.
+
+    Args:
+        x: (B, L, d_inner).
+        taps: (d_conv, d_inner).
+        bias: (d_inner).
+        window: s.
+
+    Returns:
+        (s, B, W, d_inner), W = L − s + 1, the position in the window first.
+    """
+    windows = x.unfold(1, window, 1).transpose(2, 3)  # (B, W, s, d_inner)
+    return convolve(windows, taps, bias).movedim(2, 0)
+
+
+class Operations(NamedTuple):
+    """The functions along time that :class:`Mamba` calls; the defaults are the plain ones."""
+
+    convolve: Callable[[Tensor, Tensor, Tensor], Tensor] = convolve
+    convolve_windows: Callable[[Tensor, Tensor, Tensor, int], Tensor] = convolve_windows
+    scan: Callable[..., tuple[Tensor, Tensor]] = selective_scan
+    scan_windows: Callable[..., Tensor] = scan_windows
+
+
+_operations = Operations()
+
+
+def use_operations(operations: Operations) -> Operations:
+    """Let all layers run other functions of the same numbers; return those that they ran before."""
+    global _operations
+    previous, _operations = _operations, operations
+    return previous
+
+
+# --- the layer ---------------------------------------------------------------------------------
 
 
 class MambaTrace(NamedTuple):
-    """What a forward pass leaves for later steps, at every position.
+    """What a pass over a sequence keeps, so that a step can continue from any position.
 
-    ``inputs`` (B, L, d_inner): the convolution's inputs; ``states`` (B, L, d_inner, N): the SSM
-    state after each position, float32.
+    Attributes:
+        inputs: (B, L, d_inner) the convolution's inputs.
+        states: (B, L, d_inner, N) float32, the SSM state after each position, without gradient.
     """
 
     inputs: Tensor
     states: Tensor
 
 
-@cache
-def kernel_missing(module: str, function: str) -> str:
-    """Why a CUDA kernel is not used; empty if it is.
-
-    Such packages often install without their kernels, or with some that don't load: that must
-    stop nobody, so whatever the import says becomes the reason.
-    """
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    try:
-        getattr(importlib.import_module(module), function)
-    except (ImportError, OSError, AttributeError) as error:
-        return f"{module}: {str(error).splitlines()[0]}"
-    return ""
-
-
-def scan_missing() -> str:
-    """Why the scan of ``mamba_ssm`` is not used; empty if it is."""
-    return kernel_missing("selective_scan_cuda", "fwd") or kernel_missing(
-        "mamba_ssm.ops.selective_scan_interface", "selective_scan_fn"
-    )
-
-
-def convolution_missing() -> str:
-    """Why the convolution of ``causal_conv1d`` is not used; empty if it is."""
-    return kernel_missing("causal_conv1d", "causal_conv1d_fn")
-
-
-def _use_fused_scan(x: Tensor) -> bool:
-    return x.is_cuda and not scan_missing()
-
-
-def _use_fused_convolution(x: Tensor) -> bool:
-    return x.is_cuda and not convolution_missing()
-
-
 class Mamba(nn.Module):
-    """Mamba-1 layer: projection, causal depthwise convolution, selective scan, gate.
+    """A Mamba-1 layer: projection, causal convolution, selective scan, gate, projection.
+
+    The parameters have the names, shapes and initial values of ``mamba_ssm.Mamba``, so that state
+    dicts move either way. The recurrence runs in float32, whatever the autocast around it.
 
     Args:
-        d_model: width D of input and output.
-        d_state: SSM states N per channel.
-        d_conv: width of the causal convolution.
-        expand: d_inner = expand · D.
+        d_model: Width D of input and output.
+        d_state: N, states of each inner channel.
+        d_conv: Width of the causal convolution.
+        expand: d_inner / D.
     """
 
     dt_min, dt_max, dt_floor = 1e-3, 0.1, 1e-4
@@ -95,140 +211,50 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        if not self.A_log.is_meta:  # there are only shapes there, and arithmetic loads the compiler
+        if not self.A_log.is_meta:  # on "meta" there are only shapes
             self._init_state_space()
 
     @torch.no_grad()
     def _init_state_space(self) -> None:
-        """A = −1, −2, …, −N in each channel; dt log-uniform."""
+        """Set A to −1, −2, …, −N in each channel, and dt to log-uniform values."""
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log())
         bound = self.dt_rank**-0.5
         nn.init.uniform_(self.dt_proj.weight, -bound, bound)
         low, high = math.log(self.dt_min), math.log(self.dt_max)
         dt = torch.exp(torch.rand(self.d_inner) * (high - low) + low).clamp(min=self.dt_floor)
-        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of it gives dt
-
-    def project(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., D) inputs to the convolution's input x and the gate z, each (..., d_inner)."""
-        x, z = self.in_proj(u).chunk(2, dim=-1)
-        return x, z
-
-    def _selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """dt (..., d_inner), B and C (..., N), all float32, from the convolved inputs."""
-        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return F.softplus(self.dt_proj(dt).float()), b.float(), c.float()
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Causal depthwise convolution and SiLU over (B, L, d_inner), zeros before the start."""
-        if _use_fused_convolution(x):
-            fused = importlib.import_module("causal_conv1d").causal_conv1d_fn
-            weight, bias = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
-            assert bias is not None
-            out = fused(x.transpose(1, 2), weight, bias.to(x.dtype), activation="silu")
-            return out.transpose(1, 2)
-        return F.silu(self._taps(x))
-
-    def _taps(self, x: Tensor) -> Tensor:
-        """The causal convolution as one product a tap: few taps, so no layout has to change."""
-        weight, bias = self.conv1d.weight.squeeze(1).to(x.dtype), self.conv1d.bias
-        assert bias is not None
-        return CausalTaps.apply(x, weight.T, bias.to(x.dtype))  # type: ignore[no-any-return]
-
-    def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The selective scan of (B, L, d_inner) convolved inputs from a zero state.
-
-        Returns:
-            y (B, L, d_inner) and the states (B, L, d_inner, N) without gradient, float32.
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            dt, b, c = self._selection(x)
-            return selective_scan(x, dt, -torch.exp(self.A_log.float()), b, c)
-
-    def _gate(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """Adds the skip D·x, gates by SiLU(z) and projects to width D; leading dims are free."""
-        return self.out_proj((y + self.D.float() * x.float()) * F.silu(z.float()))
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
 
     def forward(self, u: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D), causal, each row from a zero state."""
-        inputs, z = self.project(u)
-        x = self.convolve(inputs)
-        return self._fused(x, z) if _use_fused_scan(u) else self._scanned(x, z)[0]
+        """Map (B, L, D) to (B, L, D), causally, each row from a zero state."""
+        return self.forward_traced(u)[0]
 
     def forward_traced(self, u: Tensor) -> tuple[Tensor, MambaTrace]:
-        """As :meth:`forward`, with what a step needs to go on from any position."""
+        """Run :meth:`forward`; return its output and what a step needs to continue it."""
         inputs, z = self.project(u)
-        x = self.convolve(inputs)
-        if not _use_fused_scan(u):
-            out, states = self._scanned(x, z)
-            return out, MambaTrace(inputs, states)
-        with torch.no_grad():  # the kernel keeps its states to itself; nothing learns from these
-            _, states = self.scan(x)
-        return self._fused(x, z), MambaTrace(inputs, states)
-
-    def _scanned(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and states from (B, L, d_inner) convolved inputs and gates, by PyTorch."""
+        x = _operations.convolve(inputs, *self._taps(inputs.dtype))
         y, states = self.scan(x)
-        return self._gate(y, x, z), states
-
-    def _fused(self, x: Tensor, z: Tensor) -> Tensor:
-        """The same output by the kernel of ``mamba_ssm``, in float32 too."""
-        module = importlib.import_module("mamba_ssm.ops.selective_scan_interface")
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            dt, b, c = self._selection(x)
-            y = module.selective_scan_fn(
-                x.transpose(1, 2).contiguous(),
-                dt.transpose(1, 2).contiguous(),
-                -torch.exp(self.A_log.float()),
-                b.transpose(1, 2).contiguous(),
-                c.transpose(1, 2).contiguous(),
-            )
-        return self._gate(y.transpose(1, 2), x, z)
+        return self._gate(y, x, z), MambaTrace(inputs, states)
 
     def last(self, inputs: Tensor, z: Tensor, window: int) -> Tensor:
-        """Output at the last position of every window of ``window`` positions, and only there.
-
-        Each window starts from nothing, convolution included. The recurrence is written out:
-        y = Σ_j (Σ_n C_n B_jn exp(A_n Σ_{k>j} dt_k)) dt_j x_j, so that only the decays are as
-        large as d_inner · N at every position.
+        """Return the output at the last position of every window, each from a zero state.
 
         Args:
-            inputs: (B, L, d_inner), the first half of :meth:`project`.
-            z: (B, W, d_inner), W = L − window + 1: the gates of the windows' last positions.
+            inputs: (B, L, d_inner), the first part of :meth:`project`.
+            z: (B, W, d_inner), W = L − s + 1: the gates of the windows' last positions.
             window: s.
 
         Returns:
             (B, W, D).
         """
-        x = F.silu(self._window_taps(inputs, window))
+        x = _operations.convolve_windows(inputs, *self._taps(inputs.dtype), window)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            dt, b, c = self._selection(x)
-            drive, weight = (dt * x).unbind(), b * c[-1]
-            spans = list(dt[1:].unbind())  # Σ_{k>j} dt_k for all j but the last
-            for j in range(len(spans) - 2, -1, -1):
-                spans[j] = spans[j] + spans[j + 1]
-            *earlier, now = weight.unbind()
-            y = drive[-1] * now.sum(-1, keepdim=True)
-            if earlier:
-                rows = torch.stack(spans).flatten(0, -2), torch.stack(earlier).flatten(0, -2)
-                kernel = decayed_read(rows[0], -torch.exp(self.A_log.float()), rows[1])
-                for part, source in zip(kernel.chunk(len(earlier)), drive[:-1], strict=True):
-                    y = torch.addcmul(y, part.view_as(source), source)
+            x = x.float()  # (s, B, W, d_inner)
+            dt, b, c = self.select(x)
+            y = _operations.scan_windows(x, dt, self.a, b, c)
         return self._gate(y, x[-1], z)
 
-    def _window_taps(self, inputs: Tensor, window: int) -> Tensor:
-        """The convolution at each position of all windows, (s, B, W, d_inner).
-
-        Position i of a window sees the window's first i + 1 inputs.
-        """
-        weight, bias = self.conv1d.weight.squeeze(1).to(inputs.dtype), self.conv1d.bias
-        assert bias is not None
-        return WindowTaps.apply(inputs, weight.T, bias.to(inputs.dtype), window)  # type: ignore
-
     def step(self, u: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One position.
+        """Run one position.
 
         Args:
             u: (B, D) input.
@@ -236,20 +262,62 @@ class Mamba(nn.Module):
             ssm: (B, d_inner, N) float32.
 
         Returns:
-            (B, D) output and the two new states; the given ones are left as they are.
+            (B, D) output and the two new states; the given ones are not changed.
         """
         inputs, z = self.project(u)
-        inputs, bias = inputs.float(), self.conv1d.bias
-        assert bias is not None
+        inputs, weights = inputs.float(), self.conv1d.weight.float().squeeze(1)
+        assert self.conv1d.bias is not None
         # Laid out tap by tap: each is then one run of memory.
         taps = [*conv.unbind(-1), inputs]
-        x = bias.float()
-        for tap, weight in zip(taps, self.conv1d.weight.float().squeeze(1).unbind(1), strict=True):
+        x = self.conv1d.bias.float()
+        for tap, weight in zip(taps, weights.unbind(1), strict=True):
             x = torch.addcmul(x, tap, weight)
         x, conv = F.silu(x), torch.stack(taps[1:], 1).transpose(1, 2)
         with torch.autocast(u.device.type, enabled=False):
-            dt, b, c = self._selection(x)
-            decay = (dt.unsqueeze(-1) * -torch.exp(self.A_log.float())).exp_()
-            ssm = (decay * ssm).addcmul_((dt * x).unsqueeze(-1), b.unsqueeze(-2))
-            y = (ssm @ c.unsqueeze(-1)).squeeze(-1)
+            dt, b, c = self.select(x)
+            y, ssm = selective_step(x, dt, self.a, b, c, ssm)
         return self._gate(y, x, z), conv, ssm
+
+    # --- parts -------------------------------------------------------------------------------
+
+    def project(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (..., D) to the convolution's input x and the gate z, (..., d_inner) each."""
+        x, z = self.in_proj(u).chunk(2, dim=-1)
+        return x, z
+
+    def select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute dt, B and C from the input itself, which makes the scan selective (eq. 3).
+
+        Args:
+            x: (..., d_inner), convolved.
+
+        Returns:
+            dt (..., d_inner), B (..., N) and C (..., N), float32.
+        """
+        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.softplus(self.dt_proj(dt).float()), b.float(), c.float()
+
+    def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the selective scan over (B, L, d_inner) convolved inputs, from a zero state.
+
+        Returns:
+            y (B, L, d_inner) float32, and the states (B, L, d_inner, N) float32 without gradient.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            dt, b, c = self.select(x)
+            return _operations.scan(x, dt, self.a, b, c)
+
+    @property
+    def a(self) -> Tensor:
+        """A, (d_inner, N) float32."""
+        return -torch.exp(self.A_log.float())
+
+    def _taps(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the convolution's taps (d_conv, d_inner) and bias (d_inner)."""
+        assert self.conv1d.bias is not None
+        return self.conv1d.weight.squeeze(1).to(dtype).T, self.conv1d.bias.to(dtype)
+
+    def _gate(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Add the skip ``D`` · x, gate by SiLU(z), and project to width D."""
+        return self.out_proj((y + self.D.float() * x.float()) * F.silu(z.float()))
