@@ -239,8 +239,8 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_moves(
     on_gpu = state.draws._replace(starts_drawn=state.draws.starts_drawn.to("meta"))
     for wrong, says in (
         (foreign.get_state(), "of another world model"),
-        (state.rows([0]), "holds 1 dreams and this env 4: select as many with its rows"),
-        (None, "takes what get_state"),
+        (state.rows([0]), "holds 1 dreams and this env 4: select that many with its rows"),
+        (None, "takes a DreamSnapshot of get_state"),
         (replace(state, draws=on_gpu), "draws on meta, this env on cpu"),
     ):
         with pytest.raises(GlamError, match=says) as caught:

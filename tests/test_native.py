@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_inference import make_model, tensors
 
-from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.fast import choose as native
 from glam_env.fast.choose import make_stepper
@@ -235,8 +235,8 @@ def test_products_of_float16_stay_near_those_of_float32(model) -> None:
 
 @needs_halves
 def test_the_shipped_pong_s_float16_is_as_near_as_its_docstring_says() -> None:
-    model = load_world_model(find_checkpoint("Pong"), torch.device("cpu"))
-    contexts = load_contexts(find_checkpoint("Pong"), torch.device("cpu"))
+    model = Checkpoint.open("Pong").world_model(torch.device("cpu"))
+    contexts = Checkpoint.open("Pong").contexts(torch.device("cpu"))
     state = model.warm_up(contexts.codes.long(), contexts.actions.long())
     exact, coarse = NativeStepper(model, precision="float32"), NativeStepper(model)
     generator, errors, others = torch.Generator().manual_seed(0), [], []

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from glam_env.checkpoint.contexts import Contexts
-from glam_env.checks import require_choice, require_count
+from glam_env.checks import require_count
+from glam_env.device import find_device
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.envs.dream.pool import ContextPool
 from glam_env.errors import GlamError
-from glam_env.fast.choose import BACKENDS, make_renderer, make_stepper
+from glam_env.fast.choose import make_renderer, make_stepper
 from glam_env.fast.graphs import Captured
-from glam_env.fast.render import PRECISIONS
 from glam_env.model.distributions import sample_at
 from glam_env.model.structures import DreamState, tree_map
 from glam_env.model.world_model import WorldModel
-
-TERMINATIONS = ("threshold", "sample")
-REWARDS = ("mean", "sample")
 
 _UINT64 = 1 << 64
 
@@ -68,17 +64,11 @@ class DreamEngine:
         world_model: in eval mode, on ``device``, without gradients.
         contexts: where dreams may start.
         num_envs: E.
-        device: where everything happens.
-        max_episode_steps: the horizon: a dream is truncated after so many steps.
-        temperature: of the latent's draw; 0 takes its mode.
-        termination: ``"threshold"`` ends a dream when that is likelier than not, ``"sample"``
-            draws it.
-        reward: ``"mean"`` of the head's distribution or a ``"sample"`` of its bins.
-        frames: whether :attr:`pool` shall hold first frames, and steps shall draw.
-        precision: of the drawing, see :data:`~glam_env.fast.render.PRECISIONS`; ``"auto"``
-            also lets a native step multiply in float16, see
-            :class:`~glam_env.fast.native.stepper.NativeStepper`. All that is remembered is float32.
-        backend: of step and drawing, see :func:`~glam_env.fast.choose.make_stepper`.
+        options: how to dream, see :class:`~glam_env.envs.dream.options.DreamOptions`. The engine
+            needs ``max_episode_steps``, draws frames unless ``obs_type`` is ``"latent"``, and
+            leaves the other options of observations and episodes to the env. With precision
+            ``"auto"`` a native step multiplies in float16, see
+            :class:`~glam_env.fast.native.stepper.NativeStepper`; states are always float32.
 
     Raises:
         GlamError: an option out of range, or a backend that can't be had.
@@ -89,24 +79,20 @@ class DreamEngine:
         world_model: WorldModel,
         contexts: Contexts,
         num_envs: int,
-        *,
-        device: torch.device | str,
-        max_episode_steps: int,
-        temperature: float = 1.0,
-        termination: str = "threshold",
-        reward: str = "mean",
-        frames: bool = False,
-        precision: str = "auto",
-        backend: str = "auto",
+        options: DreamOptions,
     ) -> None:
         self.num_envs = num_envs = require_count("num_envs", num_envs)
-        self.max_episode_steps = require_count("max_episode_steps", max_episode_steps)
-        require_drawing(temperature, termination, reward, backend, precision)
+        self.max_episode_steps = require_count("max_episode_steps", options.max_episode_steps)
         self.world_model = world_model
-        self.device = torch.device(device)
-        self._temperature = float(temperature)
-        self._sample_termination = termination == "sample"
-        self._sample_reward = reward == "sample"
+        self.device = find_device(options.device)
+        self._temperature = options.temperature
+        self._sample_termination = options.termination == "sample"
+        self._sample_reward = options.reward == "sample"
+        frames, backend, precision = (
+            options.obs_type != "latent",
+            options.backend,
+            options.precision,
+        )
         codes = contexts.codes[:, -1].to(self.device)
         self._render = (
             make_renderer(world_model.decoder, codes, precision, backend) if frames else None
@@ -277,19 +263,6 @@ class DreamEngine:
             drawn, rows = drawn.numpy(), rows.numpy()
         position = drawn * self.num_envs + rows + 1
         return torch.as_tensor(_shift(_split_mix(position, self._start_key), 1) % len(self.pool))
-
-
-def require_drawing(
-    temperature: float, termination: str, reward: str, backend: str, precision: str
-) -> None:
-    """Raises GlamError unless :class:`DreamEngine` knows how to draw so."""
-    number = isinstance(temperature, Real) and not isinstance(temperature, bool)
-    if not number or not 0.0 <= temperature < math.inf:
-        raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
-    require_choice("termination", termination, TERMINATIONS)
-    require_choice("reward", reward, REWARDS)
-    require_choice("backend", backend, BACKENDS)
-    require_choice("precision", precision, PRECISIONS)
 
 
 def _split_mix(position: Any, key: int) -> Any:
