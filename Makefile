@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test check types clean
+.PHONY: demo test check wheel clean
 
 demo: $(READY)
 	$(BIN)/glam demo Pong
@@ -12,12 +12,16 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
+# Style, types, and the direction of imports.
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: $(READY)
 	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+# Builds the wheel, installs it without extras in an empty environment, and uses it elsewhere.
+wheel: $(READY)
+	$(PYTHON) tests/wheel_check.py
 
 # The constraints pin torch: the install is the same today and next month. Of mamba-ssm the tests
 # need the Python sources alone; a build with its CUDA kernels, where there is one, is left in place.

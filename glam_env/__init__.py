@@ -7,7 +7,7 @@
 from glam_env.errors import GlamError
 from glam_env.registration import register_envs
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["GlamError", "__version__", "register_envs"]
 
 register_envs()

@@ -126,7 +126,7 @@ def test_outcomes_and_features_are_those_of_the_step(stepper, model) -> None:
 
 
 def test_entropy_is_exact_where_the_prior_is_sure(model) -> None:
-    """Probabilities next to 0 add next to nothing to the entropy, and no NaN."""
+    """Probabilities near 0 add almost nothing to the entropy, and no NaN."""
     model.prior.weight.zero_()
     model.prior.bias.zero_()
     model.prior.bias.view(3, 5)[:, 2] = 300.0

@@ -489,7 +489,7 @@ class Absent:
         if name == "stable_baselines3":
             raise ModuleNotFoundError(name=name)
 sys.meta_path.insert(0, Absent())
-from glam_env.cli import main
+from glam_env.cli.main import main
 sys.exit(main(["sb3", "Pong"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

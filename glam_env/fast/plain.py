@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from glam_env.model.distributions import categorical_entropy, sample_at
-from glam_env.model.structures import DreamState, tree_tensors
+from glam_env.model.structures import DreamState, Prediction, tree_tensors
 from glam_env.model.world_model import WorldModel
-
-
-class Prediction(NamedTuple):
-    """One predicted transition of E dreams, float32.
-
-    Attributes:
-        state: The state after the transition.
-        reward: (E) mean of the reward head, in the game's units.
-        reward_logits: (E, bins).
-        termination_logit: (E).
-        prior_entropy: (E) nats, summed over the categoricals.
-        features: (E, K·C + D) of the state, if they were asked for.
-    """
-
-    state: DreamState
-    reward: Tensor
-    reward_logits: Tensor
-    termination_logit: Tensor
-    prior_entropy: Tensor
-    features: Tensor | None = None
 
 
 class Stepper(Protocol):

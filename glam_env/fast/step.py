@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glam_env.fast.layout import ScanWeights, lay_out
-from glam_env.fast.plain import Prediction, put_rows
+from glam_env.fast.plain import put_rows
 from glam_env.model.cores.glam import GlamState, stacked
 from glam_env.model.distributions import one_hot, symexp
-from glam_env.model.structures import DreamState
+from glam_env.model.structures import DreamState, Prediction
 from glam_env.model.world_model import WorldModel
 
 CACHE_FLOATS = 1 << 17

@@ -36,7 +36,7 @@ from glam_env.evaluation.measures.images import (
 from glam_env.evaluation.measures.pong import find_pong_objects
 from glam_env.evaluation.play.recording import Recording, window_starts
 from glam_env.model.distributions import categorical_kl, sample_codes
-from glam_env.model.structures import DreamStep
+from glam_env.model.structures import Prediction
 from glam_env.model.world_model import WorldModel
 
 DETECTORS: dict[str, Detector] = {"Pong": find_pong_objects}
@@ -210,7 +210,7 @@ def follow(
     actions: Tensor,
     temperature: float,
     generator: torch.Generator,
-) -> Iterator[DreamStep]:
+) -> Iterator[Prediction]:
     """Dreams along given actions.
 
     Args:

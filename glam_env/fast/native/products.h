@@ -28,7 +28,7 @@ void tile(const float *a, int64_t stride, const float *weight, const float *bias
 #pragma GCC unroll 16
     for (int row = 0; row < ROWS; ++row) {
       const V x = splat(a[row * stride + k]);
-      for (int v = 0; v < WIDE; ++v) sums[row][v] += x * weights[v];
+      for (int v = 0; v < WIDE; ++v) sums[row][v] = fused(x, weights[v], sums[row][v]);
     }
   }
   for (int row = 0; row < ROWS; ++row)

@@ -26,10 +26,10 @@ from glam_env.fast.native.bindings import (
     load_library,
     vector_sizes,
 )
-from glam_env.fast.plain import Prediction, put_rows
+from glam_env.fast.plain import put_rows
 from glam_env.model.config import WorldModelConfig
 from glam_env.model.cores.glam import GlamConfig, GlamState
-from glam_env.model.structures import DreamState
+from glam_env.model.structures import DreamState, Prediction
 from glam_env.model.world_model import WorldModel
 
 WINDOW_NUMBERS = 1024  # largest window · size, as in step.cpp

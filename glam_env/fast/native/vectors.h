@@ -41,6 +41,17 @@ inline V splat(float x) { return V{x, x, x, x}; }
 inline Int splat(int32_t x) { return Int{x, x, x, x}; }
 #endif
 inline V largest(V a, V b) { return a > b ? a : b; }
+
+// a · b + c with one rounding, if the CPU can. Written out, since GCC's tuning for some AMD CPUs
+// contracts a * b + c in a loop with several sums, but not in a loop with a single sum.
+#if defined(__AVX512F__)
+inline V fused(V a, V b, V c) { return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#elif defined(__AVX__) && defined(__FMA__)
+inline V fused(V a, V b, V c) { return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#else
+inline V fused(V a, V b, V c) { return a * b + c; }
+#endif
+
 #if defined(__AVX512F__)
 inline float total(V v) { return _mm512_reduce_add_ps((__m512)v); }
 inline float largest_lane(V v) { return _mm512_reduce_max_ps((__m512)v); }
