@@ -1,4 +1,4 @@
-"""``Captured`` with a stand-in for CUDA: the function runs into the same tensors each time."""
+"""``Captured`` with a recorder that runs the function into the same tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pair(NamedTuple):
 
 
 def record(function: Callable[[], Any], _device: torch.device) -> tuple[Any, Callable[[], None]]:
-    """What a graph does: a replay overwrites what the recording returned."""
+    """Act like a graph: a replay overwrites the tensors that the recording returned."""
     returned = function()
 
     def replay() -> None:
@@ -30,7 +30,7 @@ def record(function: Callable[[], Any], _device: torch.device) -> tuple[Any, Cal
     return returned, replay
 
 
-def test_each_call_sees_its_own_inputs_and_owns_what_it_is_given() -> None:
+def test_calls_take_new_inputs_and_return_new_outputs() -> None:
     calls = []
 
     def double(pair: Pair, more: tuple[torch.Tensor, ...]) -> tuple[Pair, torch.Tensor]:
@@ -52,7 +52,7 @@ def test_each_call_sees_its_own_inputs_and_owns_what_it_is_given() -> None:
     assert len(calls) == 4  # recorded once, then replayed
 
 
-def test_a_graph_is_of_one_shape() -> None:
+def test_other_shapes_are_refused() -> None:
     captured = Captured(lambda x: x + 1, record)
     captured(torch.zeros(3))
     with pytest.raises(ValueError, match=r"shape \(3,\), got \(4,\)"):
@@ -61,10 +61,10 @@ def test_a_graph_is_of_one_shape() -> None:
 
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("sampled", [False, True])
-def test_an_engine_dreams_the_same_through_a_graph(
+def test_an_engine_dreams_the_same_with_a_graph(
     make_world_model, make_contexts, frames, sampled
 ) -> None:
-    """Also over resets, which move the state between two replays."""
+    """Resets move the state between two replays."""
 
     def make() -> DreamEngine:
         return DreamEngine(

@@ -1,4 +1,4 @@
-"""The laid-out step is the world model's step: same draws, same numbers up to rounding."""
+"""The laid-out steppers and the world model's own step give the same numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ E = 7
 
 
 def make_model(**changes) -> WorldModel:
-    """Every weight drawn, so that nothing is hidden behind a zero or a one."""
+    """Build a model whose weights are all random, none of them 0 or 1."""
     torch.manual_seed(4)
     model = WorldModel(replace(TINY, **changes))
     with torch.no_grad():
@@ -58,10 +58,10 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.0, 0.5, 0.25, 0.7])
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_a_laid_out_step_is_the_models_step(changes, temperature, backend) -> None:
+def test_laid_out_steps_are_the_models(changes, temperature, backend) -> None:
     model = make_model(**changes)
     if backend == "native" and (missing() or not suits(model.config)):
-        pytest.skip(missing() or "sizes that the native step does not suit")
+        pytest.skip(missing() or "the native step does not suit these sizes")
     stepper = make_stepper(model, temperature=temperature, backend=backend)
     expected_state, state = start(model), start(model)
     seen = set()
@@ -97,7 +97,7 @@ def test_a_laid_out_step_is_the_models_step(changes, temperature, backend) -> No
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.3])
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_the_last_number_below_one_draws_a_class_that_there_is(temperature, backend) -> None:
+def test_largest_draw_takes_a_valid_class(temperature, backend) -> None:
     model = make_model(draw_temperature=1.0)
     if backend == "native" and missing():
         pytest.skip(missing())
@@ -110,10 +110,10 @@ def test_the_last_number_below_one_draws_a_class_that_there_is(temperature, back
 @pytest.mark.parametrize("temperature", [3.0, 0.7, 0.1, 0.02, 0.005, 1e-3, 1e-30])
 @pytest.mark.parametrize("backend", ["torch", "native"])
 @pytest.mark.parametrize("sure", [False, True])
-def test_a_temperature_weighs_classes_as_float64_does(temperature, backend, sure) -> None:
-    """Each number falls into the share of the class drawn, as float64 has the shares."""
+def test_temperatures_agree_with_float64(temperature, backend, sure) -> None:
+    """Each draw lies in the interval of its class, which float64 computes."""
     model = make_model(draw_temperature=1.0)
-    if sure:  # and classes whose probability is next to nothing
+    if sure:  # some probabilities are tiny
         model.prior.weight.mul_(30.0)
     if backend == "native" and missing():
         pytest.skip(missing())
@@ -138,8 +138,8 @@ def test_a_temperature_weighs_classes_as_float64_does(temperature, backend, sure
 
 
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_a_cold_dream_of_the_shipped_pong_is_like_its_likeliest(backend) -> None:
-    """Its prior stays as sure of what comes next as at a temperature of zero."""
+def test_low_temperatures_of_the_shipped_pong(backend) -> None:
+    """The prior's entropy stays close to that of a dream at temperature 0."""
     if backend == "native" and missing():
         pytest.skip(missing())
     model = load_world_model(find_checkpoint("Pong"), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Steps of a core without a layout: the world model's own methods behind the same interface."""
+"""The stepper of cores other than ``glam``, with a toy core."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MeanConfig(CoreConfig):
 
 
 class MeanCore(SequenceCore):
-    """h_t is a linear layer of the mean of e_0 … e_t; its state is a dict of two tensors."""
+    """Computes h_t by a linear layer from the mean of e_0 … e_t."""
 
     context = 1
 

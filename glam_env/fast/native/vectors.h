@@ -42,8 +42,8 @@ inline Int splat(int32_t x) { return Int{x, x, x, x}; }
 #endif
 inline V largest(V a, V b) { return a > b ? a : b; }
 
-// a · b + c in one rounding, where the CPU has it. Spelled out: GCC's tuning for some AMD CPUs
-// contracts a * b + c in a loop with several sums, and not in one with a single sum.
+// a · b + c with one rounding, if the CPU can. Written out, since GCC's tuning for some AMD CPUs
+// contracts a * b + c in a loop with several sums, but not in a loop with a single sum.
 #if defined(__AVX512F__)
 inline V fused(V a, V b, V c) { return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 #elif defined(__AVX__) && defined(__FMA__)
