@@ -19,7 +19,7 @@ import torch
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.atari.emulator import Emulator
-from glam_env.envs.atari.rewind import Twin
+from glam_env.envs.atari.rewind import RewindableGame
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.recording import HELD_OUT, add_noise
@@ -165,7 +165,7 @@ def _find_moments(
     on_step: Callable[[int], None],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Plays one game with its twin; what each moment consists of, see `Moments`."""
-    twin = Twin(emulator.game)
+    twin = RewindableGame(emulator.game)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     frames: list[np.ndarray] = []  # of the episode, up to now
     actions: list[int] = []
