@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glam_env.envs.atari.emulator import Emulator
-from glam_env.envs.atari.rewind import Twin
+from glam_env.envs.atari.rewind import RewindableGame
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.action_effects import (
     Moments,
@@ -84,7 +84,7 @@ def overlaps(old: int, new: int) -> np.ndarray:
 def test_a_twin_keeps_step_and_stands_where_it_stood(name):
     """Over ends of games, and with each action tried on the way."""
     emulator = Emulator(name, 1, seed=5, noop_max=0)
-    twin = Twin(find_game(name))
+    twin = RewindableGame(find_game(name))
     rng = np.random.default_rng(0)
     tall, wide = overlaps(210, 64), overlaps(160, 64)
     with closing(emulator):
@@ -115,7 +115,7 @@ def test_a_twin_keeps_step_and_stands_where_it_stood(name):
 @pytest.mark.emulator
 def test_what_is_tried_is_what_comes():
     game = find_game("Pong")
-    twin, other = Twin(game), Twin(game)
+    twin, other = RewindableGame(game), RewindableGame(game)
     twin.begin(3)
     tried = twin.try_each(200)
     assert tried.any()
@@ -127,10 +127,10 @@ def test_what_is_tried_is_what_comes():
 
 @pytest.mark.emulator
 def test_a_twin_that_parts_says_so():
-    twin = Twin(find_game("Pong"))
+    twin = RewindableGame(find_game("Pong"))
     twin.begin(3)
     twin.step(0, 0.0, False)
-    with pytest.raises(GlamError, match=r"part at step 2 .* 0 points here, 1 there"):
+    with pytest.raises(GlamError, match=r"differ at step 2 .* 0 points here, 1 there"):
         twin.step(0, 1.0, False)
 
 

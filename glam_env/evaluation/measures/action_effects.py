@@ -20,7 +20,7 @@ import torch
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.atari.emulator import Emulator
-from glam_env.envs.atari.rewind import Twin
+from glam_env.envs.atari.rewind import RewindableGame
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
 from glam_env.evaluation.bootstrap import Interval, draw_rows, interval
@@ -222,7 +222,7 @@ def _find_moments(
     on_step: Callable[[int], None],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Play one game beside a rewindable one; returns the parts of `Moments` for each moment."""
-    other = Twin(emulator.game)
+    other = RewindableGame(emulator.game)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     frames: list[np.ndarray] = []  # of the episode, up to now
     actions: list[int] = []
