@@ -219,7 +219,7 @@ def test_what_is_no_safetensors_is_refused_even_if_vouched_for(
 ) -> None:
     (tiny_checkpoint / name).write_bytes(b"\x80\x05 not a pickle to be run either")
     vouch(tiny_checkpoint, name)
-    assert f"{name} is no safetensors file" in refused(tiny_checkpoint)
+    assert f"{name} is not a safetensors file" in refused(tiny_checkpoint)
 
 
 WEIGHT = "prior.weight"
@@ -230,7 +230,11 @@ COUNTER = "encoder.convolutions.1.num_batches_tracked"
     ("name", "edit", "says"),
     [
         (WORLD_MODEL, lambda t: t.pop(WEIGHT), "missing"),
-        (WORLD_MODEL, lambda t: t.update(extra=torch.zeros(1)), "'extra' belongs to no such"),
+        (
+            WORLD_MODEL,
+            lambda t: t.update(extra=torch.zeros(1)),
+            "'extra' is not part of this model",
+        ),
         (WORLD_MODEL, lambda t: t.update({WEIGHT: torch.zeros(16, 17)}), "shape (16, 17)"),
         (WORLD_MODEL, lambda t: t.update({WEIGHT: torch.zeros(16)}), "shape (16,)"),
         (WORLD_MODEL, lambda t: t.update({WEIGHT: t[WEIGHT].double()}), "torch.float64"),
@@ -490,7 +494,7 @@ def test_more_contexts_than_the_config_says_are_not_saved(
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, save_again) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(GlamError, match="something else than a checkpoint"):
+    with pytest.raises(GlamError, match="is not empty and holds no checkpoint"):
         save_again(tmp_path)
     assert snapshot(tmp_path) == {"diary.txt": b"mine"}
 

@@ -48,7 +48,7 @@ def test_module_prefix_imports_the_package() -> None:
         "try: gym.make('glam_env:GLAMDream-Frostbite-v0', checkpoint='/nowhere/at/all')\n"
         "except ValueError as error: print(error)"
     )
-    assert _python(code).startswith("/nowhere/at/all is no checkpoint")
+    assert _python(code).startswith("/nowhere/at/all is not a checkpoint")
 
 
 def test_registering_twice_is_silent() -> None:

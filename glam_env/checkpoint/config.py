@@ -201,7 +201,7 @@ def read_config(folder: str | Path) -> CheckpointConfig:
     """Read and check ``config.json``, in this format or an older one.
 
     Raises:
-        GlamError: the file is missing, no JSON, of an unknown format, or holds an impossible value.
+        GlamError: the file is missing, not JSON, of an unknown format, or impossible.
     """
     path = Path(folder) / CONFIG
     try:
@@ -209,7 +209,7 @@ def read_config(folder: str | Path) -> CheckpointConfig:
     except OSError as error:
         raise GlamError(f"{path} cannot be read ({error.strerror}); {CURE}") from error
     except ValueError as error:
-        raise GlamError(f"{path} is no JSON ({error}); {CURE}") from error
+        raise GlamError(f"{path} is not JSON ({error}); {CURE}") from error
     if not isinstance(plain, dict) or "format_version" not in plain:
         raise GlamError(
             f"{path} is not of a checkpoint: it has no format_version; "
