@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 from toy_game import EmptyScreen, ToyModel, play, square, subject
 
+from glam_env.checkpoint.folder import Checkpoint, write_results
 from glam_env.errors import GlamError
 from glam_env.evaluation.examine import Examination
 from glam_env.evaluation.measures import MEASURES
@@ -24,10 +25,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "add_a_measure.md"
 WITHOUT_A_GAME = ("open_loop", "images", "objects", "events", "latents")
 
 
+def python_of_the_page():
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
 @pytest.fixture
 def brightness(monkeypatch):
     """The page's class, registered by the page's line."""
-    file, line = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    file, line, _ = python_of_the_page()
     module = ModuleType("brightness")
     monkeypatch.setitem(sys.modules, "brightness", module)
     exec(file, vars(module))
@@ -36,15 +41,15 @@ def brightness(monkeypatch):
     return MEASURES["brightness"]
 
 
-def examined(model):
-    toy = subject(model, play())
-    for name in (*WITHOUT_A_GAME, "brightness"):
+def open_loop_report(model, *more):
+    toy = subject(model, play(steps=100))
+    for name in (*WITHOUT_A_GAME, *more):
         toy.reports[name] = MEASURES[name].measure(toy)
     return Examination(toy.reports)
 
 
 def test_the_measure_of_the_page_is_in_table_json_and_card(brightness, checkpoint_config, tmp_path):
-    examination = examined(ToyModel())
+    examination = open_loop_report(ToyModel(), "brightness")
     report = examination.reports["brightness"]
     assert report.dream == pytest.approx(report.real, abs=0.1)
     low, high = report.dream_interval
@@ -69,13 +74,27 @@ def test_the_measure_of_the_page_is_in_table_json_and_card(brightness, checkpoin
     assert tmp_path / "plots" / "brightness.png" in paths
 
 
+def test_a_card_is_written_again_from_stored_results(tiny_checkpoint):
+    """By the page's lines, on a checkpoint whose card is of another time."""
+    plain = json.loads(json.dumps(open_loop_report(ToyModel()).as_json()))
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    write_results(
+        checkpoint.path, replace(checkpoint.config, results={"fidelity": plain}), "of another time"
+    )
+    *_, lines = python_of_the_page()
+    exec(lines.replace('"Pong"', repr(str(tiny_checkpoint))), {})
+    card = (tiny_checkpoint / "CARD.md").read_text()
+    assert "foreground error, dream" in card
+    assert Checkpoint.open(tiny_checkpoint).config.results == {"fidelity": plain}
+
+
 def test_it_measures(brightness):
-    empty = examined(EmptyScreen()).reports["brightness"]
+    empty = open_loop_report(EmptyScreen(), "brightness").reports["brightness"]
     assert empty.dream == empty.background < empty.real
 
 
 def test_results_from_before_a_measure_are_still_read(brightness):
-    plain = json.loads(json.dumps(examined(ToyModel()).as_json()))
+    plain = json.loads(json.dumps(open_loop_report(ToyModel(), "brightness").as_json()))
     del plain["brightness"], plain["rows"]
     examination = Examination.from_json(plain)
     assert examination.reports["brightness"] is None
@@ -84,7 +103,7 @@ def test_results_from_before_a_measure_are_still_read(brightness):
 
 
 def test_broken_results_are_named(brightness):
-    plain = json.loads(json.dumps(examined(ToyModel()).as_json()))
+    plain = json.loads(json.dumps(open_loop_report(ToyModel(), "brightness").as_json()))
     plain["brightness"]["real"] = "bright"
     with pytest.raises(GlamError, match=r"report: brightness\.real: expected .*float.*'bright'"):
         Examination.from_json(plain)
@@ -95,7 +114,7 @@ def test_broken_results_are_named(brightness):
 
 def test_every_row_of_a_report_is_found_in_table_and_json(monkeypatch, brightness):
     monkeypatch.setitem(DETECTORS, "Toy", square)
-    examination = examined(ToyModel())
+    examination = open_loop_report(ToyModel(), "brightness")
     titles = {row["title"] for row in examination.as_json()["rows"]}
     assert len(titles) > 40
     table = examination.table()

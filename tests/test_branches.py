@@ -81,31 +81,31 @@ def overlaps(old: int, new: int) -> np.ndarray:
 
 @pytest.mark.emulator
 @pytest.mark.parametrize("name", ["Pong", "Breakout", "Seaquest"])
-def test_a_twin_keeps_step_and_stands_where_it_stood(name):
+def test_a_rewindable_game_follows_the_emulator_and_goes_back(name):
     """Over ends of games, and with each action tried on the way."""
     emulator = Emulator(name, 1, seed=5, noop_max=0)
-    twin = RewindableGame(find_game(name))
+    rewindable = RewindableGame(find_game(name))
     rng = np.random.default_rng(0)
     tall, wide = overlaps(210, 64), overlaps(160, 64)
     with closing(emulator):
         emulator.reset()
-        twin.begin(emulator.episode_seed(0))
+        rewindable.begin(emulator.episode_seed(0))
         compared = 0
         for t in range(600):
             if t % 100 == 0:
-                tried = twin.try_each(5)
+                tried = rewindable.try_each(5)
                 assert tried.shape == (emulator.num_actions, 5)
-                assert (twin.try_each(5) == tried).all()
+                assert (rewindable.try_each(5) == tried).all()
             action = int(rng.integers(emulator.num_actions))
             step = emulator.step(np.array([action]))
             over = bool(step.terminated[0])
             compared += over or bool(step.reward[0])
-            twin.step(action, float(step.reward[0]), over)
+            rewindable.step(action, float(step.reward[0]), over)
             if over:
-                twin.begin(emulator.episode_seed(0))
+                rewindable.begin(emulator.episode_seed(0))
             elif t % 50 == 0:  # the emulator's is a maximum of this and the frame before
                 screen = np.einsum(
-                    "yh,hwc,xw->yxc", tall, twin.screen().astype(float), wide, optimize=True
+                    "yh,hwc,xw->yxc", tall, rewindable.screen().astype(float), wide, optimize=True
                 )
                 assert (step.frames[0] >= screen - 1.0).all()
                 assert np.abs(step.frames[0] - screen).mean() < 2.0
@@ -113,11 +113,11 @@ def test_a_twin_keeps_step_and_stands_where_it_stood(name):
 
 
 @pytest.mark.emulator
-def test_what_is_tried_is_what_comes():
+def test_what_is_tried_is_what_follows():
     game = find_game("Pong")
-    twin, other = RewindableGame(game), RewindableGame(game)
-    twin.begin(3)
-    tried = twin.try_each(200)
+    rewindable, other = RewindableGame(game), RewindableGame(game)
+    rewindable.begin(3)
+    tried = rewindable.try_each(200)
     assert tried.any()
     for action, rewards in enumerate(tried):
         other.begin(3)
@@ -126,12 +126,12 @@ def test_what_is_tried_is_what_comes():
 
 
 @pytest.mark.emulator
-def test_a_twin_that_parts_says_so():
-    twin = RewindableGame(find_game("Pong"))
-    twin.begin(3)
-    twin.step(0, 0.0, False)
+def test_a_difference_from_the_emulator_is_reported():
+    rewindable = RewindableGame(find_game("Pong"))
+    rewindable.begin(3)
+    rewindable.step(0, 0.0, False)
     with pytest.raises(GlamError, match=r"differ at step 2 .* 0 points here, 1 there"):
-        twin.step(0, 1.0, False)
+        rewindable.step(0, 1.0, False)
 
 
 # --- dreams --------------------------------------------------------------------------------------

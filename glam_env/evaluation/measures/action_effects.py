@@ -222,30 +222,30 @@ def _find_moments(
     on_step: Callable[[int], None],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Play one game beside a rewindable one; returns the parts of `Moments` for each moment."""
-    other = RewindableGame(emulator.game)
+    rewindable = RewindableGame(emulator.game)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     frames: list[np.ndarray] = []  # of the episode, up to now
     actions: list[int] = []
     with closing(emulator):
         policy.begin(1, seed)
         seen = emulator.reset()
-        other.begin(emulator.episode_seed(0))
+        rewindable.begin(emulator.episode_seed(0))
         for t in range(steps):
             frames.append(seen[0])
             if t % stride == 0 and len(actions) >= context:
-                rewards = other.try_each(horizon + LATE)
+                rewards = rewindable.try_each(horizon + LATE)
                 if not rewards[:, -2 * LATE :].any():
                     known = np.stack(frames[-context - 1 :]), np.array(actions[-context:])
                     found.append((*known, rewards.sum(1)))
             action = policy.act(seen, np.array([len(frames) == 1]))
             step = emulator.step(action)
             over = bool(step.terminated[0])
-            other.step(int(action[0]), float(step.reward[0]), over)
+            rewindable.step(int(action[0]), float(step.reward[0]), over)
             seen = step.frames
             actions.append(int(action[0]))
             if over or step.truncated[0]:
                 frames, actions = [], []
-                other.begin(emulator.episode_seed(0))
+                rewindable.begin(emulator.episode_seed(0))
             on_step(t + 1)
     return found
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from glam_env.evaluation.measures.base import Measure, Subject
 from glam_env.evaluation.measures.similarity import Statistics, ssim
-from glam_env.evaluation.play.open_loop import BASELINES, DRAWN
+from glam_env.evaluation.play.open_loop import DRAWN
 from glam_env.evaluation.rows import Row, curve_rows
 
 FOREGROUND = 0.05  # least difference from the background, in [0, 1], over the largest channel
@@ -62,7 +62,7 @@ class ImageReport(Measure):
         """Compare the frames of open loop."""
         dreams = subject.open_loop
         background = find_background(dreams.recording.frames)
-        tally = ImageTally(DRAWN, dreams.horizon, background)
+        tally = ImageTally(list(DRAWN), dreams.horizon, background)
         for frames in dreams.frames():
             drawn = {
                 "dream": frames.dream,
@@ -88,7 +88,7 @@ class ImageReport(Measure):
         return [
             row
             for figure, title in TITLES.items()
-            for name, whose in {"dream": "dream", **BASELINES}.items()
+            for name, whose in DRAWN.items()
             for row in curve_rows(f"{title}, {whose}", getattr(self.images[name], figure))
         ]
 

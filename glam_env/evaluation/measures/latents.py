@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from glam_env.evaluation.measures.base import Measure, Subject
-from glam_env.evaluation.play.open_loop import BASELINES, OpenLoop
+from glam_env.evaluation.play.open_loop import DRAWN, OpenLoop
 from glam_env.evaluation.rows import Row
 from glam_env.model.distributions import categorical_kl
 from glam_env.model.world_model import WorldModel
@@ -56,10 +56,9 @@ class LatentReport(Measure):
 
     def rows(self) -> list[Row]:
         """Return the divergences."""
-        titles = {"dream": "dream", **BASELINES}
         return [
             Row(f"latent KL one step ahead (nats), {title}", getattr(self.latent_kl, name))
-            for name, title in titles.items()
+            for name, title in DRAWN.items()
         ]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from glam_env.evaluation.measures.base import Measure, Subject
 from glam_env.evaluation.measures.images import shares
 from glam_env.evaluation.measures.pong import find_pong_objects
-from glam_env.evaluation.play.open_loop import BASELINES, DRAWN
+from glam_env.evaluation.play.open_loop import DRAWN
 from glam_env.evaluation.rows import Row, curve_rows
 
 Positions = dict[str, np.ndarray]
@@ -93,7 +93,7 @@ class ObjectReport(Measure):
             shown = name.replace("_", " ")
             rows += curve_rows(f"real frames with it, {shown}", dream.real)
             for figure, title in TITLES.items():
-                for drawn, whose in {"dream": "dream", **BASELINES}.items():
+                for drawn, whose in DRAWN.items():
                     curve = getattr(self.objects[drawn][name], figure)
                     rows += curve_rows(f"{title}, {shown}, {whose}", curve)
         return rows

@@ -25,8 +25,8 @@ BEYOND = 2  # steps dreamt past the horizon, in which late events find their par
 BATCH = 64  # windows at a time
 BASELINES = {"repeat": "last real frame", "average": "average real frame"}
 """Pictures that know nothing of what follows, with their titles."""
-DRAWN = ("dream", *BASELINES)
-"""All that is drawn beside the real frames."""
+DRAWN = {"dream": "dream", **BASELINES}
+"""All that is drawn beside the real frames, with titles."""
 
 
 class Frames(NamedTuple):

@@ -246,7 +246,7 @@ def _phases(lines: Sequence[Mapping[str, Any]]) -> Iterator[Phase]:
 
 
 def _phase_name(line: Mapping[str, Any], default: str) -> str:
-    name = line.get("phase", default)
+    name: str = line.get("phase", default)
     return EARLIER_NAMES.get(name, name)
 
 
