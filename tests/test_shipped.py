@@ -9,12 +9,11 @@ import pytest
 from glam_agents import load_agent as build_agent
 
 import glam_env
-from glam_env.checkpoint.folder import (
-    Checkpoint,
-    shipped_checkpoints,
-)
+from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
 from glam_env.envs.latent_filter import FilteredPolicy
-from glam_env.evaluation.measures.open_loop import measure_fidelity
+from glam_env.evaluation.measures.base import Settings, Subject
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.play.recording import add_noise, record_play
 from glam_env.evaluation.report.card import write_card
 from glam_env.games import GAMES
@@ -22,11 +21,10 @@ from glam_env.games import GAMES
 SHIPPED = shipped_checkpoints()
 
 
-def load_agent(folder) -> Any:
-    config = Checkpoint.open(folder).config
-    sizes = config.world_model
-    state = Checkpoint.open(folder).agent_state()
-    return build_agent(config.agent, state, sizes.feature_dim, sizes.num_actions)
+def load_agent(checkpoint: Checkpoint) -> Any:
+    sizes = checkpoint.config.world_model
+    state = checkpoint.agent_state()
+    return build_agent(checkpoint.config.agent, state, sizes.feature_dim, sizes.num_actions)
 
 
 def test_pong_is_shipped():
@@ -36,12 +34,13 @@ def test_pong_is_shipped():
 @pytest.mark.parametrize("game", SHIPPED)
 def test_a_shipped_checkpoint_is_whole_and_small(game):
     folder = SHIPPED[game]
-    config = Checkpoint.open(folder).config
+    checkpoint = Checkpoint.open(folder)
     world_model, contexts, agent = (
-        Checkpoint.open(folder).world_model(),
-        Checkpoint.open(folder).contexts(),
-        load_agent(folder),
+        checkpoint.world_model(),
+        checkpoint.contexts(),
+        load_agent(checkpoint),
     )
+    config = checkpoint.config
     assert all(p.isfinite().all() for p in [*world_model.parameters(), *agent.parameters()])
     assert contexts.count == config.contexts.count >= 1000
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
@@ -57,7 +56,7 @@ def test_the_card_says_what_was_measured_and_nothing_else(game):
     assert config.results["fidelity"]["windows"] >= 100
 
 
-def test_the_readme_tells_the_shipped_score():
+def test_the_readme_has_the_shipped_score():
     score = Checkpoint.open(SHIPPED["Pong"]).config.results["score"]
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     assert f"{score['mean']:.2f} ± {score['standard_error']:.2f}".replace("-", "−") in readme
@@ -83,17 +82,20 @@ def test_a_game_without_a_checkpoint_says_how_to_make_one():
 @pytest.mark.emulator
 def test_the_dream_of_pong_knows_the_game():
     """On new play: it draws what moves, and finds the points again."""
-    world_model, agent = Checkpoint.open(SHIPPED["Pong"]).world_model(), load_agent(SHIPPED["Pong"])
+    checkpoint = Checkpoint.open("Pong")
+    world_model, agent = checkpoint.world_model(), load_agent(checkpoint)
     act = add_noise(lambda f, g: agent.act(f, generator=g), 6, (0.0, 0.5, 1.0))
     policy = FilteredPolicy(world_model, act)
     recording = record_play(policy, "Pong", steps=1500, num_envs=3, seed=77)
-    report = measure_fidelity(world_model, recording, horizon=16, stride=8)
+    settings = Settings(horizon=16, stride=8)
+    subject = Subject(world_model, act, "Pong", settings, recording=recording, players={})
+    images = ImageReport.measure(subject).images
     dream, repeat, average = (
-        np.array(report.images[painter].foreground_error)
-        for painter in ("dream", "repeat", "average")
+        np.array(images[source].foreground_error) for source in ("dream", "repeat", "average")
     )
     assert (dream < repeat).all()
     assert (dream < average).all()
     assert dream[0] < 0.3
-    assert report.rewards[0].real >= 10
-    assert report.rewards[0].f1 > 0.5
+    rewards = EventReport.measure(subject).rewards[0]
+    assert rewards.real >= 10
+    assert rewards.f1 > 0.5
