@@ -1,4 +1,4 @@
-"""A world model of a few thousand weights, drawn at random, and checkpoints of it."""
+"""Fixtures: a world model of a few thousand random weights, and checkpoints of it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ HORIZON = 12
 
 
 def _world_model(termination_bias: float = -1.0) -> WorldModel:
-    """Eval mode, no gradients; lives end about every other step at a bias of 0, never at −99."""
+    """Build it without gradients; lives end about every other step at a bias of 0, never at −99."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = WorldModel(TINY)
-        with torch.no_grad():  # the heads begin almost flat; here every step shall say something
+        with torch.no_grad():  # the heads begin almost flat; here each step must differ
             model.reward.layers[-1].weight.normal_(0.0, 0.1)
             model.termination.layers[-1].weight.normal_(0.0, 1.0)
             model.termination.layers[-1].bias.fill_(1.5 + termination_bias)
@@ -64,31 +64,31 @@ def _config() -> CheckpointConfig:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Sums come out in one order, and small tensors are quicker without company."""
+    """Use one thread: sums have one order, and small tensors are faster."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def make_world_model() -> Callable[..., WorldModel]:
-    """Builds the tiny world model; see :func:`_world_model`."""
+    """Return a function that builds the tiny world model, see :func:`_world_model`."""
     return _world_model
 
 
 @pytest.fixture(scope="session")
 def make_contexts() -> Callable[..., Contexts]:
-    """Builds contexts that fit it."""
+    """Return a function that builds contexts for it."""
     return _contexts
 
 
 @pytest.fixture(scope="session")
 def checkpoint_config() -> CheckpointConfig:
-    """The tiny checkpoint's config, before it is saved."""
+    """Return the tiny checkpoint's config, before it is saved."""
     return _config()
 
 
 @pytest.fixture(scope="session")
 def saved_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint's folder, named after its game; it is only read."""
+    """Save the tiny checkpoint, in a folder named after its game; tests only read it."""
     return save_checkpoint(
         tmp_path_factory.mktemp("checkpoints") / "Pong",
         config=_config(),
@@ -101,7 +101,7 @@ def saved_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def endless_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose dreams do not end before the horizon; it is only read."""
+    """Save one whose dreams do not end before the horizon; tests only read it."""
     return save_checkpoint(
         tmp_path_factory.mktemp("endless") / "Pong",
         config=_config(),
@@ -114,5 +114,5 @@ def endless_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_checkpoint(saved_checkpoint: Path, tmp_path: Path) -> Path:
-    """A checkpoint folder of the test's own, at ``tmp_path / "Pong"``."""
+    """Copy the tiny checkpoint to ``tmp_path / "Pong"``, for tests that change it."""
     return Path(shutil.copytree(saved_checkpoint, tmp_path / "Pong"))

@@ -1,4 +1,4 @@
-"""The real game: what an agent step is, seeds, resumption, books, and bad input."""
+"""The emulator: what an agent step is, seeds, resumption, records, and bad input."""
 
 import sys
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.emulator
 
 @pytest.fixture
 def make():
-    """Makes emulators on one thread and closes them after the test."""
+    """Make emulators on one thread and close them after the test."""
     made = []
 
     def make_emulator(game="Pong", num_envs=1, *, seed=0, num_threads=1, **options):
@@ -51,7 +51,7 @@ def test_shapes_and_types(make):
 
 
 def area_weights(old, new):
-    """(new, old) share of each old pixel in each new one, for scaling by area."""
+    """Return the (new, old) share of each old pixel in each new one, for scaling by area."""
     edges = np.linspace(0, old, new + 1)
     left, right = np.arange(old), np.arange(1, old + 1)
     overlap = np.minimum(edges[1:, None], right) - np.maximum(edges[:-1, None], left)
@@ -111,7 +111,7 @@ def test_rewards_are_not_clipped_and_make_up_the_return(make):
     assert len({episode.seed for episode in finished}) == len(finished)
 
 
-def test_a_lost_life_is_told_and_only_the_last_ends_the_episode(make):
+def test_a_lost_life_is_reported_and_only_the_last_ends_the_episode(make):
     game = make("Breakout")
     game.reset()
     lost = []
@@ -239,18 +239,18 @@ def test_a_state_of_something_else_is_refused(make):
 
 
 def test_arrays_belong_to_the_caller(make):
-    game, twin = make(num_envs=2), make(num_envs=2)
+    game, other = make(num_envs=2), make(num_envs=2)
     kept = game.reset()
     copy = kept.copy()
-    twin.reset()
+    other.reset()
     for action in random_actions(game, 5):
         step = game.step(action)
-        expected = twin.step(action).frames
+        expected = other.step(action).frames
         np.testing.assert_array_equal(step.frames, expected)
         step.frames[:] = 7
         step.reward[:] = 7
     np.testing.assert_array_equal(kept, copy)
-    np.testing.assert_array_equal(game.state().checksum, twin.state().checksum)
+    np.testing.assert_array_equal(game.state().checksum, other.state().checksum)
 
 
 @pytest.mark.parametrize(
@@ -273,10 +273,10 @@ def test_bad_actions_move_nothing(make, actions):
         game.step(actions)
     after = game.state()
     np.testing.assert_array_equal(before.length, after.length)
-    twin = make(num_envs=2)
-    twin.reset()
+    other = make(num_envs=2)
+    other.reset()
     good = np.array([2, 3], np.int32)
-    np.testing.assert_array_equal(game.step(good).frames, twin.step(good).frames)
+    np.testing.assert_array_equal(game.step(good).frames, other.step(good).frames)
 
 
 @pytest.mark.parametrize(

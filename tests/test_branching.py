@@ -1,4 +1,4 @@
-"""Copies of dreams: set back, branched, moved to other envs; and what is refused."""
+"""Snapshots: continuing, branching, moving to other envs; and what is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_envs() -> Iterator[Callable[..., DreamVectorEnv]]:
 
 
 def go_on(envs: DreamVectorEnv, steps: int = 14) -> list[Any]:
-    """Steps past the first ends, and one reset without a seed."""
+    """Step past the first ends, then reset once without a seed."""
     acts = [(np.arange(envs.num_envs) * 5 + t) % 6 for t in range(steps)]
     history = [to_numpy(dict(enumerate(envs.step(actions)))) for actions in acts]
     return [*history, to_numpy(envs.reset()[0])]
@@ -107,10 +107,10 @@ def test_one_moment_branches_into_as_many_futures_as_there_are_dreams(make_envs)
     assert_same(envs.set_state(moment), np.stack([here[2]] * 64))
     futures = envs.step(np.full(64, 3))
     assert len(np.unique(futures[0], axis=0)) > 32
-    # What foretells them is the same: they part where the next moment is drawn.
+    # Their prediction is the same: they differ from the draw of the next latent on.
     assert (futures[1] == futures[1][0]).all()
     assert (futures[4]["prior_entropy"] == futures[4]["prior_entropy"][0]).all()
-    # The seed before it says which futures.
+    # The seed of the reset before it fixes the futures.
     for seed, same in ((5, True), (6, False)):
         envs.reset(seed=seed)
         envs.set_state(moment)
@@ -118,7 +118,7 @@ def test_one_moment_branches_into_as_many_futures_as_there_are_dreams(make_envs)
 
 
 def test_steps_lived_are_part_of_a_dream(make_envs, endless_checkpoint) -> None:
-    """A branch ends at the horizon that is left to it."""
+    """A branch ends after the steps that remain to the horizon."""
     options = {"obs_type": "latent", "checkpoint": endless_checkpoint, "max_episode_steps": 6}
     envs, branches = make_envs(**options), make_envs(2, **options)
     envs.reset(seed=0)
@@ -193,7 +193,7 @@ def test_ended_dreams_are_kept_as_ended(make_envs, mode) -> None:
 
 
 def test_latents_are_drawn_where_frames_are_wanted(make_envs) -> None:
-    """A snapshot of an env that draws nothing has no frames; another size may round a pixel."""
+    """A snapshot of a latent env has no frames; another batch size may round a pixel."""
     latent, rgb = make_envs(obs_type="latent"), make_envs(obs_type="rgb")
     latent.reset(seed=2)
     expected, _ = rgb.reset(seed=2)
@@ -231,9 +231,9 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_moves(
         contexts=make_contexts(),
         card="",
     )
-    envs, twin = make_envs(), make_envs()
+    envs, other = make_envs(), make_envs()
     foreign = make_envs(checkpoint=elsewhere)
-    for each in (envs, twin, foreign):
+    for each in (envs, other, foreign):
         each.reset(seed=0)
     state = envs.get_state()
     on_gpu = state.draws._replace(starts_drawn=state.draws.starts_drawn.to("meta"))
@@ -246,7 +246,7 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_moves(
         with pytest.raises(GlamError, match=says) as caught:
             envs.set_state(wrong)
         assert "\n" not in str(caught.value)
-    assert_same(go_on(envs), go_on(twin))
+    assert_same(go_on(envs), go_on(other))
 
 
 def test_there_is_no_snapshot_before_the_beginning_or_after_the_end(make_envs) -> None:
@@ -268,9 +268,9 @@ def test_there_is_no_snapshot_before_the_beginning_or_after_the_end(make_envs) -
 def test_the_example_draws_all_actions_from_one_moment(tmp_path, capsys) -> None:
     args = branching.Args(futures=2, steps=3, picture=tmp_path / "futures.png", device="cpu")
     found = branching.main(args)
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0].strip() for line in told[:6]] == list(GAMES["Pong"].action_meanings)
-    context = int(told[6].split("context ")[1].split(",")[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].strip() for line in lines[:6]] == list(GAMES["Pong"].action_meanings)
+    context = int(lines[6].split("context ")[1].split(",")[0])
     assert found.seen.shape == (3, 12, 64, 64, 3)
     with Image.open(args.picture) as image:
         assert image.format == "PNG"

@@ -1,4 +1,4 @@
-"""Checkpoint folders: what is saved comes back, and nothing broken is believed."""
+"""Checkpoint folders: a round trip, finding, older formats, and broken files."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from glam_env.training.presets import PRESETS, TrainConfig
 
 
 def edit_config(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    """Changes config.json in place."""
+    """Change config.json in place."""
     plain = json.loads((folder / CONFIG).read_text())
     edit(plain)
     (folder / CONFIG).write_text(json.dumps(plain))
 
 
 def forge(folder: Path, name: str, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    """Changes tensors as a careful forger would: config.json vouches for the new file."""
+    """Change tensors, and put size and hash of the new file into config.json."""
     tensors = safetensors.torch.load_file(folder / name)
     edit(tensors)
     safetensors.torch.save_file(tensors, folder / name)
-    vouch(folder, name)
+    record(folder, name)
 
 
-def vouch(folder: Path, name: str) -> None:
+def record(folder: Path, name: str) -> None:
     data = (folder / name).read_bytes()
     record = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit_config(folder, lambda plain: plain["files"].update({name: record}))
@@ -61,7 +61,7 @@ def load_everything(folder: Path) -> None:
 
 
 def refused(folder: Path) -> str:
-    """The one line with which a folder is refused."""
+    """Return the one line with which a folder is refused."""
     with pytest.raises(GlamError) as caught:
         load_everything(folder)
     message = str(caught.value)
@@ -214,11 +214,11 @@ def test_a_damaged_file_is_refused(tiny_checkpoint: Path, name: str, damage: str
 
 
 @pytest.mark.parametrize("name", [WORLD_MODEL, AGENT, CONTEXTS])
-def test_what_is_no_safetensors_is_refused_even_if_vouched_for(
+def test_what_is_no_safetensors_is_refused_even_with_the_right_hash(
     tiny_checkpoint: Path, name: str
 ) -> None:
     (tiny_checkpoint / name).write_bytes(b"\x80\x05 not a pickle to be run either")
-    vouch(tiny_checkpoint, name)
+    record(tiny_checkpoint, name)
     assert f"{name} is not a safetensors file" in refused(tiny_checkpoint)
 
 
@@ -343,7 +343,7 @@ def test_a_number_that_is_not_finite_is_refused(
 
 
 def as_format_1(plain: dict[str, Any]) -> None:
-    """Rewrite a config of format 2 as the first version of glam-env would have written it."""
+    """Rewrite a config of format 2 as the first version of glam-env wrote it."""
     core = plain["world_model"].pop("core")
     plain["world_model"] |= {name: value for name, value in core.items() if name != "name"}
     plain["format_version"] = 1
@@ -387,12 +387,12 @@ def test_a_config_that_is_no_json_object_is_refused(tiny_checkpoint: Path, text:
     assert CONFIG in refused(tiny_checkpoint)
 
 
-# --- whole or not at all -------------------------------------------------------------------------
+# --- completely or not at all --------------------------------------------------------------------
 
 
 @pytest.fixture
 def save_again(checkpoint_config, make_world_model, make_contexts) -> Callable[..., Path]:
-    """Saves a second checkpoint, with another card and agent."""
+    """Save a second checkpoint, with another card and agent."""
 
     def save(folder: Path, **changes: Any) -> Path:
         arguments: dict[str, Any] = {
@@ -427,7 +427,7 @@ def test_a_second_save_replaces_the_first_and_keeps_other_files(
 def test_a_save_that_fails_leaves_the_old_checkpoint(
     tiny_checkpoint: Path, save_again, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
-    """The disk gives up at each call in turn: five files, two folders, the two renames."""
+    """The disk fails at each call in turn: five files, two folders, two renames."""
     before = snapshot(tiny_checkpoint)
     calls = 0
 
@@ -449,7 +449,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
     monkeypatch.undo()
     if fails_at < 10:
         assert snapshot(tiny_checkpoint) == before
-    else:  # after both renames, as the parent folder is flushed: the new one is in place
+    else:  # after both renames, while the parent folder is flushed: the new one is in place
         assert (tiny_checkpoint / "CARD.md").read_text() == "# Second\n"
     load_everything(tiny_checkpoint)
     save_again(tiny_checkpoint)
@@ -500,7 +500,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, save_again) -> N
 
 
 def test_an_unwritable_place_gets_one_line(tmp_path: Path, save_again) -> None:
-    (tmp_path / "file").write_text("")  # a file where a folder is needed stops even root
+    (tmp_path / "file").write_text("")  # unlike permissions, this stops root too
     for place in (tmp_path / "file", tmp_path / "file" / "Pong"):
         with pytest.raises(GlamError, match=r"cannot write .*; make its parent folder writable"):
             save_again(place)

@@ -1,4 +1,4 @@
-"""What is a dream env's own, beyond the contract that test_env_contract.py holds it to."""
+"""Dream envs, beyond the contract in test_env_contract.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _pong_is_tiny(saved_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def make_envs() -> Iterator[Callable[..., DreamVectorEnv]]:
-    """Makes vector envs on the CPU and closes them in the end."""
+    """Make vector envs on the CPU and close them in the end."""
     made: list[DreamVectorEnv] = []
 
     def make(num_envs: int = E, **options: Any) -> DreamVectorEnv:
@@ -86,7 +86,7 @@ def test_the_single_env_wants_a_reset_after_its_end() -> None:
 
 
 def test_a_single_env_has_two_names_for_its_horizon(endless_checkpoint) -> None:
-    """Gymnasium keeps ``max_episode_steps`` to itself, which can only cut an episode shorter."""
+    """Gymnasium keeps ``max_episode_steps`` for itself, which can only shorten an episode."""
     for options, steps in (
         ({}, 12),
         ({"max_episode_steps": 5}, 5),
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_bits_in_another_env(make_envs) -> None:
 
 
 class Replayed(gym.Env):
-    """Plays back what happened to one dream, so that Gymnasium's own vector env can batch it."""
+    """Plays back the record of one dream, so that Gymnasium's own vector env can batch it."""
 
     def __init__(self, envs: DreamVectorEnv, tape: list[tuple[Any, ...]]) -> None:
         self.observation_space = envs.single_observation_space
@@ -151,7 +151,7 @@ class Replayed(gym.Env):
 
 
 def record(envs: DreamVectorEnv, steps: int, mode: AutoresetMode) -> list[list[tuple[Any, ...]]]:
-    """What happens to each dream of a bare engine, resets in a mode's place, in latents."""
+    """Record each dream of a bare engine in latents, with resets where a mode has them."""
     engine, model = envs.engine, envs.engine.world_model
     tapes: list[list[tuple[Any, ...]]] = [[] for _ in range(E)]
 
@@ -185,13 +185,13 @@ def record(envs: DreamVectorEnv, steps: int, mode: AutoresetMode) -> list[list[t
     return tapes
 
 
-def told(info: dict[str, Any]) -> dict[str, Any]:
-    """What a vector env's info says: nothing where a mask is false."""
+def visible(info: dict[str, Any]) -> dict[str, Any]:
+    """Return a vector env's info without the entries that its masks exclude."""
     kept = {}
     for name in [name for name in info if not name.startswith("_")]:
         value, mask = info[name], info[f"_{name}"]
         if isinstance(value, dict):
-            value = told(value)
+            value = visible(value)
         elif value.dtype != object:
             value = np.where(mask, value, 0)
         if mask.any():
@@ -217,7 +217,7 @@ def test_autoreset_is_what_gymnasium_makes_of_the_same_dreams(make_envs, mode) -
         assert_same(observations, expected)
         assert_same(rewards.astype(np.float64), expected_rewards)
         assert_same(flags, expected_flags)
-        assert_same(told(info), expected_info)
+        assert_same(visible(info), expected_info)
         done = flags[0] | flags[1]
         alone, crowd = alone + (done.sum() == 1), crowd + (done.sum() > 1)
         if mode is AutoresetMode.DISABLED and done.any():
@@ -239,7 +239,7 @@ def test_every_dream_ends_at_the_horizon_of_the_checkpoint(make_envs, endless_ch
 
 
 def futures(make_envs: Callable[..., DreamVectorEnv], **options: Any) -> tuple[np.ndarray, ...]:
-    """Latents, rewards and terminations (T, 32, …) of dreams from one moment, by the same acts."""
+    """Return latents, rewards and ends (T, 32, …) of dreams from one moment, with equal actions."""
     options = {"obs_type": "latent", "autoreset_mode": "NEXT_STEP"} | options
     envs = make_envs(32, **options)
     envs.reset(seed=1, options={"context": 4})
@@ -256,7 +256,7 @@ def test_temperature_is_that_of_the_latents(make_envs) -> None:
 
 
 def test_ends_and_rewards_are_drawn_if_wanted(make_envs) -> None:
-    """At temperature 0 nothing else tells dreams from one moment apart."""
+    """At temperature 0 dreams from one moment differ in nothing else."""
     _, reward, terminated = futures(make_envs, temperature=0)
     assert (reward[0] == reward[0, 0]).all()
     assert (terminated[0] == terminated[0, 0]).all()
@@ -265,7 +265,7 @@ def test_ends_and_rewards_are_drawn_if_wanted(make_envs) -> None:
     assert 0 < terminated[0].sum() < 32
 
 
-def test_a_dream_in_doubt_is_truncated(make_envs) -> None:
+def test_an_uncertain_dream_is_truncated(make_envs) -> None:
     free = make_envs(obs_type="latent", autoreset_mode="DISABLED")
     free.reset(seed=3)
     limit = float(np.quantile(free.step(np.ones(E, int))[4]["prior_entropy"], 0.8))
@@ -275,16 +275,16 @@ def test_a_dream_in_doubt_is_truncated(make_envs) -> None:
     for _ in range(24):
         _, _, terminated, truncated, info = envs.step(np.ones(E, int))
         lengths += 1
-        doubtful = info["prior_entropy"] > limit
-        assert_same(truncated, (doubtful | (lengths >= 12)) & ~terminated)
-        cut += (doubtful & truncated).sum()
+        uncertain = info["prior_entropy"] > limit
+        assert_same(truncated, (uncertain | (lengths >= 12)) & ~terminated)
+        cut += (uncertain & truncated).sum()
         longest = max(longest, lengths.max())
         lengths[terminated | truncated] = 0
     assert cut > E
     assert longest > 2
 
 
-def test_a_single_dream_in_doubt_is_truncated() -> None:
+def test_a_single_uncertain_dream_is_truncated() -> None:
     seen = {}
     for limit in (0.0, np.inf):
         env = DreamEnv(device="cpu", obs_type="latent", max_prior_entropy=limit)
@@ -325,13 +325,13 @@ def test_given_dreams_start_from_given_moments(make_envs) -> None:
     ],
 )
 def test_a_bad_context_is_refused_before_anything_moves(make_envs, options, says) -> None:
-    envs, twin = make_envs(obs_type="latent"), make_envs(obs_type="latent")
+    envs, other = make_envs(obs_type="latent"), make_envs(obs_type="latent")
     play(envs, 3)
-    play(twin, 3)
+    play(other, 3)
     with pytest.raises(GlamError, match=says):
         envs.reset(seed=77, options=options)
-    assert_same(play(envs, 14, seed=None), play(twin, 14, seed=None))
-    assert_same(envs.reset()[0], twin.reset()[0])
+    assert_same(play(envs, 14, seed=None), play(other, 14, seed=None))
+    assert_same(envs.reset()[0], other.reset()[0])
 
 
 # --- what is handed out --------------------------------------------------------------------------
@@ -348,8 +348,10 @@ def test_tensors_can_be_trained_on(make_envs) -> None:
 
 @pytest.mark.parametrize("obs_type", OBSERVATIONS)
 def test_observations_are_of_the_dream(make_envs, saved_checkpoint, obs_type) -> None:
-    """Drawn from the latents by the checkpoint's own decoder, up to a level of 255: the drawing may
-    run in 8-bit integers, and a batch's size may round a pixel."""
+    """They are the decoder's, up to a level of 255.
+
+    The drawing may run in 8-bit integers, and the size of a batch may round a pixel.
+    """
     envs = make_envs(obs_type=obs_type, render_mode="rgb_array")
     model = Checkpoint.open(saved_checkpoint).world_model()
     observations, _ = envs.reset(seed=0)

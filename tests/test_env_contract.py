@@ -1,4 +1,4 @@
-"""One contract for the dreamt and the real vector env, as Gymnasium has none of its own.
+"""The contract of the dreamt and the real vector env, since Gymnasium has no checker for those.
 
 Every test runs in both worlds. A game of the emulator takes long to begin, so what all types of
 observations and arrays and all autoreset modes have to keep is looked for in one play of each.
@@ -68,7 +68,7 @@ def _warnings_are_errors() -> Iterator[None]:
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., PixelVectorEnv]]:
-    """Makes a world's vector env by its id and closes it in the end."""
+    """Make a world's vector env by its id and close it in the end."""
     made: list[PixelVectorEnv] = []
 
     def make_envs(world: str, num_envs: int = E, **options: Any) -> PixelVectorEnv:
@@ -83,7 +83,7 @@ def make() -> Iterator[Callable[..., PixelVectorEnv]]:
 
 @pytest.fixture
 def make_single() -> Iterator[Callable[..., gym.Env]]:
-    """Makes a world's single env by its id and closes it in the end."""
+    """Make a world's single env by its id and close it in the end."""
     made: list[gym.Env] = []
 
     def make_env(world: str, **options: Any) -> gym.Env:
@@ -97,7 +97,7 @@ def make_single() -> Iterator[Callable[..., gym.Env]]:
 
 @pytest.fixture(scope="module")
 def keep(_surroundings: None) -> Iterator[Callable[..., PixelVectorEnv]]:
-    """The module's own env of a world, an array type, an observation type and a mode."""
+    """Return the module's env of a world, an array type, an observation type and a mode."""
 
     @cache
     def envs_of(world: str, array_type: str, obs_type: str, mode: str) -> PixelVectorEnv:
@@ -125,8 +125,10 @@ def keep(_surroundings: None) -> Iterator[Callable[..., PixelVectorEnv]]:
 
 
 class Event(NamedTuple):
-    """What a reset (2 parts) or a step (5 parts) has returned: copies in numpy; and of each part
-    its type, dtype and shape."""
+    """The result of a reset (2 parts) or a step (5 parts).
+
+    ``parts`` are copies in numpy, ``outline`` holds the type, dtype and shape of each part.
+    """
 
     parts: list[Any]
     outline: list[Any]
@@ -158,10 +160,10 @@ def play(
     seed: int | None = SEED,
     taken: Callable[[tuple[Any, ...]], None] = lambda parts: None,
 ) -> list[Event]:
-    """Resets (unless the seed is None) and steps; ``taken`` is called with whatever comes back.
+    """Reset (unless the seed is None) and step; ``taken`` is called with each result.
 
-    The last row is begun anew after the second step, so that rows end apart from each other; where
-    the env begins none by itself, those that end are begun anew at once.
+    The last row is reset after the second step, so that rows end at different steps; where the env
+    resets none by itself, those that end are reset at once.
     """
     events = []
 
@@ -189,7 +191,7 @@ def assert_equal(one: list[Event], other: list[Event]) -> None:
 
 @pytest.fixture(scope="module")
 def firsts_of(keep: Callable[..., PixelVectorEnv]) -> Callable[..., list[np.ndarray]]:
-    """What each row shows first in its n-th episode, which hangs on nothing else than n."""
+    """Return each row's first observation in its n-th episode, which depends on n only."""
 
     @cache
     def first_observations(world: str, obs_type: str) -> list[np.ndarray]:
@@ -201,7 +203,7 @@ def firsts_of(keep: Callable[..., PixelVectorEnv]) -> Callable[..., list[np.ndar
 
 @pytest.fixture(scope="module")
 def played(keep: Callable[..., PixelVectorEnv]) -> Callable[..., list[Event]]:
-    """The play of each of the module's envs, in which the caller overwrites what it is given."""
+    """Play each of the module's envs while the caller overwrites what it receives."""
 
     @cache
     def play_of(world: str, array_type: str, obs_type: str, mode: str) -> list[Event]:
@@ -252,13 +254,13 @@ def test_spaces_shapes_and_types(keep, played, world, array_type, obs_type, mode
             continue
         assert event.outline[1:4] == [(kind, float32, (E,))] + [(kind, flag, (E,))] * 2
         info = event.outline[4]
-        doubt = {"prior_entropy": (kind, float32, (E,)), "_prior_entropy": (kind, flag, (E,))}
+        entropy = {"prior_entropy": (kind, float32, (E,)), "_prior_entropy": (kind, flag, (E,))}
         ends = {}
         if mode == "SAME_STEP" and event.done.any():
             row = seen if array_type == "torch" else (np.ndarray, np.dtype(object), (E,))
             ends = {"final_obs": row, "_final_obs": (kind, flag, (E,))}
-            ends |= {"final_info": doubt, "_final_info": (kind, flag, (E,))}
-        assert info == doubt | ends
+            ends |= {"final_info": entropy, "_final_info": (kind, flag, (E,))}
+        assert info == entropy | ends
         assert not (event.parts[2] & event.parts[3]).any()
 
 
@@ -297,7 +299,7 @@ def test_both_worlds_have_equal_spaces_types_and_infos(
 def test_a_seed_fixes_everything_whatever_the_caller_does(
     keep, played, world, array_type, obs_type, mode
 ) -> None:
-    """Nor does it hang on what has been played before; another seed gives something else."""
+    """It does not depend on earlier play, and another seed gives something else."""
     envs = keep(world, array_type, obs_type, mode)
     spoilt = played(world, array_type, obs_type, mode)
     assert_equal(play(envs), spoilt)
@@ -356,7 +358,7 @@ def test_next_step_begins_a_row_in_the_step_after_its_end(
 def test_same_step_begins_a_row_at_once_and_keeps_its_end(
     played, world, array_type, obs_type
 ) -> None:
-    """It is DISABLED with resets by hand, to the bit."""
+    """It equals DISABLED with resets by hand, bit for bit."""
     by_hand = iter(played(world, array_type, obs_type, "DISABLED"))
     alone = ends = 0
     for event in played(world, array_type, obs_type, "SAME_STEP"):
@@ -375,8 +377,8 @@ def test_same_step_begins_a_row_at_once_and_keeps_its_end(
             assert_same(info["_final_obs"], event.done)
             assert_same(info["_final_info"], event.done)
             assert_same(final["_prior_entropy"], event.done & modelled)
-            doubt = np.where(event.done, expected.parts[4]["prior_entropy"], np.float32(0))
-            assert_same(final["prior_entropy"], doubt)
+            entropy = np.where(event.done, expected.parts[4]["prior_entropy"], np.float32(0))
+            assert_same(final["prior_entropy"], entropy)
             for i in event.done.nonzero()[0]:
                 assert_same(info["final_obs"][i], expected.parts[0][i])
             after = next(by_hand).parts[0]
@@ -453,8 +455,8 @@ def test_resets_without_a_seed_go_on(make, keep, world) -> None:
 def test_a_mask_begins_its_rows_and_leaves_the_others(keep, firsts_of, world, obs_type) -> None:
     firsts = firsts_of(world, obs_type)
     envs = keep(world, "numpy", obs_type, "NEXT_STEP")
-    twin = keep(world, "torch", obs_type, "NEXT_STEP")
-    for each in (envs, twin):
+    other = keep(world, "torch", obs_type, "NEXT_STEP")
+    for each in (envs, other):
         each.reset(seed=SEED)
         before = each.step(actions_at(0))[0]
     for episode, kind in ((1, np.asarray), (2, torch.as_tensor)):
@@ -467,9 +469,9 @@ def test_a_mask_begins_its_rows_and_leaves_the_others(keep, firsts_of, world, ob
         assert mask.tolist() == FIRST.tolist()
         assert_same(after[1:], to_numpy(before)[1:])
         assert_same(after[0], firsts[episode][0])
-    # The others go on as if their neighbour had not begun anew.
+    # The others continue as if their neighbour had not been reset.
     for t in range(1, HORIZON):
-        ours, theirs = envs.step(actions_at(t)), twin.step(actions_at(t))
+        ours, theirs = envs.step(actions_at(t)), other.step(actions_at(t))
         assert_same(ours[0][1:], to_numpy(theirs[0])[1:])
         assert_same([part[1:] for part in ours[1:4]], [to_numpy(p)[1:] for p in theirs[1:4]])
 
@@ -513,8 +515,8 @@ def test_bad_input_is_refused_before_anything_moves(make, keep, world) -> None:
         fresh.step(actions_at(0))
     with pytest.raises(GlamError, match="first reset"):
         fresh.reset(options={"reset_mask": FIRST})
-    envs, twin = (keep(world, "numpy", "latent", mode) for mode in ("SAME_STEP", "NEXT_STEP"))
-    for each in (envs, twin):
+    envs, other = (keep(world, "numpy", "latent", mode) for mode in ("SAME_STEP", "NEXT_STEP"))
+    for each in (envs, other):
         play(each, 1)
     for actions in BAD_ACTIONS:
         with pytest.raises(GlamError, match="actions must") as caught:
@@ -527,11 +529,11 @@ def test_bad_input_is_refused_before_anything_moves(make, keep, world) -> None:
     for seed in BAD_SEEDS:
         with pytest.raises(gym.error.Error, match=r"[Ss]eed"):
             envs.reset(seed=seed)
-    ours, theirs = envs.step(actions_at(1)), twin.step(actions_at(1))
+    ours, theirs = envs.step(actions_at(1)), other.step(actions_at(1))
     assert_same(ours[1:4], theirs[1:4])
     stayed = ~(ours[2] | ours[3])
     assert_same(ours[0][stayed], theirs[0][stayed])
-    assert_same(envs.reset()[0][FIRST], twin.reset()[0][FIRST])
+    assert_same(envs.reset()[0][FIRST], other.reset()[0][FIRST])
 
 
 @worlds
@@ -680,7 +682,7 @@ def test_a_real_game_starts_at_no_given_moment(keep) -> None:
 
 @pytest.mark.emulator
 def test_a_dream_s_options_are_taken_by_the_real_game(keep, make) -> None:
-    """And make no difference, so that changing the id is enough."""
+    """They make no difference, so that changing the id is enough."""
     options = {
         "temperature": np.float32(0.5),
         "termination": "sample",
@@ -701,7 +703,7 @@ def test_a_dream_s_options_are_taken_by_the_real_game(keep, make) -> None:
 
 @worlds
 def test_a_spec_makes_the_same_env_again(make, make_single, world) -> None:
-    """Also of what JSON has no type for."""
+    """This holds for values that JSON has no type for, too."""
     envs = make(
         world,
         np.int64(E),
@@ -741,7 +743,7 @@ def test_both_checkers_pass_the_single_env(make_single, world, obs_type) -> None
 @pytest.mark.emulator
 @arrays
 def test_one_policy_acts_in_both_worlds(make, array_type) -> None:
-    """The same lines, an id apart; it is told of nothing but observations."""
+    """The same lines run with another id; the policy sees only observations."""
     torch.manual_seed(0)
     policy = torch.nn.Linear(SPACES["latent"][0][0], 6).requires_grad_(False)
     options = {"array_type": array_type, "obs_type": "latent", "max_episode_steps": 10}
@@ -861,7 +863,7 @@ def test_render_without_a_mode_warns(make, world) -> None:
 
 
 def tensor_bytes() -> int:
-    """Bytes of memory behind all live tensors; one that packs its numbers counts as so many."""
+    """Return the bytes behind all live tensors; packed numbers count as a byte each."""
     tensors = [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor)]
     plain = [t for t in tensors if t.device.type != "meta" and t.layout == torch.strided]
     storages = {t.untyped_storage().data_ptr(): t for t in plain}
@@ -873,7 +875,7 @@ def tensor_bytes() -> int:
 @observations
 def test_a_closed_env_has_let_go_of_every_tensor(make, make_single, world, obs_type) -> None:
     gc.collect()
-    gc.disable()  # it must not take a collector of rings
+    gc.disable()  # memory must be freed without the collector of cycles
     try:
         before = tensor_bytes()
         for single in (True, False):

@@ -1,4 +1,4 @@
-"""The table of games: against itself, the paper's aggregates, Gymnasium and the emulator."""
+"""The table of games, against the paper's aggregates, Gymnasium and the emulator."""
 
 import statistics
 import subprocess

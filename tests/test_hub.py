@@ -1,4 +1,4 @@
-"""Checkpoints from the Hub, against a stand-in of it that serves a folder on this machine."""
+"""Checkpoints from the Hub, with a local server in its place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPO, REVISIONS = "someone/pong-dreams", ("main", "v1", COMMIT)
 
 
 class StandIn(ThreadingHTTPServer):
-    """Serves one model repository as the Hub does: what is in it, and each file."""
+    """Serves one model repository as the Hub does: its list of files, and each file."""
 
     daemon_threads = True
 
@@ -37,7 +37,7 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.paths: list[str] = []  # of files that were sent
-        self.torn = False  # breaks off in the middle of each file
+        self.torn = False  # stops in the middle of each file
 
     @property
     def url(self) -> str:
@@ -101,7 +101,7 @@ def hub(
     server = StandIn(tiny_checkpoint)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    # What HF_ENDPOINT and HF_HOME would set, had they been there when the library was imported.
+    # The library reads HF_ENDPOINT and HF_HOME only when it is imported.
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
@@ -159,7 +159,7 @@ def test_a_download_that_breaks_off_gets_one_line_and_goes_on_later(hub, monkeyp
     gym.make("GLAMDream-Pong-v0", checkpoint=f"hf://{REPO}").close()
 
 
-def test_a_file_that_is_not_the_one_vouched_for_is_refused(hub, tiny_checkpoint) -> None:
+def test_a_file_with_another_hash_is_refused(hub, tiny_checkpoint) -> None:
     path = tiny_checkpoint / "world_model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -179,7 +179,7 @@ def test_what_is_not_there_gets_one_line(hub, address) -> None:
 @pytest.mark.parametrize(
     "address", ["hf://", "hf://alone", "hf://a/b/c", "hf://a/b@", "hf://a b/c", "hf://../secret"]
 )
-def test_no_address_is_told_what_one_looks_like(address) -> None:
+def test_a_malformed_address_gets_an_example(address) -> None:
     with pytest.raises(GlamError, match=r"write hf://owner/name\[@revision\]"):
         gym.make("GLAMDream-Pong-v0", checkpoint=address)
 

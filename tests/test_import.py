@@ -135,7 +135,8 @@ def members(cls: type) -> dict[str, Any]:
 def test_the_page_gives_every_signature() -> None:
     code = "".join(re.findall(r"```python\n(.*?)```", API, re.DOTALL))
     listed: dict[str, dict[str, str | None]] = {}
-    for line in re.sub(r",\n +", ", ", code).splitlines():
+    code = code.replace("(\n    ", "(").replace(",\n    ", ", ").replace(",\n)", ")")
+    for line in code.splitlines():
         match = re.fullmatch(r"(\w+)(?:\.(\w+))?(?:\((.*)\))?", line)
         assert match, line
         name, member, parameters = match.groups()

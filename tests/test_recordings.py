@@ -1,4 +1,4 @@
-"""Dreams that start from real play of the user's own."""
+"""Dreams that start from recorded real play."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_every_moment_with_enough_steps_before_it_is_a_context(world_model) -> N
     assert contexts.codes.dtype == contexts.actions.dtype == torch.uint8
     for i in range(4):
         assert contexts.actions[i].tolist() == recording["actions"][i : i + L].tolist()
-    for i in range(3):  # a moment has one latent, whichever context it is part of
+    for i in range(3):  # a frame has one latent, in whichever context
         assert torch.equal(contexts.codes[i, 1:], contexts.codes[i + 1, :-1])
     assert_equal(contexts, read_contexts(recording, world_model, L))
 
 
 def test_latents_are_those_of_the_encoder(world_model, make_world_model) -> None:
-    """A model that is sure of what it sees leaves nothing to the draw."""
+    """A model that is certain of what it sees leaves nothing to chance."""
     sure = make_world_model()
     with torch.no_grad():
         for parameter in list(sure.encoder.parameters())[-2:]:

@@ -1,4 +1,4 @@
-"""The checkpoints that are shipped: whole, as their card says, and worth dreaming in."""
+"""The shipped checkpoints: complete, as their card says, and faithful to the game."""
 
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def test_a_game_without_a_checkpoint_says_how_to_make_one():
 
 @pytest.mark.emulator
 def test_the_dream_of_pong_knows_the_game():
-    """On new play: it draws what moves, and finds the points again."""
+    """On new play it draws what moves, and predicts the points."""
     checkpoint = Checkpoint.open("Pong")
     world_model, agent = checkpoint.world_model(), load_agent(checkpoint)
     act = add_noise(lambda f, g: agent.act(f, generator=g), 6, (0.0, 0.5, 1.0))

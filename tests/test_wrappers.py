@@ -1,4 +1,4 @@
-"""Episode statistics, and Gymnasium's wrappers as WRAPPERS.md lists them."""
+"""Episode statistics, and Gymnasium's wrappers as docs/wrappers.md lists them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def actions_at(t: int) -> np.ndarray:
 
 
 def steps(envs: VectorEnv, count: int, begin: bool = True) -> Iterator[tuple[Any, ...]]:
-    """Resets and steps; rows that no one else begins anew are begun by hand."""
+    """Reset and step; rows that the env does not reset are reset by hand."""
     mode = envs.metadata["autoreset_mode"]
     if begin:
         envs.reset(seed=0)
@@ -62,7 +62,7 @@ def steps(envs: VectorEnv, count: int, begin: bool = True) -> Iterator[tuple[Any
 
 @pytest.mark.parametrize("mode", MODES)
 def test_statistics_are_gymnasium_s(mode) -> None:
-    """On numpy, to the digits of a float32, also where rows are begun anew by hand."""
+    """On numpy, to the precision of float32, also where rows are reset by hand."""
     ours = EpisodeStatistics(dreams(autoreset_mode=mode))
     others = theirs.RecordEpisodeStatistics(dreams(autoreset_mode=mode))
     ends = 0
@@ -228,7 +228,7 @@ def test_the_document_says_what_there_is() -> None:
 @pytest.mark.parametrize("array_type", ["numpy", "torch"])
 @pytest.mark.parametrize("name", CLAIMS)
 def test_each_row_of_the_table_holds(name, array_type, mode, tmp_path) -> None:
-    """What it says to work works, and what it says not to work does not."""
+    """What it lists as working works, and the rest does not."""
     others = {"HumanRendering": "cv2", "RecordVideo": "moviepy"}
     if name in others and find_spec(others[name]) is None:
         pytest.skip(f"{name} needs {others[name]}, of gymnasium[other]")
@@ -251,7 +251,7 @@ def test_each_row_of_the_table_holds(name, array_type, mode, tmp_path) -> None:
 
 
 def kinds_through(name: str, envs: VectorEnv, folder: Path) -> set[type]:
-    """Runs a wrapper through some episodes; of which types are observations, rewards, flags."""
+    """Run a wrapper through some episodes; return the types of observations, rewards, flags."""
     make = WRAPPERS.get(name, lambda envs, _: getattr(theirs, name)(envs))
     mode = envs.metadata["autoreset_mode"]
     kinds = set()
