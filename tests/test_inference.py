@@ -137,6 +137,23 @@ def test_temperatures_agree_with_float64(temperature, backend, sure) -> None:
     assert len(drawn) > 3
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-12, 1e-37])
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_near_ties_at_low_temperatures(temperature, backend) -> None:
+    """The two likeliest classes differ by a few units in the last place, or not at all."""
+    if backend == "native" and missing():
+        pytest.skip(missing())
+    model = make_model(draw_temperature=1.0)
+    model.prior.weight.zero_()
+    bias = model.prior.bias.view(3, 5).fill_(-4.0)
+    for k in range(3):
+        bias[k, 1], bias[k, 3] = 1.0, 1.0 - k * 2.0**-24
+    step = make_stepper(model, temperature=temperature, backend=backend).step(
+        start(model), torch.zeros(E, dtype=torch.int64), torch.linspace(0, 0.99, 21).view(E, 3)
+    )
+    assert set(step.state.code.flatten().tolist()) <= {1, 3}
+
+
 @pytest.mark.parametrize("backend", ["torch", "native"])
 def test_low_temperatures_of_the_shipped_pong(backend) -> None:
     """The prior's entropy stays close to that of a dream at temperature 0."""

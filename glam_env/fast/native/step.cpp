@@ -276,7 +276,8 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
   float *logits = arena.take(rows * m.prior.outputs), *draws = arena.take(lanes);
   dense(m.prior, r.new_h + first * m.width, m.width, logits, rows, arena);
   const V kept = splat(1.0f - m.unimix), mixed = splat(m.unimix / float(m.classes));
-  const V tiny = splat(1e-37f), power = splat(1.0f / m.temperature), least = splat(-87.0f);
+  const V tiny = splat(1e-37f), least = splat(-87.0f);
+  const V power = splat(std::fmin(1.0f / m.temperature, 1e37f));
   const bool likeliest = m.temperature == 0.0f;
   const bool powers = !likeliest && m.temperature != 0.25f && m.temperature != 0.5f &&
                       m.temperature != 1.0f;
@@ -316,8 +317,9 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
       if (powers) {  // of p / best, so that the likeliest class keeps weight 1
         chosen = splat(0);
         for (int64_t c = 0; c < m.classes; ++c) {
-          const V log_p = log(largest(load(at + c * lanes) / best, tiny));
-          reached += exp(largest(log_p * power, least));
+          const V p = largest(load(at + c * lanes) / best, tiny);
+          const V log_weight = -largest(-log(p) * power, splat(0.0f));  // rounding may exceed 0
+          reached += log_weight < least ? splat(0.0f) : exp(largest(log_weight, least));
           store(at + c * lanes, reached);
         }
       }
