@@ -1,9 +1,9 @@
-"""What the bridge to Stable-Baselines3 costs: dream steps a second bare and bridged, side by side.
+"""The cost of the bridge to Stable-Baselines3: dream steps a second without it and with it.
 
     python benchmarks/bridge.py
 
-The two take turns in one process, with the same random actions, so the ratio stands where the
-machine's speed drifts; figures are medians over the turns.
+The two take turns in one process, with the same random actions, so that their ratio holds on a
+machine whose speed drifts. Figures are medians over the turns.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Args:
     """Measure SB3VecEnv against the env beneath it.
 
     Attributes:
-        game: whose dreams.
-        num_envs: dreams side by side, of each measurement.
-        steps: vector steps of each turn.
-        repeats: turns.
-        to: a JSON file for the figures.
+        game: Whose dreams.
+        num_envs: Numbers of dreams side by side, each a measurement.
+        steps: Vector steps of a turn.
+        repeats: Turns.
+        to: A JSON file for the figures.
     """
 
     game: str = "Pong"
@@ -55,7 +55,7 @@ class BridgeSpeed:
         num_envs, obs_type, frame_stack: what was measured.
         bare: of the env itself, tensors in and out.
         bridged: within ``SB3VecEnv``.
-        monitored: within ``SB3VecEnv`` and SB3's ``VecMonitor``.
+        monitored: within ``SB3VecEnv`` and SB3's `VecMonitor`.
         ratio, monitored_ratio: medians over the turns of bridged / bare and monitored / bare.
     """
 
@@ -146,7 +146,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def main(args: Args) -> None:
-    """Prints a table, and writes the figures if a file is named."""
+    """Print a table, and write the figures if a file is named."""
     speeds = []
     print(
         f"{'dreams':>6} {'seen':>6} {'stack':>5} {'bare':>9} {'bridged':>9} {'ratio':>6} monitored"

@@ -1,8 +1,8 @@
-"""What C++ is worth: dream steps a second by it and by PyTorch, by turns in one process.
+"""What C++ gains: dream steps a second with it and with PyTorch, by turns in one process.
 
     python benchmarks/native.py
 
-A preset that no checkpoint has the sizes of is measured with random weights.
+A preset whose sizes no checkpoint has is measured with random weights.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ BACKENDS = ("native", "torch")
 
 @dataclass
 class Args:
-    """Measure dreams by both backends of a CPU.
+    """Measure dreams with both backends of a CPU.
 
     Attributes:
-        game: whose dreams.
-        preset: sizes of world models.
-        num_envs: dreams side by side, of each measurement.
-        obs: what they show.
-        repeats: turns.
-        seconds: that a turn takes, about.
-        threads: of PyTorch; all cores if None.
-        to: a JSON file for the figures.
+        game: Whose dreams.
+        preset: Presets, whose sizes are measured.
+        num_envs: Numbers of dreams side by side, each a measurement.
+        obs: What the dreams show.
+        repeats: Turns.
+        seconds: Length of a turn, about.
+        threads: CPU threads of PyTorch. By default all cores.
+        to: A JSON file for the figures.
     """
 
     game: str = "Pong"
@@ -55,7 +55,7 @@ class Args:
 
 
 def measure(args: Args, world: BenchWorld, obs_type: str, num_envs: int) -> dict[str, Any]:
-    """Both backends, by turns."""
+    """Measure both backends, by turns."""
     turns = Turns(args.repeats, None, args.seconds)
     with ExitStack() as stack:
         players: dict[str, Callable[[], float]] = {}
@@ -77,7 +77,7 @@ def measure(args: Args, world: BenchWorld, obs_type: str, num_envs: int) -> dict
 
 
 def main(args: Args) -> int:
-    """Prints a line for each measurement, and writes the figures if a file is named."""
+    """Print a line for each measurement, and write the figures if a file is named."""
     try:
         if args.threads is not None:
             torch.set_num_threads(args.threads)

@@ -5,7 +5,7 @@
     /tmp/peer/bin/pip install --no-deps torchwm
     python benchmarks/peers.py --peer-python /tmp/peer/bin/python
 
-torchwm has no env around a world model; what is compared, see ``torchwm_peer.py``. It runs in a
+torchwm has no env around a world model; `torchwm_peer.py` says what is compared. It runs in a
 process of its own, whose Python may differ, and waits while the dreams step.
 """
 
@@ -32,7 +32,7 @@ from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.training.export import describe_hardware
 
-# What is set against what: this package's observations, and a player of the peer.
+# What is compared: this package's observations, and a player of the peer.
 PAIRS = (("rgb", "rgb"), ("latent", "latent"), ("rgb", "rgb, one at a time"))
 
 
@@ -41,14 +41,14 @@ class Args:
     """Measure dreams beside torchwm's.
 
     Attributes:
-        game: whose dreams.
-        preset: sizes of this package's model, one or several.
-        num_envs: dreams side by side.
-        repeats: turns.
-        seconds: length of a turn.
-        threads: CPU threads of both (default: PyTorch's choice).
-        peer_python: a Python that has torchwm.
-        to: a JSON file for the figures.
+        game: Whose dreams.
+        preset: Presets, whose sizes this package's model has.
+        num_envs: Dreams side by side.
+        repeats: Turns.
+        seconds: Length of a turn.
+        threads: CPU threads of both. By default PyTorch chooses.
+        peer_python: A Python that has torchwm.
+        to: A JSON file for the figures.
     """
 
     game: str = "Pong"
@@ -65,11 +65,11 @@ class Peer:
     """torchwm in a process of its own.
 
     Args:
-        python: that has it.
-        settings: for ``torchwm_peer.py``.
+        python: A Python that has it.
+        settings: Settings for `torchwm_peer.py`.
 
     Raises:
-        GlamError: it is not there, or the process failed.
+        GlamError: If torchwm is not there, or the process failed.
     """
 
     def __init__(self, python: Path, settings: dict[str, Any]) -> None:
@@ -91,13 +91,13 @@ class Peer:
             )
 
     def turn(self, player: str) -> float:
-        """Env steps a second of one turn."""
+        """Return the env steps a second of one turn."""
         return self._ask(player)
 
     def _ask(self, question: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # its exit code says more
+        with contextlib.suppress(BrokenPipeError):  # the answer below reports its exit code
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         if not (answer := self._process.stdout.readline()):
@@ -106,12 +106,12 @@ class Peer:
         return json.loads(answer)
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.communicate()
 
 
 def measure(args: Args, peer: Peer) -> list[dict[str, Any]]:
-    """All pairs of all presets, each pair by turns."""
+    """Measure all pairs of all presets, each pair by turns."""
     game, device = find_game(args.game).name, torch.device("cpu")
     turns = Turns(args.repeats, None, args.seconds)
     found = []
@@ -156,7 +156,7 @@ def _line(pair: dict[str, Any]) -> str:
 
 
 def main(args: Args) -> int:
-    """Prints a line for each pair, and writes the figures if a file is named."""
+    """Print a line for each pair, and write the figures if a file is named."""
     try:
         if args.threads is not None:
             torch.set_num_threads(args.threads)
@@ -171,7 +171,7 @@ def main(args: Args) -> int:
         print(
             f"{hardware}, threads: {settings['threads']}; env steps a second with "
             f"{args.num_envs} dreams, beside torchwm {peer.made['version']}'s Dreamer of "
-            f"{peer.made['parameters'] / 1e6:.2f} M numbers"
+            f"{peer.made['parameters'] / 1e6:.2f} M parameters"
         )
         with contextlib.closing(peer):
             pairs = measure(args, peer)

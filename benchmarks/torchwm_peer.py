@@ -1,13 +1,13 @@
-"""The side of ``benchmarks/peers.py`` that runs torchwm, in whatever Python has it.
+"""The process of `benchmarks/peers.py` that runs torchwm, in a Python that has it.
 
-Reads a line of JSON with the settings, answers with what it made; then reads names of players and
-answers with the env steps a second of one turn of each.
+It reads a line of JSON with the settings and answers with what it made. Then it reads names of
+players, and answers each with the env steps a second of one turn.
 
 torchwm (0.4) has no env around a world model: its env classes wrap real ones, one at a time, in
-numpy. Its fastest world model is Dreamer's RSSM, driven here as its own ``imagine_rollout`` drives
-it, from the same modules in the sizes of its ``DreamerConfig``: one batch, float32, without
-gradients, a reward at every step and, for ``rgb``, the mean of its decoder as it comes out (no
-conversion to uint8, no ends, no resets, which all cost something in a dream env).
+numpy. Its fastest world model is Dreamer's RSSM. Here it steps as in its own `imagine_rollout`,
+with the same modules in the sizes of its `DreamerConfig`: one batch, float32, without gradients, a
+reward at every step and, for `rgb`, the mean of its decoder (no conversion to uint8, no ends and no
+resets, all of which a dream env pays for).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Dreams:
 
     Args:
         num_envs: E.
-        frames: whether each step draws.
-        num_actions: A, one-hot.
+        frames: Whether each step draws a frame.
+        num_actions: A, the width of one-hot actions.
     """
 
     def __init__(self, num_envs: int, frames: bool, num_actions: int) -> None:
@@ -61,20 +61,20 @@ class Dreams:
 
     @property
     def parameters(self) -> int:
-        """Numbers in the parts that dreams use."""
+        """Return the number of parameters in the parts that dreams use."""
         parts = (self.rssm, self.reward, self.decoder)
         return sum(p.numel() for part in parts for p in part.parameters())
 
     @torch.no_grad()
     def step(self, at: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next observation, (E, 3, 64, 64) or (E, F) float32, and the reward (E, 1)."""
+        """Return the next observation, (E, 3, 64, 64) or (E, F) float32, and the reward (E, 1)."""
         self.state = self.rssm.imagine_step(self.state, self.actions[at % len(self.actions)])
         features = torch.cat([self.state["stoch"], self.state["deter"]], -1)
         seen = self.decoder(features).mean if self.frames else features
         return seen, self.reward(features).mean
 
     def turn(self, steps: int) -> float:
-        """Env steps a second over so many vector steps."""
+        """Return the env steps a second over so many vector steps."""
         start = time.perf_counter()
         for at in range(steps):
             self.step(at)
@@ -82,13 +82,13 @@ class Dreams:
 
 
 class Singly:
-    """E envs of one dream each, stepped one after another, numpy out: as its env classes work."""
+    """E envs of one dream each, stepped one after another in numpy, as its env classes work."""
 
     def __init__(self, num_envs: int, num_actions: int) -> None:
         self.envs = [Dreams(1, True, num_actions)] * num_envs  # one model, as it would be shared
 
     def turn(self, steps: int) -> float:
-        """Env steps a second over so many steps of all."""
+        """Return the env steps a second over so many steps of all envs."""
         start = time.perf_counter()
         for at in range(steps):
             for env in self.envs:
@@ -98,7 +98,7 @@ class Singly:
 
 
 def steps_for(player: Any, seconds: float) -> int:
-    """Vector steps that fill about so many seconds; warms up."""
+    """Warm up, and return the vector steps that fill about so many seconds."""
     steps, taken = 1, 0.0
     player.turn(1)
     while taken < seconds / 4:
@@ -110,7 +110,7 @@ def steps_for(player: Any, seconds: float) -> int:
 
 
 def main() -> None:
-    """Answers until there are no more questions."""
+    """Answer questions until there are no more."""
     settings = json.loads(sys.stdin.readline())
     try:
         import world_models.vision.dreamer_decoder  # noqa: F401

@@ -1,9 +1,9 @@
-"""The measuring process of ``training_speed.py``: training iterations of the code it can import.
+"""The measuring process of `training_speed.py`: training iterations of the code it imports.
 
-It is started once for each code base, with that code base on its path, and answers one line of
-JSON on standard output for each it reads on standard input. It drives the trainer itself, so what
-is timed is what a run does: sampling, update, imagination, metrics. Only the experience is
-synthetic, and no game is played.
+It is started once for each code base, with that code base on its path. It reads requests from
+standard input and answers them on standard output, a line of JSON each. The trainer itself does the
+work, so that the timing covers all that a run does: sampling, updates, imagination, metrics. Only
+the experience is synthetic, and no game is played.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ import glam_env.training.trainer as loop
 
 try:
     import glam_env.training.learner as updates
-except ModuleNotFoundError:  # older code had the updates among the loop
+except ModuleNotFoundError:  # older code has the updates beside the loop
     updates = loop
-from glam_agents.storm import AGENT_PRESETS, ActorCritic
+try:
+    from agents.storm import AGENT_PRESETS, ActorCritic
+except ModuleNotFoundError:  # older code alone has a package of this name
+    from glam_agents.storm import AGENT_PRESETS, ActorCritic
 
 from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
@@ -39,11 +42,11 @@ class Iterations:
     """Training iterations of a preset in one of its phases.
 
     Args:
-        preset: a name.
-        phase: ``images``, as right after random play, or ``latents``, as at a run's end: the
-            images frozen where the code base knows how, the longest horizon anyway.
-        agent: fields of the agent's settings that differ from the preset's.
-        folder: for the replay.
+        preset: Name of the preset.
+        phase: `images`, as right after random play, or `latents`, as at a run's end: the longest
+            horizon, and a frozen image model if the code base can freeze it.
+        agent: Fields of the agent's settings that differ from the preset's.
+        folder: Folder of the run.
     """
 
     def __init__(self, preset: str, phase: str, agent: dict[str, Any], folder: Path) -> None:
@@ -64,11 +67,14 @@ class Iterations:
             phase
         ]
         if phase == "latents" and _freezes_at(config) < 1.0:
-            self.trainer.freezes = len(config.freeze.at)
+            if hasattr(self.trainer, "phases"):
+                self.trainer.phase_index = len(self.trainer.phases) - 1
+            else:  # older code counts the freezes instead
+                self.trainer.freezes = len(config.freeze.at)
             self.trainer._freeze_images()
 
     def _play(self) -> None:
-        """One step of every game: small things that move over a plain ground."""
+        """Add one step of every game: small pieces that move over a plain background."""
         trainer, count = self.trainer, self.trainer.config.num_envs
         self.pieces = np.clip(self.pieces + self.rng.integers(-3, 4, self.pieces.shape), 0, 56)
         images = np.full((count, 64, 64, 3), 60, np.uint8)
@@ -86,10 +92,14 @@ class Iterations:
         )
 
     def turn(self, agent: bool = True) -> dict[str, float]:
-        """One iteration, or without ``agent`` its first part; seconds of its parts.
+        """Do one iteration.
 
-        ``model``: the world model's update; ``imagine``: dreams from start to rollout; ``agent``:
-        what learning from it takes.
+        Args:
+            agent: Whether the agent learns too.
+
+        Returns:
+            Seconds of its parts. `model`: the world model's update. `imagine`: dreams from their
+            start to the rollout. `agent`: learning from it.
         """
         trainer, c = self.trainer, self.trainer.config
         for _ in range(max(1, c.update_every // c.num_envs)):
@@ -116,14 +126,14 @@ class Iterations:
         return {"model": model, "imagine": sum(dreamt), "agent": learning}
 
     def shares(self) -> dict[str, float]:
-        """What part of a run's iterations falls in each phase."""
+        """Return the share of a run's iterations in each phase."""
         c = self.trainer.config
         frozen = c.total_steps * _freezes_at(c)
         images = max(0.0, frozen - c.random_steps) / (c.total_steps - c.random_steps)
         return {"images": images, "latents": 1.0 - images}
 
     def profile(self, turns: int, rows: int, agent: bool = True) -> dict[str, Any]:
-        """Where the time goes: the operators of some iterations, by their own time."""
+        """Return the operators of some iterations, ordered by their own time."""
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.trainer.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -146,13 +156,16 @@ class Iterations:
 
 
 def _freezes_at(config: Any) -> float:
-    """The share of a run after which it learns from stored latents; older code never does."""
+    """Return the share of a run after which it learns from stored latents; 1 for older code."""
     return min([*config.freeze.at, 1.0]) if hasattr(config, "freeze") else 1.0
 
 
 def now() -> float:
-    """Seconds; of a GPU's work by the clock, of a CPU's the seconds that this process was given,
-    divided among its threads: neighbours on the same cores then count for little."""
+    """Return the time in seconds.
+
+    For a GPU it is the clock's. For a CPU it is the process's time divided among its threads, so
+    that other processes on the same cores count for little.
+    """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -160,14 +173,14 @@ def now() -> float:
 
 
 def main() -> None:
-    """Answers requests until there are no more."""
+    """Answer requests until there are no more."""
     made: dict[str, Iterations] = {}
     with tempfile.TemporaryDirectory() as folder:
         for line in sys.stdin:
             request = json.loads(line)
             of = {name: request[name] for name in ("preset", "phase", "agent")}
             key = json.dumps(of)
-            with redirect_stdout(sys.stderr):  # answers alone go to standard output
+            with redirect_stdout(sys.stderr):  # standard output is for answers alone
                 if key not in made:
                     made[key] = Iterations(folder=Path(folder) / str(len(made)), **of)
                 iterations = made[key]

@@ -1,12 +1,13 @@
-"""How fast training is, beside an older commit: both measured by turns in one run.
+"""The speed of training beside an older commit's, measured by turns in one run.
 
     python benchmarks/training_speed.py --to benchmarks/results/training_speed.json
     python benchmarks/training_speed.py --profile
 
-One process for each code base (``training_iteration.py``) runs training iterations on synthetic
-experience with its own presets' real sizes. They take turns, so the ratio stands where the
-machine's speed drifts; figures are medians over the turns. A preset that freezes its images halfway
-is measured in both phases; an older commit that cannot freeze them goes on as it began.
+A process for each code base (`training_iteration.py`) runs training iterations on synthetic
+experience, with its own presets' real sizes. The processes take turns, so that the ratio holds on a
+machine whose speed drifts. Figures are medians over the turns. A preset that freezes its image
+model halfway is measured in both phases; an older commit that cannot freeze it learns from images
+in both.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ class Args:
     """Measure training iterations of two commits side by side.
 
     Attributes:
-        before: the older commit.
-        presets: whose sizes.
-        turns: of each preset and phase; the first two warm up and do not count.
-        paper_turns: the same for ``paper``, whose iterations take long on a CPU.
-        model_only: run the world model's updates alone.
-        agent_hidden: width of the agent's layers in both (0: each its preset's own).
-        profile: print where the time goes in place of the speeds.
-        rows: operators of each profile.
-        json: print the figures as JSON.
-        to: a JSON file for the figures.
+        before: The older commit.
+        presets: Presets, whose sizes are measured.
+        turns: Turns of each preset and phase. The first two warm up and do not count.
+        paper_turns: The same for paper, whose iterations take long on a CPU.
+        model_only: Run the world model's updates alone.
+        agent_hidden: Width of the agent's layers in both. 0 leaves each its preset's own.
+        profile: Print where the time goes instead of the speeds.
+        rows: Operators of each profile.
+        json: Print the figures as JSON.
+        to: A JSON file for the figures.
     """
 
     before: str = "40344c2"
@@ -62,7 +63,7 @@ class Args:
 
 @contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """A commit's files in a folder of their own, for as long as they are needed."""
+    """Check a commit out into a folder of its own, and remove the folder afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -83,8 +84,8 @@ class Measurer:
     """A measuring process of one code base.
 
     Args:
-        tree: the code base.
-        agent: see :class:`training_iteration.Iterations`.
+        tree: The code base.
+        agent: Settings of the agent, see `training_iteration.Iterations`.
     """
 
     tree: Path
@@ -94,7 +95,7 @@ class Measurer:
     def __enter__(self) -> Measurer:
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / "training_iteration.py")],
-            env=os.environ | {"PYTHONPATH": str(self.tree)},
+            env=os.environ | {"PYTHONPATH": f"{self.tree}{os.pathsep}{self.tree / 'agents'}"},
             cwd=self.tree,
             text=True,
             stdin=subprocess.PIPE,
@@ -108,7 +109,7 @@ class Measurer:
         self.process.wait()
 
     def ask(self, do: str, preset: str, phase: str, **more: Any) -> dict[str, Any]:
-        """Has something done and waits for the answer."""
+        """Send a request, and wait for the answer."""
         request = {"do": do, "preset": preset, "phase": phase, "agent": self.agent, **more}
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -123,7 +124,7 @@ class Measurer:
 def measure(
     before: Measurer, after: Measurer, preset: str, phase: str, turns: int, model_only: bool
 ) -> dict[str, dict[str, float]]:
-    """Median milliseconds of each part, of their sum, and the ratios after / before."""
+    """Return median milliseconds of each part and their sum, and the ratios after / before."""
     taken: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
     for turn in range(turns):
         for name, measurer in (("before", before), ("after", after)):
@@ -140,7 +141,7 @@ def measure(
 
 
 def speeds(args: Args, before: Measurer, after: Measurer) -> list[dict[str, Any]]:
-    """The figures of all presets and phases; prints a table on the way."""
+    """Measure all presets and phases, and print a table on the way."""
     print(
         f"{'preset':8} {'phase':8} {'part':10} {'before (ms)':>11} {'after (ms)':>11} {'ratio':>6}"
     )
@@ -164,7 +165,7 @@ def speeds(args: Args, before: Measurer, after: Measurer) -> list[dict[str, Any]
 
 
 def show(preset: str, phase: str, part: str, before: float, after: float) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     print(
         f"{preset:8} {phase:8} {part:10} {before:11,.1f} {after:11,.1f} {after / before:6.2f}",
         flush=True,
@@ -172,7 +173,7 @@ def show(preset: str, phase: str, part: str, before: float, after: float) -> Non
 
 
 def profiles(args: Args, before: Measurer, after: Measurer) -> list[dict[str, Any]]:
-    """The heaviest operators of both code bases; prints them as tables."""
+    """Find the heaviest operators of both code bases, and print them as tables."""
     found = []
     for preset in args.presets:
         for phase, share in after.ask("shares", preset, "latents").items():
@@ -180,7 +181,7 @@ def profiles(args: Args, before: Measurer, after: Measurer) -> list[dict[str, An
                 continue
             for name, measurer in (("before", before), ("after", after)):
                 turns = 1 if preset == "paper" else 3
-                for _ in range(3):  # until no memory is new any more
+                for _ in range(3):  # until memory is no longer allocated
                     measurer.ask("turn", preset, phase, model_only=args.model_only)
                 record = measurer.ask(
                     "profile",
@@ -206,7 +207,7 @@ def profiles(args: Args, before: Measurer, after: Measurer) -> list[dict[str, An
 
 
 def main(args: Args) -> None:
-    """Prints tables, and writes the figures if a file is named."""
+    """Print tables, and write the figures if a file is named."""
     agent = {"hidden": args.agent_hidden} if args.agent_hidden else {}
     with ExitStack() as stack:
         tree = stack.enter_context(checked_out(args.before))

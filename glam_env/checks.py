@@ -1,4 +1,4 @@
-"""Checks of what users give: a mistake gets one clear line, before anything has moved."""
+"""Checks of user input: a mistake gets one clear line before anything has moved."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from glam_env.errors import GlamError
 
 
 def require_choice(name: str, value: object, choices: tuple[str | None, ...]) -> None:
-    """Raises GlamError unless an option's value is one of its choices."""
+    """Check that the value of an option is one of its choices.
+
+    Raises:
+        GlamError: it is not.
+    """
     if not (value is None or isinstance(value, str)) or value not in choices:
         raise GlamError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
 
 
 def require_count(name: str, value: object) -> int:
-    """An option's value, Python's or numpy's, as an int.
+    """Return an integer option, of Python or numpy, as an int.
 
     Raises:
-        GlamError: it is no whole number of at least 1.
+        GlamError: it is not a whole number of at least 1.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise GlamError(f"{name} must be a whole number >= 1, got {value!r}")
@@ -31,10 +35,10 @@ def require_count(name: str, value: object) -> int:
 
 
 def require_integers(name: str, value: Any) -> Tensor:
-    """An int64 tensor of integers from numpy, torch or Python ones, where they lie.
+    """Convert integers of numpy, torch or Python to an int64 tensor on their device.
 
     Raises:
-        GlamError: they are anything else.
+        GlamError: they are not integers, or not of one shape.
     """
     if not isinstance(value, Tensor):
         try:
@@ -50,23 +54,27 @@ def require_integers(name: str, value: Any) -> Tensor:
 
 
 def require_range(name: str, values: Tensor, limit: int) -> None:
-    """Raises GlamError unless all values lie in [0, limit)."""
+    """Check that all values are in [0, limit).
+
+    Raises:
+        GlamError: one is not.
+    """
     outside = (values < 0) | (values >= limit)
     if bool(outside.any()):
         worst = int(values[outside][0])
-        raise GlamError(f"{name} must lie in 0 … {limit - 1}, got {worst}")
+        raise GlamError(f"{name} must be in 0 … {limit - 1}, got {worst}")
 
 
 def read_actions(actions: Any, num_envs: int, num_actions: int) -> Tensor:
-    """(E) int64 actions, each in [0, A), where they lie.
+    """Check actions and return them as (E) int64 on their device.
 
     Args:
-        actions: what the user gave.
+        actions: the user's.
         num_envs: E.
         num_actions: A.
 
     Raises:
-        GlamError: no integers, another shape, or one out of range.
+        GlamError: they are not integers, of another shape, or one is not in [0, A).
     """
     chosen = require_integers("actions", actions)
     if tuple(chosen.shape) != (num_envs,):
@@ -76,15 +84,15 @@ def read_actions(actions: Any, num_envs: int, num_actions: int) -> Tensor:
 
 
 def read_mask(value: Any, num_envs: int, row: str) -> Tensor:
-    """The (E) bool mask of ``options["reset_mask"]``, a copy where it lies.
+    """Check ``options["reset_mask"]`` and return a copy, (E) bool on its device.
 
     Args:
-        value: what the user gave.
+        value: the user's.
         num_envs: E.
-        row: what messages call a row.
+        row: the word for a row in messages.
 
     Raises:
-        GlamError: neither numpy nor torch, another dtype or shape, or no row at all.
+        GlamError: it is neither numpy nor torch, of another dtype or shape, or true for no row.
     """
     if not isinstance(value, np.ndarray | Tensor):
         raise GlamError(
@@ -101,7 +109,7 @@ def read_mask(value: Any, num_envs: int, row: str) -> Tensor:
 
 
 def read_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    """The mode itself, or the one of a name (``SAME_STEP``) or value (``SameStep``).
+    """Return the autoreset mode of a name (``SAME_STEP``), a value (``SameStep``) or a mode.
 
     Raises:
         GlamError: there is no such mode.

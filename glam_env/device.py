@@ -1,4 +1,4 @@
-"""Finding a device, and copying arrays to it without waiting."""
+"""Find a device, and copy arrays to it without waiting."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from glam_env.errors import GlamError
 
 
 def upload(array: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """An array on a device; from the CPU to CUDA by a copy that goes on by itself.
+    """Copy an array to a device; from the CPU to CUDA without waiting for the device.
 
-    A copy from ordinary memory makes the host wait until the device has done all before it; from
-    pinned memory, which PyTorch keeps until it has been read, it does not.
+    A copy from ordinary memory waits until the device has done all earlier work. A copy from
+    pinned memory does not, and PyTorch keeps that memory until it has been read.
 
     Args:
         array: any shape and dtype that PyTorch knows; on the CPU its memory is shared.
-        device: where to.
+        device: the destination.
     """
     tensor = torch.as_tensor(array)
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
@@ -25,10 +25,10 @@ def upload(array: np.ndarray | torch.Tensor, device: torch.device | str) -> torc
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of a name; ``"auto"`` is the first CUDA device, or the CPU without one.
+    """Return the device of a name; ``"auto"`` is the first CUDA device, or the CPU without one.
 
     Raises:
-        GlamError: no such device here.
+        GlamError: there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

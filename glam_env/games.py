@@ -1,6 +1,6 @@
 """The 26 games of Atari 100k: action sets, reference scores, published results.
 
-Everything here is plain data, so that listing or registering the games costs no heavy import.
+This module is plain data and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Game:
     """One game of Atari 100k.
 
     Attributes:
-        name: Public name, spelt as in Gymnasium's `ALE/<name>-v5`.
-        ale_id: The emulator's name of the ROM.
-        num_actions: Size of the minimal action set.
-        action_meanings: What each action presses, in the emulator's order; 0 is always NOOP.
-        random: Score of uniformly random play, in points of the game.
-        human: Score of a professional human tester, in points of the game.
-        published: Score per method at 100k agent steps, in points of the game.
+        name: public name, spelled as in Gymnasium's ``ALE/<name>-v5``.
+        ale_id: the emulator's name of the ROM.
+        num_actions: size of the minimal action set.
+        action_meanings: what each action presses, in the emulator's order; 0 is always NOOP.
+        random: score of uniformly random play, in points of the game.
+        human: score of a professional human tester, in points of the game.
+        published: score per method at 100k agent steps, in points of the game.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Game:
 # Random and human play: the reference scores of the DQN line of papers, to one decimal (GLAM's
 # table rounds them). Methods: GLAM's Table 1.
 #
-# In that table, Up N Down has eight numbers for nine columns. The STORM paper's own table ends its
-# row with DreamerV3 7667 and STORM 7985, so what the shifted row shows under Hieros is STORM's,
-# what it shows under STORM is GLAM's (7417: with it the published mean of 130.6 % and median of
-# 61.8 % come out), and the number that is missing is that of Hieros.
+# In that table, Up N Down has eight numbers for nine columns. The row in the STORM paper ends with
+# DreamerV3 7667 and STORM 7985. So the number under Hieros is STORM's, the one under STORM is
+# GLAM's (7417, which gives the published mean of 130.6 % and median of 61.8 %), and that of Hieros
+# is missing.
 _SCORES = """
 game           rom              random   human  SimPLe   TWM  IRIS DreamerV3 Hieros STORM  GLAM
 Alien          alien             227.8  7127.7     617   675   420       959    828   984  1065
@@ -73,7 +73,7 @@ Seaquest       seaquest           68.4 42054.7     683   774   661       618    
 UpNDown        up_n_down         533.4 11693.2    3350 15982  3546      7667      -  7985  7417
 """
 
-# Minimal action sets as the emulator reports them; a game not named here has all 18 actions.
+# Minimal action sets as the emulator reports them; a game that is not listed has all 18 actions.
 _ALL_ACTIONS = (
     "NOOP FIRE UP RIGHT LEFT DOWN UPRIGHT UPLEFT DOWNRIGHT DOWNLEFT UPFIRE RIGHTFIRE LEFTFIRE "
     "DOWNFIRE UPRIGHTFIRE UPLEFTFIRE DOWNRIGHTFIRE DOWNLEFTFIRE"
@@ -124,10 +124,10 @@ GAMES: Mapping[str, Game] = _read_games()
 
 
 def find_game(name: str) -> Game:
-    """Looks a game up, forgiving of case, spaces, `_` and `-`.
+    """Look a game up by name, ignoring case, spaces, ``_`` and ``-``.
 
     Raises:
-        GlamError: If no such game is in Atari 100k; the message offers the nearest names.
+        GlamError: there is no such game in Atari 100k; the message lists the nearest names.
 
     >>> find_game("ms_pacman").name
     'MsPacman'
@@ -142,7 +142,7 @@ def find_game(name: str) -> Game:
 
 
 def human_normalized_score(game: Game, score: float) -> float:
-    """Score on the scale where random play is 0 and the human tester 1 (not a percentage).
+    """Return the score on the scale where random play is 0 and the human tester 1.
 
     >>> human_normalized_score(find_game("Pong"), 14.6)
     1.0

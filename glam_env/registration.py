@@ -1,6 +1,6 @@
-"""The env ids, two for each game, as strings that import nothing yet.
+"""The env ids, two for each game; registering them imports no env.
 
-``GLAMDream-<Game>-v0`` is the learned simulator, ``GLAMReal-<Game>-v0`` the emulator in the same
+``GLAMDream-<Game>-v0`` is the learned simulator, ``GLAMReal-<Game>-v0`` the emulator with the same
 spaces.
 """
 
@@ -20,10 +20,10 @@ _ENTRY_POINTS = {
 
 
 def register_envs() -> None:
-    """Registers all ids with Gymnasium; those it already knows are left as they are.
+    """Register all ids with Gymnasium; ids that it already knows are kept.
 
-    Gymnasium adds its check of the call order and nothing else: the envs truncate themselves, and
-    its passive checker knows numpy only (the tests run the thorough one).
+    Gymnasium adds only its check of the call order. The envs truncate episodes themselves, and
+    Gymnasium's passive checker knows numpy only (the tests run the full one).
     """
     for template, (entry_point, vector_entry_point) in _ENTRY_POINTS.items():
         for game in GAMES:

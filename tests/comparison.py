@@ -1,4 +1,4 @@
-"""What several tests of envs compare with."""
+"""Comparisons that several tests of envs share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 
 def to_numpy(value: Any) -> Any:
-    """Tensors to arrays, through dicts."""
+    """Convert tensors to arrays, in dicts too."""
     if isinstance(value, dict):
         return {name: to_numpy(item) for name, item in value.items()}
     return value.numpy() if isinstance(value, torch.Tensor) else value
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Equal values and dtypes, through dicts, sequences and arrays of objects."""
+    """Assert equal values and dtypes, in dicts, sequences and arrays of objects too."""
     if isinstance(a, dict):
         assert a.keys() == b.keys()
         for name in a:

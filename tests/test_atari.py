@@ -222,7 +222,7 @@ def test_a_state_of_something_else_is_refused(make):
         game.step(action)
     saved = vars(game.state())
     for other in (make(num_envs=2, seed=2), make("DemonAttack", 2, seed=1)):
-        with pytest.raises(GlamError, match="do not play again"):
+        with pytest.raises(GlamError, match="play differently now"):
             other.restore(EmulatorState(**saved))
         with pytest.raises(GlamError, match="reset"):
             other.step(np.array([0, 0]))

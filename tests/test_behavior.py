@@ -1,4 +1,4 @@
-"""One policy in the game and in dreams: rates, their errors, and that both set out alike."""
+"""One policy in the game and in dreams: rates, their errors, and their common starts."""
 
 import json
 
@@ -10,11 +10,11 @@ from glam_env.errors import GlamError
 from glam_env.evaluation.measures.behavior import compare_behavior, report_behavior
 from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.play.recording import Recording, window_starts
-from glam_env.evaluation.report.tables import behavior_table
+from glam_env.evaluation.report.tables import text_table
 
 
 def plays(rewards, actions=None, ends=None):
-    """Plays of given (N, H) rewards; `ends` tells each one's last step."""
+    """Make plays of given (N, H) rewards; `ends` are the numbers of their steps."""
     rewards = np.array(rewards, np.float32)
     steps = np.arange(rewards.shape[1])
     ends = np.full(len(rewards), rewards.shape[1]) if ends is None else np.array(ends)
@@ -61,7 +61,10 @@ def test_a_game_without_points_has_no_relative_error():
     assert (report.reward_rate_error, report.points_error) == (None, None)
     assert report.game.rally is None
     assert json.loads(json.dumps(report.as_json(), allow_nan=False))["game"]["pointless"] == 1.0
-    assert "won" in behavior_table(report)
+    assert report.won.game_interval is None  # of a single moment
+    table = text_table([report])
+    assert "points in 1000 steps, won, game" in table
+    assert "steps from one point to the next, game" in table
 
 
 def test_intervals_hold_the_rate_and_shrink_with_more_moments():
@@ -78,7 +81,7 @@ def test_intervals_hold_the_rate_and_shrink_with_more_moments():
     assert widths(400) == pytest.approx(widths(100) / 2, rel=0.25)
 
 
-def test_dreams_set_out_from_the_moments_and_repeat(make_world_model):
+def test_dreams_start_from_the_moments_and_repeat(make_world_model):
     """With the real actions the first dreamt step is the world model's own on the real context."""
     model, context, horizon = make_world_model(-99.0), 5, 6
     generator = np.random.default_rng(1)

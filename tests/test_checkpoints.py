@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from glam_env.checkpoint.folder import (
     Checkpoint,
     save_checkpoint,
     shipped_checkpoints,
+    write_results,
 )
 from glam_env.errors import GlamError
 from glam_env.training.presets import PRESETS, TrainConfig
@@ -217,7 +219,7 @@ def test_what_is_no_safetensors_is_refused_even_if_vouched_for(
 ) -> None:
     (tiny_checkpoint / name).write_bytes(b"\x80\x05 not a pickle to be run either")
     vouch(tiny_checkpoint, name)
-    assert f"{name} is no safetensors file" in refused(tiny_checkpoint)
+    assert f"{name} is not a safetensors file" in refused(tiny_checkpoint)
 
 
 WEIGHT = "prior.weight"
@@ -228,7 +230,11 @@ COUNTER = "encoder.convolutions.1.num_batches_tracked"
     ("name", "edit", "says"),
     [
         (WORLD_MODEL, lambda t: t.pop(WEIGHT), "missing"),
-        (WORLD_MODEL, lambda t: t.update(extra=torch.zeros(1)), "'extra' belongs to no such"),
+        (
+            WORLD_MODEL,
+            lambda t: t.update(extra=torch.zeros(1)),
+            "'extra' is not part of this model",
+        ),
         (WORLD_MODEL, lambda t: t.update({WEIGHT: torch.zeros(16, 17)}), "shape (16, 17)"),
         (WORLD_MODEL, lambda t: t.update({WEIGHT: torch.zeros(16)}), "shape (16,)"),
         (WORLD_MODEL, lambda t: t.update({WEIGHT: t[WEIGHT].double()}), "torch.float64"),
@@ -272,8 +278,8 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda c: c.pop("format_version"), "format_version is None"),
-        (lambda c: c.update(format_version=2), "format_version is 2"),
+        (lambda c: c.pop("format_version"), "a training run becomes a checkpoint with `glam"),
+        (lambda c: c.update(format_version=3), "format_version is 3, this glam-env reads 1 and 2"),
         (lambda c: c.pop("game"), "'game' is missing"),
         (
             lambda c: c["world_model"].pop("num_actions"),
@@ -289,13 +295,31 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
             "local_window must be at least 2",
         ),
         (lambda c: c["world_model"].update(classes=1000), "at most 256"),
+        *(
+            (
+                lambda c, value=value: c["world_model"].update(unimix=value),
+                "world_model.unimix must be in [1e-6, 1)",
+            )
+            for value in (0.0, -0.1, 1.0, 1.5)
+        ),
+        *(
+            (
+                lambda c, value=value: c["world_model"].update(draw_temperature=value),
+                "world_model.draw_temperature must be finite",
+            )
+            for value in (0.0, -1.0)
+        ),
+        (lambda c: c["world_model"]["core"].update(name="gru"), "core.name must be one of"),
+        (lambda c: c["world_model"]["core"].update(heads=3), "core: unknown key 'heads'"),
+        (lambda c: c["world_model"].update(local_window=4), "unknown key 'local_window'"),
         (lambda c: c["world_model"].update(num_actions=7), "Pong has 6"),
-        (lambda c: c.update(game="Tetris"), "none of Atari 100k"),
+        (lambda c: c.update(game="Tetris"), "no game of Atari 100k"),
         (lambda c: c.update(max_episode_steps=0), "max_episode_steps must be at least 1"),
         (lambda c: c.update(contexts=[]), "contexts: expected an object"),
         (lambda c: c.update(agent={}), "agent must name its class"),
         (lambda c: c["contexts"].update(count=21), "config.json says 21 of 16"),
         (lambda c: c["protocol"].update(repeat_action_probability=1.0), "not in [0, 1)"),
+        (lambda c: c["protocol"].update(noop_max=-1), "noop_max must be at least 0"),
         (lambda c: c["provenance"].update(hours=-1.0), "hours"),
         (lambda c: c["provenance"]["versions"].update(torch=2), "versions.torch: expected str"),
         (lambda c: c["files"].pop("agent.safetensors"), "files must name the three"),
@@ -305,6 +329,56 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
 def test_a_wrong_config_value_is_refused(tiny_checkpoint: Path, edit, says: str) -> None:
     edit_config(tiny_checkpoint, edit)
     assert says in refused(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("name", ["unimix", "draw_temperature"])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_a_number_that_is_not_finite_is_refused(
+    tiny_checkpoint: Path, name: str, number: str
+) -> None:
+    edit_config(tiny_checkpoint, lambda c: c["world_model"].update({name: "HERE"}))
+    path = tiny_checkpoint / CONFIG
+    path.write_text(path.read_text().replace('"HERE"', number))
+    assert CONFIG in refused(tiny_checkpoint)
+
+
+def as_format_1(plain: dict[str, Any]) -> None:
+    """Rewrite a config of format 2 as the first version of glam-env would have written it."""
+    core = plain["world_model"].pop("core")
+    plain["world_model"] |= {name: value for name, value in core.items() if name != "name"}
+    plain["format_version"] = 1
+
+
+def test_format_1_is_read_and_written_as_format_2(tiny_checkpoint: Path) -> None:
+    config = Checkpoint.open(tiny_checkpoint).config
+    edit_config(tiny_checkpoint, as_format_1)
+    old = Checkpoint.open(tiny_checkpoint)
+    assert old.config == config
+    load_everything(tiny_checkpoint)
+    write_results(tiny_checkpoint, replace(old.config, results={"score": 1}), card="")
+    plain = json.loads((tiny_checkpoint / CONFIG).read_text())
+    assert plain["format_version"] == 2
+    assert plain["world_model"]["core"]["name"] == "glam"
+    assert Checkpoint.open(tiny_checkpoint).config == replace(config, results={"score": 1})
+
+
+def test_the_shipped_pong_is_of_format_1_and_opens() -> None:
+    folder = Path(checkpoints.__file__).parents[2] / "checkpoints" / "Pong"
+    plain = json.loads((folder / CONFIG).read_text())
+    assert plain["format_version"] == 1
+    core = Checkpoint.open(folder).config.world_model.core
+    assert core.name == "glam"
+    for field in dataclasses.fields(core):
+        if field.name != "name":
+            assert getattr(core, field.name) == plain["world_model"][field.name]
+
+
+def test_a_field_with_a_default_may_be_absent(tiny_checkpoint: Path) -> None:
+    config = Checkpoint.open(tiny_checkpoint).config
+    edit_config(tiny_checkpoint, lambda c: c["world_model"].pop("unimix"))
+    edit_config(tiny_checkpoint, lambda c: c["provenance"].pop("note"))
+    edit_config(tiny_checkpoint, lambda c: c.pop("results"))
+    assert Checkpoint.open(tiny_checkpoint).config == config
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format_version": NaN}', "\x00"])
@@ -420,7 +494,7 @@ def test_more_contexts_than_the_config_says_are_not_saved(
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, save_again) -> None:
     (tmp_path / "diary.txt").write_text("mine")
-    with pytest.raises(GlamError, match="something else than a checkpoint"):
+    with pytest.raises(GlamError, match="is not empty and holds no checkpoint"):
         save_again(tmp_path)
     assert snapshot(tmp_path) == {"diary.txt": b"mine"}
 

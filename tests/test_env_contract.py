@@ -589,7 +589,10 @@ def test_a_bad_action_is_refused_by_the_single_env(make_single, world) -> None:
         ({"backend": "numba"}, "backend must be one of"),
         ({"precision": "float8"}, "precision must be one of auto, float32"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
-        ({"obs_type": "latent", "checkpoint": "/nowhere/Pong"}, "/nowhere/Pong is no checkpoint"),
+        (
+            {"obs_type": "latent", "checkpoint": "/nowhere/Pong"},
+            "/nowhere/Pong is not a checkpoint",
+        ),
     ],
 )
 def test_an_impossible_option_gets_one_line(make, world, options, says) -> None:
@@ -837,7 +840,9 @@ def test_where_there_is_no_display_the_cure_is_named(make, monkeypatch) -> None:
     pytest.importorskip("pygame")
     monkeypatch.setenv("SDL_VIDEODRIVER", "no-such-driver")
     envs = make("dream", render_mode="human")
-    with pytest.raises(GlamError, match=r'no window can be opened here .*render_mode="rgb_array"'):
+    with pytest.raises(
+        GlamError, match=r'no window can be opened here .*use render_mode="rgb_array"'
+    ):
         envs.reset(seed=0)
 
 

@@ -1,6 +1,4 @@
-"""The report must tell a dream that follows the game from one that does not."""
-
-import json
+"""Open loop distinguishes a dream that follows the game from one that does not."""
 
 import numpy as np
 import pytest
@@ -16,24 +14,41 @@ from toy_game import (
     ToyModel,
     WrongSign,
     play,
+    square,
+    subject,
 )
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.events import match_events, score_events, sum_rewards
-from glam_env.evaluation.measures.open_loop import find_background, measure_fidelity
+from glam_env.evaluation.measures.events import (
+    EventReport,
+    match_events,
+    score_events,
+    sum_rewards,
+)
+from glam_env.evaluation.measures.images import ImageReport, find_background
+from glam_env.evaluation.measures.latents import LatentReport
+from glam_env.evaluation.measures.objects import DETECTORS, ObjectReport
+from glam_env.evaluation.measures.open_loop import OpenLoopReport
 from glam_env.evaluation.play.recording import Recording, add_noise, record_play, window_starts
 from glam_env.evaluation.play.scores import RandomPolicy
-from glam_env.evaluation.report.tables import fidelity_table
 
-WINDOWS = {"context": 4, "horizon": 8, "stride": 5}
+
+def dream_images(model):
+    return ImageReport.measure(subject(model, play())).images["dream"]
+
+
+def events(model, recording=None):
+    return EventReport.measure(subject(model, recording or play()))
 
 
 def test_a_perfect_dream_has_no_error():
-    report = measure_fidelity(ToyModel(), play(), **WINDOWS)
-    dream = report.images["dream"]
+    toy = subject(ToyModel(), play())
+    images = ImageReport.measure(toy).images
+    dream = images["dream"]
     assert dream.foreground_error == dream.union_error == (0.0,) * 8
     assert dream.psnr == (100.0,) * 8
     assert dream.ssim == pytest.approx((1.0,) * 8)
+    report = EventReport.measure(toy)
     (rewards,), (endings,), (points,) = report.rewards, report.endings, report.reward_sums
     assert rewards.real > 20
     assert (rewards.precision, rewards.recall, rewards.f1) == (1.0, 1.0, 1.0)
@@ -44,36 +59,36 @@ def test_a_perfect_dream_has_no_error():
     assert points.slope == pytest.approx(1.0)
     assert points.error == pytest.approx(0.0)
     assert points.never_error > points.average_error > 0.2
-    assert sum(part.windows for part in points.bins) == report.windows
+    assert sum(part.windows for part in points.bins) == OpenLoopReport.measure(toy).windows
     assert all(part.dreamt == pytest.approx(part.real) for part in points.bins)
     assert rewards.f1_interval == (1.0, 1.0)
     assert rewards.chance_f1 < 0.6
-    assert report.latent_kl.dream == pytest.approx(0.0, abs=1e-3)
-    assert report.latent_kl.repeat > report.latent_kl.average > 1.0
-    # The painters that know nothing are told apart from it.
-    assert min(report.images["repeat"].foreground_error) > 0.5
-    assert min(report.images["average"].foreground_error) > 0.5
+    kl = LatentReport.measure(toy).latent_kl
+    assert kl.dream == pytest.approx(0.0, abs=1e-3)
+    assert kl.repeat > kl.average > 1.0
+    # The baselines are distinguished from it.
+    assert min(images["repeat"].foreground_error) > 0.5
+    assert min(images["average"].foreground_error) > 0.5
 
 
 def test_an_empty_screen_has_an_error_of_exactly_one():
-    dream = measure_fidelity(EmptyScreen(), play(), **WINDOWS).images["dream"]
+    dream = dream_images(EmptyScreen())
     assert dream.foreground_error == dream.union_error == (1.0,) * 8
 
 
 def test_what_is_drawn_on_nothing_shows_in_the_union_only():
-    dream = measure_fidelity(ExtraSquare(), play(), **WINDOWS).images["dream"]
+    dream = dream_images(ExtraSquare())
     assert dream.foreground_error == (0.0,) * 8
     assert min(dream.union_error) > 0.5
 
 
 @pytest.mark.parametrize("model", [ShuffledDecoder(), DeafToActions()])
-def test_a_dream_that_goes_astray_has_a_large_error(model):
-    dream = measure_fidelity(model, play(), **WINDOWS).images["dream"]
-    assert dream.union_error[7] > 1.0
+def test_a_wrong_dream_has_a_large_error(model):
+    assert dream_images(model).union_error[7] > 1.0
 
 
 def test_a_dream_without_rewards_finds_none():
-    report = measure_fidelity(NoReward(), play(), **WINDOWS)
+    report = events(NoReward())
     (rewards,), (points,) = report.rewards, report.reward_sums
     assert (rewards.precision, rewards.recall, rewards.f1) == (None, 0.0, 0.0)
     assert points.real != 0.0
@@ -82,40 +97,56 @@ def test_a_dream_without_rewards_finds_none():
 
 @pytest.mark.parametrize(("model", "most"), [(ShuffledReward(), 0.75), (WrongSign(), 0.2)])
 def test_rewards_of_another_time_or_sign_do_not_count(model, most):
-    (rewards,) = measure_fidelity(model, play(), **WINDOWS).rewards
+    (rewards,) = events(model).rewards
     assert rewards.f1 < most
 
 
-def test_a_zeroed_reward_head_of_a_real_world_model_is_told_apart(make_world_model):
+def test_a_zeroed_reward_head_of_a_real_world_model_is_detected(make_world_model):
     recording, model = play(steps=40), make_world_model()
-    (before,) = measure_fidelity(model, recording, **WINDOWS).rewards
+    (before,) = events(model, recording).rewards
     for parameter in model.reward.layers[-1].parameters():
         parameter.zero_()
-    (after,) = measure_fidelity(model, recording, **WINDOWS).rewards
+    (after,) = events(model, recording).rewards
     assert before.dreamt > 0
     assert (after.dreamt, after.recall, after.f1) == (0, 0.0, 0.0)
 
 
 def test_the_same_seed_gives_the_same_report(make_world_model):
     recording, model = play(steps=40), make_world_model()
-    report = measure_fidelity(model, recording, **WINDOWS, seed=1)
-    assert report == measure_fidelity(model, recording, **WINDOWS, seed=1)
-    assert report != measure_fidelity(model, recording, **WINDOWS, seed=2)
+
+    def measured(seed):
+        toy = subject(model, recording, seed=seed)
+        return [kind.measure(toy) for kind in (ImageReport, EventReport, LatentReport)]
+
+    assert measured(1) == measured(1)
+    assert all(one != other for one, other in zip(measured(1), measured(2), strict=True))
 
 
-def test_the_report_is_json_and_text():
-    def corner(frames):
-        found = np.where(frames[:, :1, 0, 0] == GROUND, [[0.0, 0.0]], np.nan)
-        return {"corner": found}
+def test_rewards_are_scored_for_each_player():
+    toy = subject(ToyModel(), play())
+    toy.players = {"one": 0.0, "other": 1.0}
+    report = EventReport.measure(toy)
+    assert list(report.player_rewards) == ["one", "other"]
+    counts = [score.real for score in report.player_rewards.values()]
+    assert min(counts) > 5
+    assert sum(counts) == report.rewards[0].real
 
-    report = measure_fidelity(ExtraSquare(), play(steps=60), **WINDOWS, objects=corner)
-    dream, repeat = report.objects["dream"]["corner"], report.objects["repeat"]["corner"]
+
+def test_objects_are_compared_with_the_real_ones(monkeypatch):
+    monkeypatch.setitem(DETECTORS, "Toy", square)
+    objects = ObjectReport.measure(subject(EmptyScreen(), play(steps=60))).objects
+    dream, repeat = objects["dream"]["square"], objects["repeat"]["square"]
     assert (dream.missed, dream.spurious, dream.distance) == ((1.0,) * 8, (None,) * 8, (None,) * 8)
-    assert (repeat.missed, repeat.distance) == ((0.0,) * 8, (0.0,) * 8)
-    told = json.loads(json.dumps(report.as_json(), allow_nan=False))
-    assert told["images"]["dream"]["foreground_error"] == [0.0] * 8
-    assert told["rewards"][0]["f1"] == 1.0
-    assert "missed, dream" in fidelity_table(report)
+    assert repeat.missed == (0.0,) * 8
+    assert min(repeat.distance) > 0.5
+    perfect = ObjectReport.measure(subject(ToyModel(), play(steps=60))).objects["dream"]["square"]
+    assert (perfect.missed, perfect.distance) == ((0.0,) * 8, (0.0,) * 8)
+
+
+def test_a_game_without_a_detector_has_no_objects():
+    report = ObjectReport.measure(subject(ToyModel(), play(steps=60)))
+    assert report.objects == {}
+    assert report.rows() == []
 
 
 def test_windows_keep_to_one_episode():
@@ -125,7 +156,7 @@ def test_windows_keep_to_one_episode():
     for env, start in starts:
         assert not recording.ended[env, start : start + 4].any()
         assert start + 4 + 8 < recording.ended.shape[1]
-    # Some are cut short by an end, else endings could never be seen.
+    # Some are cut short by an end, or endings could never be seen.
     assert any(recording.ended[env, start + 4 : start + 12].any() for env, start in starts)
 
 
@@ -136,23 +167,23 @@ def test_nothing_beyond_an_end_counts():
     alone = Recording(
         "Toy", *(array[:, start:].copy() for array in list(vars(recording).values())[1:])
     )
-    settings = {"context": 4, "horizon": 8, "stride": 10_000}
-    report = measure_fidelity(ToyModel(), alone, **settings)
-    assert report.windows == 1
-    assert report.images["dream"].foreground_error == (0.0,) * 3 + (None,) * 5
+    toy = subject(ToyModel(), alone, stride=10_000)
+    report, images = EventReport.measure(toy), ImageReport.measure(toy).images
+    assert OpenLoopReport.measure(toy).windows == 1
+    assert images["dream"].foreground_error == (0.0,) * 3 + (None,) * 5
     assert (report.endings[0].steps, report.endings[0].real, report.endings[0].found) == (4, 1, 1)
     alone.rewards[:, 8:] = 9.0
     alone.frames[:, 8:] = 255 - alone.frames[:, 8:]
-    again = measure_fidelity(ToyModel(), alone, **settings)
-    assert again.rewards == report.rewards
-    assert again.images["dream"].foreground_error[:3] == (0.0,) * 3
+    toy = subject(ToyModel(), alone, stride=10_000)
+    assert EventReport.measure(toy).rewards == report.rewards
+    assert ImageReport.measure(toy).images["dream"].foreground_error[:3] == (0.0,) * 3
 
 
 def test_a_short_recording_is_refused():
-    with pytest.raises(GlamError, match="no room for windows of 14"):
-        measure_fidelity(ToyModel(), play(steps=13), **WINDOWS)
-    with pytest.raises(GlamError, match="at least 1 step"):
-        measure_fidelity(ToyModel(), play(), context=4, horizon=0)
+    with pytest.raises(GlamError, match="holds no window of 14 steps"):
+        OpenLoopReport.measure(subject(ToyModel(), play(steps=13)))
+    with pytest.raises(GlamError, match="at least 1"):
+        OpenLoopReport.measure(subject(ToyModel(), play(), horizon=0))
 
 
 def test_the_background_is_the_median():
@@ -211,7 +242,7 @@ def test_a_recording_keeps_what_was_seen_done_and_earned():
     # A point is on the board at once, or one frame later; never before.
     assert (changed[env, step + 1] | changed[env, step + 2]).all()
     assert not changed[env, step].any()
-    played = np.random.default_rng(5).integers(6, size=(200, 2)).T  # RandomPolicy, told seed 5
+    played = np.random.default_rng(5).integers(6, size=(200, 2)).T  # RandomPolicy with seed 5
     np.testing.assert_array_equal(recording.actions, played)
     np.testing.assert_array_equal(record().frames, recording.frames)
     assert (record(seed=6, steps=100).frames != recording.frames[:, :50]).any()

@@ -1,6 +1,7 @@
 """A run's metrics, read back: phases, scores over the steps, curves, and torn files."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ def line(steps, images, model, agent, seconds, **figures):
 
 
 def lines():
-    """A run as the trainer logs it: a line is named after the work that follows."""
+    """A run as the trainer logs it: a line bears the name of the work that follows."""
     joint = [
         line(100 + 10 * i, 20, 5 + i, i, 20 + i, phase="joint training", reward=1 / (i + 1))
         for i in range(1, 11)
@@ -64,6 +65,35 @@ def test_phases_add_up_to_the_run():
     assert sum(p.seconds for p in history.phases) == history.seconds == 30
 
 
+def test_phases_of_version_0_1_have_todays_names():
+    """A run with both, as when an earlier run is resumed, has one phase of each name."""
+    run = [
+        line(100, 10, 0, 0, 4, phase="image polish", polished=5),
+        line(100, 20, 0, 0, 5, phase="image fine-tuning", phase_updates=5),
+        line(100, 30, 0, 0, 6, phase="settling", settled=1),
+        line(100, 30, 7, 0, 8, phase="adaptation", phase_updates=1),
+        line(100, 30, 9, 0, 9, phase="joint training"),
+        line(120, 30, 11, 2, 11, phase="joint training"),
+    ]
+    history = summarize(run, "a test")
+    _, finetuning, adaptation, joint = history.phases
+    assert (finetuning.name, finetuning.image_updates) == ("image fine-tuning", 30)
+    assert (adaptation.name, adaptation.model_updates) == ("adaptation", 9)
+    assert joint.name == "joint training"
+    assert history.figures == {}  # counters of progress are none
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(__file__).parents[1].glob("benchmarks/curves/*.jsonl"))
+)
+def test_committed_curves_are_read(file):
+    history = read_history(file)
+    assert history.phases
+    assert not {"image polish", "settling"} & {phase.name for phase in history.phases}
+    assert {"reward", "dynamics_kl"} <= history.figures.keys()
+    assert not {"phase", "polished", "settled"} & history.figures.keys()
+
+
 def test_a_phase_that_comes_back_is_another_one():
     again = [*lines(), line(200, 30, 15, 10, 40, phase="image warm-up")]
     again.append(line(210, 30, 16, 11, 44, phase="joint training"))
@@ -89,9 +119,9 @@ def test_curves_and_their_summary():
     history = summarize(lines(), "a test")
     assert history.figures["foreground_error"] == Curve((100, 100), (0.5, 0.1))
     assert "episode_return" not in history.figures
-    told = json.loads(json.dumps(history.as_json(), allow_nan=False))
-    assert told["figures"]["reward"]["highest"] == 2.0
-    assert told["phases"][-1]["name"] == "joint training"
+    plain = json.loads(json.dumps(history.as_json(), allow_nan=False))
+    assert plain["figures"]["reward"]["highest"] == 2.0
+    assert plain["phases"][-1]["name"] == "joint training"
     text = history.table()
     for words in ("image warm-up", "joint training", "reward", "mean return", "█"):
         assert words in text
@@ -115,22 +145,22 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("", "no line yet"),
+        ("", "no lines yet"),
         ("not a line\n{}\n", "line 1"),
-        ('{"env_steps": 1}\n', "line 1: no line of metrics"),
+        ('{"env_steps": 1}\n', "line 1: not a line of metrics"),
         ("[1]\n", "line 1"),
     ],
 )
-def test_other_files_are_refused_in_one_line(tmp_path, text, told):
+def test_other_files_are_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "other.jsonl").write_text(text)
-    with pytest.raises(GlamError, match=told) as error:
+    with pytest.raises(GlamError, match=message) as error:
         read_history(tmp_path / "other.jsonl")
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(GlamError, match="cannot be read"):
         read_history(tmp_path / "none.jsonl")
 

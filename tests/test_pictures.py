@@ -1,4 +1,4 @@
-"""Strips, films, GIFs and plots show what they say, and land where they should."""
+"""Strips, films, GIFs and plots show what they should and are written where they should be."""
 
 import json
 from dataclasses import replace
@@ -9,6 +9,7 @@ from PIL import Image
 from toy_game import GROUND, PICTURES, ToyModel, play
 
 from glam_env.errors import GlamError
+from glam_env.evaluation.measures.objects import ObjectReport
 from glam_env.evaluation.play.windows import Window, dream_windows
 from glam_env.evaluation.report.films import film, save_films
 from glam_env.evaluation.report.plots import save_plots
@@ -16,7 +17,7 @@ from glam_env.evaluation.report.strips import HEAD, MARGIN, save_strips, side_by
 
 
 def window(length=8, seen=3):
-    """Black real frames and a dream of 9 everywhere; the third step loses a point in the game."""
+    """Make black real frames and a dream of 9s; the third step loses a point in the game."""
     real = np.zeros((length, 64, 64, 3), np.uint8)
     reward = np.zeros(length, np.float32)
     reward[2] = -1.0
@@ -25,7 +26,7 @@ def window(length=8, seen=3):
     return Window(1, 23, known, known + 2, real, dream, reward, np.zeros_like(reward))
 
 
-def test_windows_hold_what_was_seen_and_what_came():
+def test_windows_hold_frames_and_rewards():
     recording = play()
     windows = dream_windows(ToyModel(), recording, count=5, context=4, horizon=8)
     assert len(windows) == 5
@@ -33,7 +34,7 @@ def test_windows_hold_what_was_seen_and_what_came():
         frames = recording.frames[one.env]
         np.testing.assert_array_equal(one.seen, frames[one.step - 4 : one.step + 1])
         np.testing.assert_array_equal(one.real, frames[one.step + 1 : one.step + 9])
-        np.testing.assert_array_equal(one.dream, one.real)  # it knows the game by heart
+        np.testing.assert_array_equal(one.dream, one.real)  # the model knows the game
         np.testing.assert_array_equal(one.seen_drawn, one.seen)
         rewards = recording.rewards[one.env, one.step : one.step + 8]
         np.testing.assert_array_equal(one.real_reward, rewards)
@@ -46,11 +47,11 @@ def test_windows_of_a_game_without_points_are_spread_over_it():
     recording.rewards[:] = 0.0
     windows = dream_windows(ToyModel(), recording, count=4, context=4, horizon=8)
     assert [one.env for one in windows] == [0, 0, 1, 1]
-    with pytest.raises(GlamError, match="room for windows"):
+    with pytest.raises(GlamError, match="holds no window"):
         dream_windows(ToyModel(), play(steps=10), context=4, horizon=8)
     ends = replace(recording, ended=np.ones_like(recording.ended))
     ends.ended[:, ::6] = False
-    with pytest.raises(GlamError, match=r"no room|of one episode"):
+    with pytest.raises(GlamError, match=r"holds no window|of one episode"):
         dream_windows(ToyModel(), ends, context=1, horizon=8)
 
 
@@ -102,19 +103,19 @@ def test_a_film_can_be_played(tmp_path):
     assert np.abs(pictures[0][100:200, 50:100].astype(int) - 50).max() < 12
 
 
-def test_the_toy_is_drawn_as_it_is_played():
+def test_pictures_of_the_toy_game():
     assert PICTURES.shape == (20, 64, 64, 3)
     assert set(np.unique(PICTURES)) == {GROUND, 200}
 
 
 @pytest.mark.emulator
 def test_an_examination_is_saved_with_all_its_pictures(tmp_path, make_world_model):
-    from glam_env.evaluation.examine import examine, save_examination
+    from glam_env.evaluation.examine import Examination, examine, save_examination
 
     def act(features, generator):
         return features[:, 0].long() * 0 + 2
 
-    told = []
+    calls = []
     examination, recording = examine(
         make_world_model(-99.0),
         act,
@@ -125,24 +126,27 @@ def test_an_examination_is_saved_with_all_its_pictures(tmp_path, make_world_mode
         horizon=32,
         dream_horizon=16,
         seed=0,
-        on_progress=lambda *progress: told.append(progress),
+        on_progress=lambda *progress: calls.append(progress),
     )
-    assert {done == total for _, done, total in told[-1:]} == {True}
+    last = {work: done == total for work, done, total in calls}
+    assert len(last) == 4
+    assert all(last.values())
     assert len(examination.checks) == 9
     assert not examination.passed
     paths = save_examination(tmp_path / "out", examination, make_world_model(-99.0), recording)
     names = {str(path.relative_to(tmp_path / "out")) for path in paths}
     assert {"fidelity.json", "film.mp4"} <= names
-    assert {f"plots/{name}.png" for name in ("images", "objects", "rewards", "behavior")} <= names
+    assert {f"plots/{name}.png" for name in ("images", "events", "points", "behavior")} <= names
     assert sum(name.startswith("strips/") for name in names) == 8
     assert all(path.stat().st_size > 1000 for path in paths)
     report = json.loads((tmp_path / "out" / "fidelity.json").read_text())
     assert report == json.loads(json.dumps(examination.as_json()))
-    for words in ("SSIM", "played by random", "points in 1000 steps", "FAIL", "by chance"):
+    assert Examination.from_json(report) == examination
+    for words in ("SSIM", "played by random", "points in 1000 steps", "fail", "by chance"):
         assert words in examination.table(), words
 
-    report["objects"] = {}  # as of a game without a detector
-    assert len(save_plots(tmp_path / "fewer", report)) == 3
+    fewer = save_plots(tmp_path / "fewer", {"objects": ObjectReport({})})  # no detector, no plot
+    assert fewer == []
     (tmp_path / "file").write_text("mine")
     with pytest.raises(GlamError, match="writable --out"):
         save_examination(tmp_path / "file", examination, make_world_model(-99.0), recording)

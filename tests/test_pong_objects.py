@@ -1,4 +1,4 @@
-"""Pong's ball and paddles are found where they are, in sharp frames and in smudged ones."""
+"""Pong's ball and paddles are found where they are, in sharp frames and in blurred ones."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import pytest
 from glam_env.envs.atari import Emulator
 from glam_env.evaluation.measures.pong import AGENT, BALL, OPPONENT, TABLE, find_pong_objects
 
-FINE = 8  # sub-pixels, so that things can stand between pixels
+FINE = 8  # sub-pixels, so that objects can lie between pixels
 
 
 def table(*things):
-    """A (1, 64, 64, 3) frame with rectangles (color, row, column, height, width) on the table."""
+    """Draw a (1, 64, 64, 3) frame with (color, row, column, height, width) rectangles."""
     fine = np.empty((64 * FINE, 64 * FINE, 3))
     fine[:] = TABLE
     fine[: 11 * FINE], fine[59 * FINE :] = BALL, BALL
@@ -54,7 +54,7 @@ def test_half_a_paddle_at_the_wall_is_found():
     assert found["agent"][0, 0] == pytest.approx(11.5, abs=0.2)
 
 
-def test_a_smudged_ball_is_found_on_a_grainy_table():
+def test_a_blurred_ball_is_found_on_a_noisy_table():
     frame = table((AGENT, 40, 56.5, 5, 1.75)).astype(float)
     rows, columns = np.mgrid[:64, :64]
     blob = 0.5 * np.exp(-((rows - 20) ** 2 + (columns - 45) ** 2) / 2)
@@ -65,14 +65,14 @@ def test_a_smudged_ball_is_found_on_a_grainy_table():
     assert found["agent"][0, 0] == pytest.approx(40, abs=0.3)
 
 
-def test_grain_alone_is_no_ball():
+def test_noise_alone_is_no_ball():
     frames = table().repeat(50, axis=0) + np.random.default_rng(0).normal(0, 3, (50, 64, 64, 3))
     found = find_pong_objects(frames.clip(0, 255).round().astype(np.uint8))
     assert all(np.isnan(position).all() for position in found.values())
 
 
 @pytest.mark.emulator
-def test_the_real_game_moves_as_it_should():
+def test_objects_of_the_real_game_move_as_played():
     emulator = Emulator("Pong", 1, seed=3, num_threads=1)
     frames, rewards = [emulator.reset()], []
     actions = [2] * 45 + [3] * 45 + [0] * 30  # up, down, stay
@@ -102,15 +102,15 @@ def test_the_real_game_moves_as_it_should():
     assert np.isfinite(found["opponent"][lost[0] // 2 : lost[0], 0]).any()
 
 
-# Where the game keeps its things: bytes of the console's memory, in its own units.
+# Where the game stores its objects: bytes of the console's memory, in its own units.
 BALL_X, BALL_Y, OPPONENT_Y, AGENT_Y = 49, 54, 50, 51
-ROW, COLUMN = 64 / 210, 64 / 160  # pixels of ours to one of the console's
+ROW, COLUMN = 64 / 210, 64 / 160  # our pixels to one of the console's
 
 
 def play_with_memory(steps):
-    """Frames, and the four bytes at both of the game's frames that each frame is made of.
+    """Return frames, and the four bytes at the two game frames that make each of them.
 
-    Two emulators play the same game by the same actions: ours, and one that shows its memory.
+    Two emulators play the same game with the same actions: ours, and one that shows its memory.
     """
     from ale_py import ALEInterface, LoggerMode, roms
 
@@ -159,7 +159,7 @@ def test_objects_are_where_the_games_memory_has_them():
     column, row = COLUMN * memory[clear, :, 0].mean(1), ROW * ball_y[clear].mean(1)
     for ours, theirs in ((found["ball"][clear, 1], column), (found["ball"][clear, 0], row)):
         off = ours - theirs
-        off -= np.median(off)  # where the console's zero lies in our picture
+        off -= np.median(off)  # the place of the console's zero in our picture
         assert np.percentile(np.abs(off), 99) < 0.5
         assert np.abs(off).max() < 1.0
 

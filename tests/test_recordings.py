@@ -159,18 +159,18 @@ def spoilt(**changes: Any) -> dict[str, Any]:
         ({}, "actions is missing; a recording has frames"),
         (spoilt(frames=None), "frames is missing"),
         (spoilt(actions=None), "actions is missing"),
-        (spoilt(actions=np.full(20, 6)), "actions must lie in 0 … 5, got 6"),
+        (spoilt(actions=np.full(20, 6)), "actions must be in 0 … 5, got 6"),
         (spoilt(actions=np.zeros(20)), "actions must be integers"),
         (spoilt(actions=np.zeros(19, int)), "frames must be uint8 of shape"),
         (spoilt(frames=np.zeros((20, 84, 84, 3), np.uint8)), "frames must be uint8 of shape"),
         (spoilt(frames=np.zeros((20, 64, 64, 3))), "frames must be uint8 of shape"),
-        (spoilt(frames=[[1], [2, 3]]), "frames is no array of numbers"),
-        (spoilt(frames=["a"]), "frames is no array of numbers"),
+        (spoilt(frames=[[1], [2, 3]]), "frames is not an array of numbers"),
+        (spoilt(frames=["a"]), "frames is not an array of numbers"),
         (spoilt(ended=np.zeros(3, bool)), "ended must be bool"),
         (spoilt(ended=np.zeros(20)), "ended must be bool"),
         ([1, 2], "must be a path or a mapping of arrays, got list"),
         (7, "must be a path or a mapping of arrays, got int"),
-        ("/nowhere/at/all", "is no folder, .npz or .safetensors file"),
+        ("/nowhere/at/all", "is not a folder, a .npz or a .safetensors file"),
         ("/nowhere/at/all.npz", "cannot be read"),
     ],
 )
@@ -201,7 +201,7 @@ def test_damaged_files_get_one_line(world_model, tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
         archive.writestr("frames.npy", b"no array")
     for name in (*damaged, "array.npz", "objects.npz", "other.npz"):
-        says = "frames is no array of numbers" if name == "other.npz" else "cannot be read"
+        says = "frames is not an array of numbers" if name == "other.npz" else "cannot be read"
         with pytest.raises(GlamError, match=rf"{name}:? {says}") as caught:
             read_contexts(tmp_path / name, world_model, L)
         assert "\n" not in str(caught.value)

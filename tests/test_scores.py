@@ -1,4 +1,4 @@
-"""The evaluation protocol: whole episodes, a quota per env, and the arithmetic of the report."""
+"""Scores: whole episodes, a quota for each env, and the arithmetic of the report."""
 
 import json
 import math
@@ -46,7 +46,7 @@ class ClockEmulator:
 
 
 class Watcher:
-    """Checks that `first` is told exactly where a frame begins an episode."""
+    """Checks that `first` is true exactly where a frame begins an episode."""
 
     def begin(self, num_envs, seed):
         self.begun = (num_envs, seed)
@@ -80,7 +80,7 @@ def test_on_step_sees_every_step_and_the_episodes_so_far():
 
 
 def test_an_evaluation_without_episodes_is_refused():
-    with pytest.raises(GlamError, match="at least 1 episode"):
+    with pytest.raises(GlamError, match="episodes must be at least 1"):
         play_episodes(Watcher(), ClockEmulator([2]), 0, seed=0)
 
 
@@ -166,7 +166,7 @@ def test_random_play_of_pong_scores_as_published_and_repeats():
 def test_impossible_values_are_refused_before_play():
     with pytest.raises(GlamError, match="num_envs"):
         evaluate_policy(RandomPolicy(6), "Pong", num_envs=0, seed=0)
-    with pytest.raises(GlamError, match="at least 1 episode"):
+    with pytest.raises(GlamError, match="episodes must be at least 1"):
         evaluate_policy(RandomPolicy(6), "Pong", episodes=0, seed=0)
     with pytest.raises(GlamError, match="Pong"):
         evaluate_policy(RandomPolicy(6), "Pongg", seed=0)

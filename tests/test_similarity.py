@@ -7,7 +7,7 @@ from glam_env.evaluation.measures.similarity import Statistics, ssim
 
 
 def reference(one, other):
-    """Mean SSIM of two (H, W, 3) uint8 frames: an 11 × 11 Gaussian with σ 1.5 at every place."""
+    """Compute the mean SSIM of two frames with an 11 × 11 Gaussian of σ 1.5 at every place."""
     gray = [frame.astype(np.float64) @ [0.299, 0.587, 0.114] for frame in (one, other)]
     y, x = np.mgrid[-5:6, -5:6]
     weights = np.exp(-(x**2 + y**2) / (2 * 1.5**2))
@@ -40,7 +40,7 @@ def frames(kind):
 
 
 @pytest.mark.parametrize("kind", ["noise", "bright", "dark"])
-def test_it_is_that_of_the_paper(kind):
+def test_ssim_is_that_of_the_paper(kind):
     one, other = frames(kind)
     ours = ssim(Statistics(one[None]), Statistics(other[None]))
     assert ours.shape == (1,)
@@ -48,7 +48,7 @@ def test_it_is_that_of_the_paper(kind):
     assert ours[0] < 0.99
 
 
-def test_it_is_one_for_equal_frames_and_symmetric():
+def test_ssim_is_one_for_equal_frames_and_symmetric():
     pair = Statistics(frames("noise"))
     np.testing.assert_allclose(ssim(pair, pair), 1.0, atol=1e-5)
     swapped = Statistics(frames("noise")[::-1])

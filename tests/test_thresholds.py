@@ -1,16 +1,26 @@
-"""The thresholds tell a good checkpoint from one with a broken head."""
-
-import json
+"""The thresholds distinguish a good checkpoint from one with a broken head."""
 
 import numpy as np
 import pytest
 import torch
-from toy_game import EmptyScreen, NoReward, ShuffledDecoder, ToyModel, WrongSign, play
+from toy_game import (
+    EmptyScreen,
+    NoReward,
+    ShuffledDecoder,
+    ToyModel,
+    WrongSign,
+    play,
+    square,
+    subject,
+)
 
 from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
 from glam_env.errors import GlamError
+from glam_env.evaluation.measures.base import Settings, Subject
 from glam_env.evaluation.measures.behavior import report_behavior
-from glam_env.evaluation.measures.open_loop import DETECTORS, measure_fidelity
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.images import ImageReport
+from glam_env.evaluation.measures.objects import DETECTORS, ObjectReport
 from glam_env.evaluation.measures.thresholds import Thresholds, check_fidelity
 from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.play.recording import record_play, window_starts
@@ -19,15 +29,17 @@ from glam_env.evaluation.play.scores import RandomPolicy
 SHORT = Thresholds(reward_horizon=8, foreground_horizon=8, object_horizon=8)
 
 
-def square(frames):
-    """Finds the toy's square by its brightness."""
-    bright = frames[:, 31, 1::3, 0] > 125
-    column = np.where(bright.any(1), bright.argmax(1), np.nan)
-    return {"square": np.stack([np.where(np.isnan(column), np.nan, 31.0), column], 1)}
+@pytest.fixture(autouse=True)
+def detector(monkeypatch):
+    monkeypatch.setitem(DETECTORS, "Toy", square)
+
+
+def open_loop(subject):
+    return [kind.measure(subject) for kind in (ImageReport, ObjectReport, EventReport)]
 
 
 def behavior(dreamt):
-    """Of a policy that loses two points in four steps of the game."""
+    """The report on a policy that loses two points in four steps of the game."""
     real = np.array([[0, -1, 0, -1]], np.float32)
     sides = (Plays(r, np.zeros(r.shape, int), np.ones(r.shape, bool)) for r in (real, dreamt))
     return report_behavior(*sides, num_actions=1, context=4, seed=0)
@@ -37,9 +49,7 @@ GOOD = behavior(np.array([[-1, 0, -0.8, 0]], np.float32))
 
 
 def failed(model, played=GOOD):
-    report = measure_fidelity(model, play(), context=4, horizon=8, stride=5, objects=square)
-    checks = check_fidelity(report, played, SHORT)
-    assert json.loads(json.dumps([check.as_json() for check in checks], allow_nan=False))
+    checks = check_fidelity(*open_loop(subject(model, play())), played, SHORT)
     return [check.name for check in checks if not check.passed]
 
 
@@ -71,7 +81,7 @@ def test_a_model_that_knows_the_game_passes():
         ),
     ],
 )
-def test_what_is_broken_fails_and_nothing_else(model, names):
+def test_only_what_is_broken_fails(model, names):
     assert failed(model) == names
 
 
@@ -83,7 +93,7 @@ def test_what_is_broken_fails_and_nothing_else(model, names):
         ([[0, 0, 0, 0]], POINTS),
     ],
 )
-def test_a_policy_that_fares_otherwise_in_dreams_fails(dreamt, names):
+def test_a_policy_with_other_points_in_dreams_fails(dreamt, names):
     assert failed(ToyModel(), behavior(np.array(dreamt, np.float32))) == names
 
 
@@ -91,17 +101,17 @@ def test_nothing_to_measure_fails_and_short_dreams_are_refused():
     nothing = behavior(np.zeros((1, 4), np.float32))
     recording = play()
     recording.rewards[:] = 0.0
-    report = measure_fidelity(ToyModel(), recording, context=4, horizon=8, stride=3)
-    (rewards, *_) = check_fidelity(report, nothing, SHORT)
+    report = open_loop(subject(ToyModel(), recording))
+    (rewards, *_) = check_fidelity(*report, nothing, SHORT)
     assert (rewards.figure, rewards.passed) == (None, False)
     assert "nothing to measure" in str(rewards)
     with pytest.raises(GlamError, match="dreams of 32 steps, not 8"):
-        check_fidelity(report, nothing)
+        check_fidelity(*report, nothing)
 
 
 @pytest.mark.emulator
 def test_broken_heads_of_the_shipped_pong_fail_what_it_passes():
-    """On random play of the real game, with the thresholds as they are."""
+    """On random play of the real game, with the usual thresholds."""
     seed, horizon = 3, 32
     recording = record_play(RandomPolicy(6), "Pong", steps=1200, num_envs=4, seed=seed)
     starts = window_starts(recording, 16, horizon, stride=horizon)
@@ -114,10 +124,9 @@ def test_broken_heads_of_the_shipped_pong_fail_what_it_passes():
         contexts = take_contexts(world_model, recording, starts, 16, seed)
         dreamt = play_dreams_from(world_model, act, contexts, 4, horizon, seed)
         played = report_behavior(real, dreamt, num_actions=6, context=16, seed=seed)
-        report = measure_fidelity(
-            world_model, recording, horizon=horizon, seed=seed, objects=DETECTORS["Pong"]
-        )
-        return {check.name: check for check in check_fidelity(report, played)}
+        settings = Settings(horizon=horizon, seed=seed)
+        pong = Subject(world_model, act, "Pong", settings, recording=recording, players={})
+        return {check.name: check for check in check_fidelity(*open_loop(pong), played)}
 
     def load():
         return Checkpoint.open(shipped_checkpoints()["Pong"]).world_model()

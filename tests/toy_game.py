@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from glam_env.evaluation.measures.base import Settings, Subject
 from glam_env.evaluation.play.recording import Recording
 from glam_env.model.structures import DreamState, DreamStep
 
@@ -13,7 +14,7 @@ POSITIONS, GROUND = 20, 50
 
 
 def picture(position):
-    """A bright square on a dark ground that tells where the game stands."""
+    """Draw the position as a bright square on a dark ground."""
     frame = np.full((64, 64, 3), GROUND, np.uint8)
     frame[30:33, 3 * position : 3 * position + 3] = 200
     return frame
@@ -23,7 +24,7 @@ PICTURES = np.stack([picture(position) for position in range(POSITIONS)])
 
 
 def rules(position, action):
-    """The toy game: a square walks one or two places round; the next one, reward and end."""
+    """Move the square one or two places around; returns its next place, reward and end."""
     ahead = position + 1 + action
     wraps = ahead >= POSITIONS
     reward = wraps * (2.0 * action - 1.0)
@@ -32,7 +33,7 @@ def rules(position, action):
 
 
 def play(steps=300, envs=2, seed=0):
-    """Random play of the toy game; an episode begins anywhere, which no dream can know."""
+    """Play the toy game at random; an episode begins anywhere, which no dream can know."""
     generator = np.random.default_rng(seed)
     position = generator.integers(POSITIONS, size=envs)
     columns = []
@@ -45,6 +46,23 @@ def play(steps=300, envs=2, seed=0):
         np.stack(column, 1) for column in zip(*columns, strict=True)
     )
     return Recording("Toy", frames, actions, rewards.astype(np.float32), life_lost, ended)
+
+
+def square(frames):
+    """Detect the square by its brightness."""
+    bright = frames[:, 31, 1::3, 0] > 125
+    column = np.where(bright.any(1), bright.argmax(1), np.nan)
+    return {"square": np.stack([np.where(np.isnan(column), np.nan, 31.0), column], 1)}
+
+
+def subject(model, recording, **settings):
+    """A model and a recording to measure, in short windows."""
+    windows = {"context": 4, "horizon": 8, "stride": 5, **settings}
+    return Subject(model, random_act, "Toy", Settings(**windows), recording=recording, players={})
+
+
+def random_act(features, generator):
+    return torch.randint(2, (len(features),), generator=generator)
 
 
 def certain(codes):

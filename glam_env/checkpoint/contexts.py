@@ -1,8 +1,8 @@
-"""Where dreams start: real moments, each with the steps that led to it, as latent codes.
+"""``Contexts``: where dreams start, as latent codes of real play.
 
-A context is L known steps and the moment after them: codes z_0 … z_L and actions a_0 … a_{L−1},
-a byte each, so that thousands fit in a few MB. The world model's parallel pass turns one into
-the state that a dream starts from (its warm-up).
+A context is L known steps and the frame after them: codes z_0 … z_L and actions a_0 … a_{L−1},
+a byte each, so that thousands fit in a few MB. The world model's warm-up turns a context into
+the state that a dream starts from.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Contexts:
     """N start contexts.
 
     Attributes:
-        codes: (N, L+1, K) uint8, class indices of the L known latents and of the current one.
-        actions: (N, L) uint8, the actions taken on seeing the first L.
+        codes: (N, L+1, K) uint8, class indices of the latents, the last being the current one.
+        actions: (N, L) uint8, the action taken at each of the first L.
     """
 
     codes: Tensor
@@ -43,22 +43,22 @@ class Contexts:
         return self.actions.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, as ``contexts.safetensors`` holds them."""
+        """Return the tensors by name, as in ``contexts.safetensors``."""
         return {"codes": self.codes, "actions": self.actions}
 
     @classmethod
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], config: WorldModelConfig, where: str
     ) -> Contexts:
-        """Checks tensors against the world model that will dream from them.
+        """Check tensors against the sizes of a world model.
 
         Args:
             tensors: ``codes`` and ``actions``.
-            config: the world model's sizes.
+            config: of the world model.
             where: named in errors, such as the file.
 
         Raises:
-            GlamError: a name, a shape, a dtype or a value that does not fit.
+            GlamError: a name, a shape, a dtype or a value does not fit.
         """
         if tensors.keys() != {"codes", "actions"}:
             names = ", ".join(sorted(tensors)) or "nothing"
@@ -85,5 +85,5 @@ class Contexts:
         return cls(codes, actions)
 
     def to(self, device: torch.device | str) -> Contexts:
-        """The same contexts on a device."""
+        """Copy the contexts to a device."""
         return Contexts(self.codes.to(device), self.actions.to(device))

@@ -1,9 +1,8 @@
-"""Checkpoint folders: what a trained game is shipped as.
+"""Checkpoint folders: read with :class:`Checkpoint`, written with :func:`save_checkpoint`.
 
-``config.json`` says what the folder holds and vouches for the size and the SHA-256 of
-``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``; ``CARD.md`` tells
-people. Nothing in it is unpickled, and nothing is believed unread: every value and every tensor
-is checked before it is used.
+``config.json`` describes the checkpoint and holds the size and the SHA-256 of
+``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``; ``CARD.md`` is for
+people. Nothing is unpickled, and every value and every tensor is checked before it is used.
 """
 
 from __future__ import annotations
@@ -50,10 +49,10 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """The checkpoint folders at hand, by game.
+    """Return the folders of the shipped checkpoints, by game.
 
-    They lie in the folder that the environment variable GLAM_CHECKPOINTS names, in an installed
-    wheel, or in the checkout that this package is run from; the first found counts.
+    They are searched in the folder named by the environment variable GLAM_CHECKPOINTS, in the
+    installed wheel, and in the checkout that the package runs from; the first match counts.
     """
     roots = [_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints"]
     if own := os.environ.get("GLAM_CHECKPOINTS"):
@@ -87,7 +86,7 @@ def _find_folder(name: str | Path) -> Path:
         return shipped[game]
     if not (path / CONFIG).is_file():
         raise GlamError(
-            f"{path} is no checkpoint: give a game's name, a folder with {CONFIG}, "
+            f"{path} is not a checkpoint: give a game's name, a folder with {CONFIG}, "
             f"or {SCHEME}owner/name"
         )
     return path
@@ -184,7 +183,7 @@ class Checkpoint:
         try:
             tensors = safetensors.torch.load(data)
         except SafetensorError as error:
-            raise GlamError(f"{path} is no safetensors file ({error}); {CURE}") from error
+            raise GlamError(f"{path} is not a safetensors file ({error}); {CURE}") from error
         _check_finite(tensors, str(path))
         return tensors
 
@@ -202,14 +201,14 @@ def save_checkpoint(
     card: str,
     dtype: str = "float32",
 ) -> Path:
-    """Writes a checkpoint whole or not at all; an old one in its place stays until the new is done.
+    """Write a checkpoint completely or not at all, replacing an older one in the same folder.
 
     Args:
-        folder: where; files in it that are no part of a checkpoint are kept.
-        config: its ``files`` are filled in here.
+        folder: the destination; files in it that are not part of a checkpoint are kept.
+        config: of the checkpoint; its ``files`` are filled in here.
         world_model_state: of :meth:`~glam_env.model.world_model.WorldModel.export_state`.
         agent_state: the agent's state dict.
-        contexts: start contexts, as many and as long as ``config.contexts`` says.
+        contexts: start contexts of the size in ``config.contexts``.
         card: the text of ``CARD.md``.
         dtype: of the weights, ``float32`` or ``bfloat16`` (half the size; read as float32).
 
@@ -217,8 +216,8 @@ def save_checkpoint(
         The folder.
 
     Raises:
-        GlamError: something that a load would refuse, a folder that holds something else, or one
-            that cannot be written. Nothing has been changed then.
+        GlamError: a value could not be read back, the folder holds something else, or it cannot be
+            written. Nothing has been changed then.
     """
     folder = Path(folder).expanduser().resolve()
     if dtype not in EXPORT_DTYPES:
@@ -245,11 +244,11 @@ def save_checkpoint(
 
 
 def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> None:
-    """Gives a checkpoint other results and another card, whole or not at all.
+    """Replace the results and the card of a checkpoint, completely or not at all.
 
     Args:
-        folder: of a checkpoint.
-        config: the checkpoint's own but for its ``results``.
+        folder: of the checkpoint.
+        config: the checkpoint's, with other ``results``.
         card: the text of ``CARD.md``.
 
     Raises:
@@ -276,14 +275,14 @@ def _write(folder: Path, contents: dict[str, bytes], config: CheckpointConfig, c
 
 @contextmanager
 def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """A sibling to write to, which takes the folder's place if the block ends well."""
+    """Yield a sibling to write to, which replaces the folder if the block succeeds."""
     staging = folder.with_name(f".{folder.name}.new")
-    aside = folder.with_name(f".{folder.name}.old")
+    old = folder.with_name(f".{folder.name}.old")
     try:
         if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
-            raise GlamError(f"{folder} holds something else than a checkpoint; choose another one")
-        if aside.exists():  # a save was killed here: between the renames, or after them
-            shutil.rmtree(aside) if folder.exists() else aside.rename(folder)
+            raise GlamError(f"{folder} is not empty and holds no checkpoint; choose another folder")
+        if old.exists():  # an earlier save was killed between the renames, or after them
+            shutil.rmtree(old) if folder.exists() else old.rename(folder)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         if folder.exists():
@@ -292,15 +291,15 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
         yield staging
         _sync(staging)
         if folder.exists():
-            folder.rename(aside)
+            folder.rename(old)
         try:
             staging.rename(folder)
         except OSError:
-            if aside.exists():
-                aside.rename(folder)
+            if old.exists():
+                old.rename(folder)
             raise
         _sync(folder.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise GlamError(
             f"cannot write {folder} ({error.strerror or error}); "
@@ -319,7 +318,7 @@ def _sync(folder: Path) -> None:
 
 
 def _pack(tensors: Mapping[str, Tensor], weights: torch.dtype) -> bytes:
-    """safetensors bytes, floating-point tensors in dtype ``weights``."""
+    """Return safetensors bytes, with floating-point tensors in dtype ``weights``."""
     return safetensors.torch.save(
         {
             name: tensor.detach()
@@ -336,18 +335,23 @@ def _pack(tensors: Mapping[str, Tensor], weights: torch.dtype) -> bytes:
 def check_tensors(
     state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
-    """Holds tensors to the names, shapes, dtypes and finiteness of a module's state dict.
+    """Check names, shapes, dtypes and finiteness of tensors against a state dict.
+
+    Args:
+        state: the tensors.
+        expected: a module's state dict.
+        where: named in errors, such as the file.
 
     Returns:
         The tensors in the expected dtypes (weights may be stored as bfloat16).
 
     Raises:
-        GlamError: the first that does not fit, named.
+        GlamError: a tensor does not fit; the message names it.
     """
     if missing := sorted(expected.keys() - state.keys()):
         raise GlamError(f"{where}: tensor {missing[0]!r} is missing; {CURE}")
     if extra := sorted(state.keys() - expected.keys()):
-        raise GlamError(f"{where}: tensor {extra[0]!r} belongs to no such model; {CURE}")
+        raise GlamError(f"{where}: tensor {extra[0]!r} is not part of this model; {CURE}")
     checked = {}
     for name, like in expected.items():
         tensor = state[name]

@@ -14,21 +14,24 @@ _FILES = ["config.json", "CARD.md", "*.safetensors"]
 
 
 def fetch_checkpoint(address: str) -> Path:
-    """Downloads a checkpoint folder, or finds it where an earlier download left it.
+    """Download a checkpoint folder, or find it in the Hub's cache.
 
     Args:
-        address: ``hf://owner/name`` of a model repository, with ``@`` and a branch, tag or commit
-            if it shall be another than its main branch.
+        address: ``hf://owner/name`` of a model repository, and optionally ``@`` with a branch, tag
+            or commit.
 
     Returns:
-        The folder, in the Hub's cache; it is checked when it is loaded, as any other.
+        The folder in the Hub's cache; its content is not checked here.
 
     Raises:
-        GlamError: another address, huggingface_hub not installed, or a download that failed.
+        GlamError: the address is malformed, huggingface_hub is not installed, or the download
+            failed.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise GlamError(f"{address!r} is no address on the Hub: write hf://owner/name[@revision]")
+        raise GlamError(
+            f"{address!r} is not an address on the Hub: write hf://owner/name[@revision]"
+        )
     try:
         import huggingface_hub
     except ModuleNotFoundError as error:
@@ -39,7 +42,7 @@ def fetch_checkpoint(address: str) -> Path:
         folder = huggingface_hub.snapshot_download(
             match["repo"], revision=match["revision"], allow_patterns=_FILES
         )
-    except Exception as error:  # of a connection: the HTTP library differs between its versions
+    except Exception as error:  # the library's HTTP errors differ between its versions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise GlamError(
             f"{address} cannot be fetched ({reason}); check the name and the connection, "

@@ -1,4 +1,4 @@
-"""`glam card`: a checkpoint's results and card, measured again."""
+"""`glam card`: a checkpoint's results and card, measured again or only written again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from glam_env.cli import trained
 from glam_env.cli.options import Device, Game
+from glam_env.errors import GlamError
 
 
 @dataclass
@@ -14,6 +15,7 @@ class Card:
 
     Attributes:
         game: A game's name, or the path of a checkpoint.
+        from_results: Measure nothing; write the card from the results that are stored.
         episodes: Real games to play for the score.
         fidelity_steps: As `steps` of `glam fidelity`.
         behavior_steps: As `behavior_steps` of `glam fidelity`.
@@ -22,6 +24,7 @@ class Card:
     """
 
     game: Game
+    from_results: bool = False
     episodes: int = trained.SCORE_EPISODES
     fidelity_steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
@@ -30,18 +33,22 @@ class Card:
 
     def execute(self) -> int:
         """Measure, and write the results."""
-        from glam_env.checkpoint.folder import Checkpoint, write_results
+        from glam_env.checkpoint.folder import write_results
         from glam_env.evaluation.report.card import write_card
 
-        checkpoint = Checkpoint.open(self.game)
-        results = trained.measure_all(
-            trained.load_trained(checkpoint, self.device),
-            episodes=self.episodes,
-            steps=self.fidelity_steps,
-            behavior_steps=self.behavior_steps,
-            branch_steps=self.branch_steps,
-        )
-        config = replace(checkpoint.config, results=results)
+        checkpoint = trained.open_checkpoint(self.game)
+        config = checkpoint.config
+        if not self.from_results:
+            results = trained.measure_all(
+                trained.load_trained(checkpoint, self.device),
+                episodes=self.episodes,
+                steps=self.fidelity_steps,
+                behavior_steps=self.behavior_steps,
+                branch_steps=self.branch_steps,
+            )
+            config = replace(config, results=results)
+        elif not config.results:
+            raise GlamError(f"{checkpoint.path} has no results yet; leave out --from-results")
         write_results(checkpoint.path, config, write_card(config))
-        print(f"measured again: {checkpoint.path}")
+        print(f"{'written' if self.from_results else 'measured'} again: {checkpoint.path}")
         return 0

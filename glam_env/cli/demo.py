@@ -36,12 +36,11 @@ class Demo:
 
     def execute(self) -> int:
         """Play in both worlds, print the scores, and draw the picture."""
-        from glam_env.checkpoint.folder import Checkpoint
         from glam_env.envs.dream.env import DreamVectorEnv
         from glam_env.evaluation.demo import branch_moment, play_dreams
         from glam_env.evaluation.report.strips import side_by_side_gif
 
-        checkpoint = Checkpoint.open(self.game)
+        checkpoint = trained.open_checkpoint(self.game)
         loaded = trained.load_trained(checkpoint, self.device)
         env = DreamVectorEnv(
             loaded.game,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glam_env.cli import trained
 from glam_env.cli.options import Device, Game
@@ -20,6 +20,8 @@ class Eval:
         seed: Seed of the games and the actions.
         greedy: Take the most likely action. By default actions are sampled.
         random: Play at random instead, for comparison.
+        repeat_action_probability: Probability in [0, 1) that the game repeats the last action
+            (sticky actions). By default that of the training; 0 for random play.
         device: Where the agent runs.
         json: Print the report as JSON.
     """
@@ -30,6 +32,7 @@ class Eval:
     seed: int = trained.SCORE_SEED
     greedy: bool = False
     random: bool = False
+    repeat_action_probability: float | None = None
     device: Device = "auto"
     json: bool = False
 
@@ -48,6 +51,8 @@ class Eval:
         else:
             loaded = trained.load_trained(self.game, self.device)
             name, policy, play = loaded.game, loaded.policy(self.greedy), loaded.play
+        if self.repeat_action_probability is not None:
+            play = replace(play, repeat_action_probability=self.repeat_action_probability)
         report = trained.play_games(
             policy, name, play, episodes=self.episodes, seed=self.seed, num_envs=self.num_envs
         )

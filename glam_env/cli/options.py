@@ -57,7 +57,7 @@ def options_of(command: Any, prefix: str = "--") -> dict[str, Any]:
             value = field.default_factory()
         else:
             value = None if field.default is MISSING else field.default
-        name = prefix + field.name.replace("_", "-")
+        name = prefix + field.name.strip("_").replace("_", "-")  # `lambda_` is --lambda
         if is_dataclass(value) and not isinstance(value, type):
             found |= options_of(value, prefix if FLAT in marks else f"{name}.")
         else:

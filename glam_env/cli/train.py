@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,6 +178,7 @@ class Train:
         from glam_agents import config_of, find_agent
 
         from glam_env.checkpoint.folder import Checkpoint
+        from glam_env.training.warm_start import FREE
 
         checkpoint = Checkpoint.open(warm_start)
         kind, agent = config_of(checkpoint.config.agent, str(checkpoint.path))
@@ -185,12 +187,13 @@ class Train:
                 f"the agent of {checkpoint.path} is {kind.name}, not {self.algorithm}; "
                 f"give --algorithm {kind.name}"
             )
-        train = replace(self.train, model=checkpoint.config.world_model)
+        free = {name: getattr(self.train.model, name) for name in FREE}
+        train = replace(self.train, model=replace(checkpoint.config.world_model, **free))
         agent = find_agent(self.algorithm).with_sizes_of(self.agent, agent)
         return replace(self, train=train, agent=agent)
 
     def _open_run(self) -> tuple[str, RunFolder, AgentKind]:
-        """Check everything, then make or take up the run's folder."""
+        """Check everything, then make the run's folder, or open it."""
         from glam_agents import find_agent
 
         from glam_env.checkpoint.config import to_json
@@ -199,6 +202,8 @@ class Train:
         from glam_env.training.warm_start import open_warm_start
 
         game, path, kind = find_game(self.game).name, self._path(), find_agent(self.algorithm)
+        if missing := [name for name in ("ale_py", "tensorboard") if find_spec(name) is None]:
+            raise GlamError(f'training needs {missing[0]}: pip install "glam-env[train]"')
         if self.resume:
             self._require_unchanged(path)
             return game, RunFolder(path), kind
@@ -210,9 +215,8 @@ class Train:
             "agent": kind.as_json(self.agent),
         }
         if self.train.warm_start:
-            agent = settings["agent"]
-            origin = open_warm_start(self.train, game, agent, kind.sizes).config.provenance
-            settings["begun_from"] = to_json(origin)
+            checkpoint = open_warm_start(self.train, game, settings["agent"], kind.sizes)
+            settings["begun_from"] = to_json(checkpoint.config.provenance)
         return game, RunFolder(path, settings), kind
 
     def _require_unchanged(self, path: Path) -> None:

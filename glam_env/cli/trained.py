@@ -64,6 +64,23 @@ class Trained:
         return FilteredPolicy(self.world_model, self.act(greedy))
 
 
+def open_checkpoint(name: str) -> Checkpoint:
+    """Open a checkpoint by a game's name, a path or an address.
+
+    Raises:
+        GlamError: If there is none, as in the folder of a run.
+    """
+    from glam_env.checkpoint.folder import Checkpoint
+    from glam_env.training.run_folder import run_kind
+
+    kind = run_kind(Path(name))
+    if kind == "sb3":
+        raise GlamError(f"{name} is a run of `glam sb3`, no checkpoint; see `glam info {name}`")
+    if kind == "train":
+        raise GlamError(f"{name} is a run, no checkpoint; make one with `glam export --run {name}`")
+    return Checkpoint.open(name)
+
+
 def load_trained(name: str | Checkpoint, device: str) -> Trained:
     """Load a trained game.
 
@@ -77,22 +94,13 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
     """
     from glam_agents import load_agent
 
-    from glam_env.checkpoint.folder import Checkpoint
     from glam_env.device import find_device
     from glam_env.training.run_folder import run_kind
 
     where = find_device(device)
-    if isinstance(name, str):
-        path = Path(name)
-        kind = run_kind(path)
-        if kind == "sb3":
-            raise GlamError(
-                f"{path} is a run of `glam sb3`, whose agent plays when the run ends; "
-                f"see `glam info {path}`"
-            )
-        if kind == "train":
-            return load_run(path, where)[0]
-    checkpoint = Checkpoint.open(name)
+    if isinstance(name, str) and run_kind(Path(name)) == "train":
+        return load_run(Path(name), where)[0]
+    checkpoint = open_checkpoint(name) if isinstance(name, str) else name
     config = checkpoint.config
     sizes = config.world_model
     agent = load_agent(

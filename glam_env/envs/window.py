@@ -1,4 +1,4 @@
-"""A window that shows frames: ``render_mode="human"``, through pygame."""
+"""``Window``: shows frames through pygame, for ``render_mode="human"``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SIDE = 512  # pixels that the shorter side of a small picture is scaled up to
 
 
 class Window:
-    """Opens at the first frame; frames come no faster than ``fps``.
+    """A window that opens with the first frame and limits the frame rate.
 
     Args:
         title: of the window.
-        fps: frames a second.
+        fps: frames a second, at most.
 
     Raises:
         GlamError: pygame is not installed.
@@ -32,7 +32,7 @@ class Window:
         self._screen = None
 
     def show(self, image: np.ndarray) -> None:
-        """Shows one (H, W, 3) uint8 picture, each of its pixels as a square.
+        """Show one (H, W, 3) uint8 picture, scaled by a whole number.
 
         Raises:
             GlamError: there is no display.
@@ -52,12 +52,12 @@ class Window:
             pygame.display.flip()
         except pygame.error as error:
             raise GlamError(
-                f'no window can be opened here ({error}); take render_mode="rgb_array"'
+                f'no window can be opened here ({error}); use render_mode="rgb_array"'
             ) from error
         self._clock.tick(self._fps)
 
     def close(self) -> None:
-        """Closes the window."""
+        """Close the window."""
         if self._screen is not None:
             self._pygame.display.quit()
             self._screen = None

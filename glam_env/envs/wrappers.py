@@ -1,7 +1,7 @@
-"""Wrappers of vector envs that work on tensors where they lie, and on numpy just as well.
+"""Wrappers of vector envs that work on tensors on their device, and on numpy arrays.
 
-Gymnasium's own ``RecordEpisodeStatistics`` takes numpy only; of its others, ``docs/wrappers.md``
-this file says which go with which array type.
+Gymnasium's own ``RecordEpisodeStatistics`` takes numpy only. ``docs/wrappers.md`` lists which of
+Gymnasium's wrappers work with which array type.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from glam_env.errors import GlamError
 
 
 class EpisodeStatistics(VectorWrapper):
-    """Returns and lengths of episodes, in ``info`` of the step that ends them.
+    """Add returns and lengths of episodes to ``info`` of the step that ends them.
 
     ``info["episode"]`` holds ``r``, the sum of rewards (E) float32, ``l``, the steps (E) int64,
-    and ``t``, the seconds (E) float32; ``info["_episode"]`` (E) bool tells which rows count, and
-    the others are 0. Both are absent if no episode has ended. They come as the rewards do: numpy
-    arrays, or tensors on the device. This is what Gymnasium's ``RecordEpisodeStatistics`` does on
-    numpy; options given to reset are left as they are.
+    and ``t``, the seconds (E) float32; ``info["_episode"]`` (E) bool marks the rows that count,
+    the others are 0. Both are absent if no episode has ended. They are of the type of the rewards:
+    numpy arrays, or tensors on the device. On numpy this is what Gymnasium's
+    ``RecordEpisodeStatistics`` does; the options of reset are not changed.
 
     Attributes:
         return_queue, length_queue, time_queue: of the last episodes, Python numbers.
         episode_count: episodes that have ended.
 
     Args:
-        env: a vector env, or wrappers around one, that names its autoreset mode.
+        env: a vector env, or wrappers around one, with its autoreset mode in ``metadata``.
         buffer_length: episodes that the queues hold.
-        stats_key: another name for ``"episode"``.
+        stats_key: the key in ``info``.
 
     Raises:
-        GlamError: the env does not say how it begins episodes anew.
+        GlamError: the autoreset mode of the env is unknown.
     """
 
     def __init__(
@@ -57,45 +57,45 @@ class EpisodeStatistics(VectorWrapper):
         self.return_queue: deque[float] = deque(maxlen=buffer_length)
         self.length_queue: deque[int] = deque(maxlen=buffer_length)
         self.time_queue: deque[float] = deque(maxlen=buffer_length)
-        # On the CPU until the first rewards tell where they lie.
+        # On the CPU until the first rewards show on which device they are.
         self._returns = torch.zeros(self.num_envs)
         self._lengths = torch.zeros(self.num_envs, dtype=torch.int64)
         self._waiting = torch.zeros(self.num_envs, dtype=torch.bool)
-        self._any_waiting = False  # known to the host, which need not ask the device for it
+        self._any_waiting = False  # on the host, so that nothing waits for the device
         self._begun_at = np.full(self.num_envs, time.perf_counter())
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins rows, and counts anew for those that ``options["reset_mask"]`` names, or all."""
+        """Begin rows, and count from 0 in those of ``options["reset_mask"]``, or in all."""
         observations, info = self.env.reset(seed=seed, options=options)
         mask = (options or {}).get("reset_mask")
         if mask is None:
             begun = torch.ones_like(self._waiting)
         else:
             begun = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
-        self._forget(begun.to(self._waiting.device))
+        self._clear(begun.to(self._waiting.device))
         return observations, info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Steps all rows.
+        """Step all rows.
 
         Raises:
-            GlamError: something beneath already writes to the same key of ``info``.
+            GlamError: the wrapped env already writes to the same key of ``info``.
         """
         observations, rewards, terminations, truncations, info = self.env.step(actions)
         if self._key in info:
             raise GlamError(
-                f"info has {self._key!r} already: give EpisodeStatistics another stats_key"
+                f"info already has {self._key!r}: give EpisodeStatistics another stats_key"
             )
         reward = torch.as_tensor(rewards)
         done = torch.as_tensor(terminations) | torch.as_tensor(truncations)
         self._move_to(reward.device)
         if self._mode != AutoresetMode.SAME_STEP:
-            # This step began rows that had ended before it, and is no step of theirs.
+            # This step began rows that had ended before it; it does not count as their step.
             counted = ~self._waiting
             if self._any_waiting:
-                self._forget(self._waiting)
+                self._clear(self._waiting)
         else:
             counted = torch.ones_like(done)
         self._returns = self._returns + torch.where(counted, reward, 0.0).float()
@@ -106,11 +106,11 @@ class EpisodeStatistics(VectorWrapper):
         if self._mode != AutoresetMode.SAME_STEP:
             self._waiting, self._any_waiting = done.clone(), ended
         elif ended:
-            self._forget(done)
+            self._clear(done)
         return observations, rewards, terminations, truncations, info
 
     def _finish(self, done: Tensor, to_numpy: bool) -> dict[str, Any]:
-        """What ``info`` says of the episodes that end now; the queues take them in."""
+        """Return the entries of ``info`` for the episodes that end now, and fill the queues."""
         self.return_queue.extend(self._returns[done].tolist())
         self.length_queue.extend(self._lengths[done].tolist())
         self.episode_count += int(done.sum())
@@ -123,8 +123,8 @@ class EpisodeStatistics(VectorWrapper):
             episode, mask = {k: v.numpy() for k, v in episode.items()}, mask.numpy()
         return {self._key: episode, f"_{self._key}": mask}
 
-    def _forget(self, mask: Tensor) -> None:
-        """Counts anew for the rows of an (E) bool mask."""
+    def _clear(self, mask: Tensor) -> None:
+        """Count from 0 in the rows of an (E) bool mask."""
         self._returns = self._returns.masked_fill(mask, 0.0)
         self._lengths = self._lengths.masked_fill(mask, 0)
         self._waiting = self._waiting & ~mask
@@ -139,32 +139,32 @@ class EpisodeStatistics(VectorWrapper):
 
 
 class FrameStacker:
-    """The last observations of E rows, joined along one axis, the oldest first.
+    """Join the last observations of E rows along one axis, the oldest first.
 
-    Where an episode begins, its first observation stands for those that there were none of. What
-    is returned is never written to again.
+    Where an episode begins, its first observation fills the places of the missing ones. What is
+    returned is never written to again.
 
     Args:
-        count: how many are joined; with 1, observations pass through as they are.
-        axis: along which, in batches (E, …): 1 for channels-first images and for features,
-            −1 for channels-last images.
+        count: number of observations joined; 1 passes them through.
+        axis: of batches (E, …): 1 for channels-first images and for features, −1 for
+            channels-last images.
 
     Raises:
-        GlamError: a count that is no whole number >= 1.
+        GlamError: the count is not a whole number >= 1.
     """
 
     def __init__(self, count: int, axis: int = 1) -> None:
         require_count("frame_stack", count)
         self.count, self.axis = count, axis
-        self._past: list[Tensor] = []  # the last count − 1, our own
+        self._past: list[Tensor] = []  # the last count − 1 observations, copies
 
     def push(self, observations: Tensor, begun: Tensor) -> Tensor:
-        """Takes in what is seen now.
+        """Add the current observations.
 
         Args:
             observations: (E, …) of any dtype.
-            begun: (E) bool, rows of which this is the first observation of an episode; all of
-                them at the first call.
+            begun: (E) bool, rows whose observation is the first of an episode; all rows at the
+                first call.
 
         Returns:
             (E, …), ``count`` times as long along the axis, on the same device.
@@ -182,13 +182,13 @@ class FrameStacker:
         return stack
 
     def peek(self, observations: Tensor, rows: Tensor) -> Tensor:
-        """What :meth:`push` would return for some rows if they went on; nothing is taken in.
+        """Return what :meth:`push` would return for some rows, without adding anything.
 
-        Made for the last observations of episodes after which others have begun.
+        This is for the last observations of episodes after which others have begun.
 
         Args:
             observations: (R, …), of R rows.
-            rows: (R) int64, which.
+            rows: (R) int64, their numbers.
         """
         if self.count == 1:
             return observations

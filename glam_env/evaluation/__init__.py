@@ -1,4 +1,4 @@
-"""What a policy is worth in the real game."""
+"""Evaluation: scores on the real game, and measures of how true dreams are to it."""
 
 from glam_env.evaluation.play.scores import (
     Policy,

@@ -1,4 +1,4 @@
-"""One agent, two worlds: dreams and whole real games, their scores and speeds, and a picture."""
+"""One agent, two worlds: dreams beside whole real games, in figures and in a picture."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from glam_env.envs.atari.emulator import Emulator
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.envs.latent_filter import Act, LatentFilter
+from glam_env.errors import GlamError
 from glam_env.model.world_model import WorldModel
 
 
@@ -22,12 +23,13 @@ class DreamReport:
     """What an agent earned in dreams.
 
     Attributes:
-        dreams: dreams that ran to their end.
-        steps: of all dreams together.
-        mean: reward of a dream, mean; standard_error: of that mean.
-        reward_rate: reward a step.
-        steps_per_second: dream steps, the agent's part included.
-        env_steps_per_second: the same without the agent's part.
+        dreams: Whole dreams that count, the same number of each env.
+        steps: Steps of all envs together.
+        mean: Mean return of a dream.
+        standard_error: Of that mean; 0 for a single dream.
+        reward_rate: Reward a step, over all steps.
+        steps_per_second: Dream steps with the agent's part.
+        env_steps_per_second: Dream steps without the agent's part.
     """
 
     dreams: int
@@ -40,18 +42,31 @@ class DreamReport:
 
 
 def play_dreams(env: DreamVectorEnv, act: Act, steps: int, seed: int) -> DreamReport:
-    """Lets an agent play in a latent torch dream env.
+    """Let an agent play in a latent torch dream env.
+
+    Each env counts the same number of dreams, its first ones: as many as it finishes in `steps`
+    steps even if each lasts to the horizon. Counting dreams as they finish would favour short
+    ones.
 
     Args:
-        env: with ``obs_type="latent"`` and ``array_type="torch"``.
-        act: the agent.
-        steps: vector steps.
-        seed: of dreams and actions.
+        env: With `obs_type="latent"` and `array_type="torch"`.
+        act: The agent.
+        steps: Steps of each env, at least the env's horizon.
+        seed: Of dreams and actions.
+
+    Raises:
+        GlamError: If `steps` is less than a dream may take.
     """
+    quota = steps // env.max_episode_steps
+    if not quota:
+        raise GlamError(
+            f"steps must be at least {env.max_episode_steps}, the longest dream's, not {steps}"
+        )
     generator = torch.Generator(env.device).manual_seed(seed)
     features, _ = env.reset(seed=seed)
     running = torch.zeros(env.num_envs, device=env.device)
-    finished, total, inside = [], 0.0, 0.0
+    due = torch.full((env.num_envs,), quota, device=env.device)
+    returns, total, inside = [], 0.0, 0.0
     start = time.perf_counter()
     for _ in range(steps):
         actions = act(features, generator)
@@ -61,16 +76,18 @@ def play_dreams(env: DreamVectorEnv, act: Act, steps: int, seed: int) -> DreamRe
         running += reward
         total += float(reward.sum())
         done = terminated | truncated
-        finished += running[done].tolist()
+        counts = done & (due > 0)
+        returns += running[counts].tolist()
+        due[counts] -= 1
         running[done] = 0.0
     seconds = time.perf_counter() - start
     count = steps * env.num_envs
-    error = float(np.std(finished, ddof=1) / np.sqrt(len(finished))) if len(finished) > 1 else 0.0
+    deviation = float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
     return DreamReport(
-        dreams=len(finished),
+        dreams=len(returns),
         steps=count,
-        mean=float(np.mean(finished)) if finished else 0.0,
-        standard_error=error,
+        mean=float(np.mean(returns)),
+        standard_error=deviation / np.sqrt(len(returns)),
         reward_rate=total / count,
         steps_per_second=count / seconds,
         env_steps_per_second=count / inside,
@@ -86,19 +103,19 @@ def _to_frame(world_model: WorldModel, code: Tensor) -> np.ndarray:
 def branch_moment(
     world_model: WorldModel, act: Act, game: str, *, lead: int, steps: int, seed: int, **real: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From one real moment, the game goes on and so does a dream, each under the agent.
+    """Play the game and a dream from one real moment, each under the agent.
 
     Args:
-        world_model: of the game.
-        act: the agent, in both.
-        game: its name.
-        lead: real steps before the moment, at least the model's context.
-        steps: T frames after it.
-        seed: of the game, the dream and the agent.
-        real: further settings of the emulator.
+        world_model: Of the game.
+        act: The agent, in both.
+        game: Name of the game.
+        lead: Real steps before the moment, at least the model's context.
+        steps: Number `T` of frames after it.
+        seed: Of the game, the dream and the agent.
+        **real: Further settings of the emulator.
 
     Returns:
-        (T, 64, 64, 3) uint8 frames of the dream and of the game; they part at the first.
+        (T, 64, 64, 3) uint8 frames of the dream and of the game, from the moment on.
     """
     device = next(world_model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -110,7 +127,7 @@ def branch_moment(
         for step in range(lead + steps):
             features = follow.see(seen, first)
             if step == lead:
-                dream = follow.state  # the moment: both go on from here
+                dream = follow.state  # the moment from which both go on
             if dream is not None:
                 dreamt.append(_to_frame(world_model, dream.code))
                 played.append(seen[0])

@@ -1,37 +1,26 @@
-"""The whole report on a trained game: open loop, each action tried, the policy in both worlds."""
+"""The whole report on a trained game: every measure, in order."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from glam_env.envs.latent_filter import Act, FilteredPolicy
+from glam_env.envs.latent_filter import Act
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.action_effects import BranchReport, compare_branches
-from glam_env.evaluation.measures.behavior import BehaviorReport, compare_behavior
-from glam_env.evaluation.measures.open_loop import DETECTORS, FidelityReport, measure_fidelity
-from glam_env.evaluation.measures.thresholds import Check, Thresholds, check_fidelity
-from glam_env.evaluation.play.recording import Recording, add_noise, record_play
+from glam_env.evaluation.measures import MEASURES
+from glam_env.evaluation.measures.base import Measure, OnProgress, Settings, Subject
+from glam_env.evaluation.measures.open_loop import OpenLoopReport
+from glam_env.evaluation.measures.thresholds import Check, CheckReport
+from glam_env.evaluation.play.recording import Recording
 from glam_env.evaluation.play.windows import dream_windows
 from glam_env.evaluation.report.films import save_films
 from glam_env.evaluation.report.plots import save_plots
 from glam_env.evaluation.report.strips import save_strips
-from glam_env.evaluation.report.tables import behavior_table, branch_table, fidelity_table
+from glam_env.evaluation.report.tables import text_table
 from glam_env.model.world_model import WorldModel
-
-PLAYERS = {
-    "the agent": 0.0,
-    "the agent, 1 in 4 actions random": 0.25,
-    "the agent, 1 in 2 actions random": 0.5,
-    "random": 1.0,
-}
-"""Who plays the held-out games, and the chance that an action is random."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +28,23 @@ class Examination:
     """What `examine` found.
 
     Attributes:
-        fidelity: Open loop.
-        behavior: The policy in dreams and in the game.
-        branches: Each action from one moment, in dreams and in the game; None if not tried.
-        checks: The first two held to the thresholds; empty for dreams too short for them.
+        reports: By the measure's name as in `MEASURES`; None for one that was left out.
     """
 
-    fidelity: FidelityReport
-    behavior: BehaviorReport
-    branches: BranchReport | None
-    checks: tuple[Check, ...]
+    reports: Mapping[str, Measure | None]
+
+    @property
+    def found(self) -> dict[str, Measure]:
+        """The reports of the measures that were not left out."""
+        return {name: report for name, report in self.reports.items() if report is not None}
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The thresholds; empty for dreams too short for them."""
+        reports = self.found.values()
+        return tuple(
+            c for report in reports if isinstance(report, CheckReport) for c in report.checks
+        )
 
     @property
     def passed(self) -> bool:
@@ -56,20 +52,41 @@ class Examination:
         return all(check.passed for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
-        """The figures of open loop, and the others as `behavior`, `branches` and `checks`."""
-        return {
-            **self.fidelity.as_json(),
-            "behavior": self.behavior.as_json(),
-            "branches": self.branches and self.branches.as_json(),
-            "checks": [check.as_json() for check in self.checks],
-        }
+        """Return all figures, then all rows, ready for `json.dumps`."""
+        plain: dict[str, Any] = {}
+        for name, report in self.reports.items():
+            fields = None if report is None else report.as_json()
+            if MEASURES[name].flat:
+                plain |= fields or {}
+            else:
+                plain[name] = fields
+        rows = [
+            {"measure": name, **asdict(row)}
+            for name, report in self.found.items()
+            for row in report.rows()
+        ]
+        return {**plain, "rows": rows}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], where: str = "report") -> Examination:
+        """Read what `as_json` gave, be it of an earlier version.
+
+        Args:
+            plain: The JSON. Measures that it does not hold were left out.
+            where: Named in errors.
+
+        Raises:
+            GlamError: If the figures of a measure are incomplete or of another kind.
+        """
+        reports: dict[str, Measure | None] = {}
+        for name, kind in MEASURES.items():
+            part = plain if kind.flat and kind.held_by(plain) else plain.get(name)
+            reports[name] = None if part is None else kind.from_json(part, f"{where}: {name}")
+        return cls(reports)
 
     def table(self) -> str:
-        """The figures for people, as plain text."""
-        parts = [fidelity_table(self.fidelity), behavior_table(self.behavior)]
-        if self.branches is not None:
-            parts.append(branch_table(self.branches))
-        return "\n\n".join([*parts, "\n".join(map(str, self.checks))]).rstrip()
+        """Return the figures for people, as plain text."""
+        return text_table(self.found.values())
 
 
 def examine(
@@ -77,32 +94,17 @@ def examine(
     act: Act,
     game: str,
     *,
-    steps: int = 8000,
-    behavior_steps: int = 8192,
-    branch_steps: int = 4000,
-    horizon: int = 64,
-    dream_horizon: int = 64,
-    seed: int = 0,
-    repeat_action_probability: float = 0.0,
-    thresholds: Thresholds | None = None,
     on_progress: OnProgress | None = None,
+    **settings: Any,
 ) -> tuple[Examination, Recording]:
-    """Plays held-out games, dreams along them, and lets the policy play in both worlds.
+    """Run every measure of `MEASURES`.
 
     Args:
         world_model: In evaluation mode.
         act: The policy.
         game: Name of the game.
-        steps: Real steps to dream along, shared by the players of `PLAYERS`.
-        behavior_steps: Real steps that the policy plays by itself.
-        branch_steps: Real steps at moments of which each action is tried, shared as `steps`; 0
-            tries none, and none are tried in a game with sticky actions.
-        horizon: Steps of open loop.
-        dream_horizon: Steps that the policy's dreams last.
-        seed: Of everything.
-        repeat_action_probability: Chance of a sticky action in the real game.
-        thresholds: The bounds; the usual ones if None.
         on_progress: See `OnProgress`.
+        **settings: Fields of `Settings`.
 
     Returns:
         The report, and the play that was dreamt along.
@@ -110,59 +112,10 @@ def examine(
     Raises:
         GlamError: For an impossible value, or too few steps for a single window.
     """
-    tell = on_progress or (lambda work, done, total: None)
-    thresholds = thresholds or Thresholds()
-    envs = len(PLAYERS)
-
-    def tell_steps(work: str, total: int) -> Callable[[int], None]:
-        return lambda done: tell(work, min(envs * done, total), total)
-
-    noisy = add_noise(act, world_model.config.num_actions, tuple(PLAYERS.values()))
-    recording = record_play(
-        FilteredPolicy(world_model, noisy),
-        game,
-        steps=steps,
-        num_envs=envs,
-        seed=seed,
-        repeat_action_probability=repeat_action_probability,
-        on_step=tell_steps("real play to dream along (steps)", steps),
-    )
-    report = measure_fidelity(
-        world_model,
-        recording,
-        horizon=horizon,
-        seed=seed,
-        objects=DETECTORS.get(recording.game),
-        players=tuple(PLAYERS),
-        on_window=lambda done, total: tell("open loop (dreams)", done, total),
-    )
-    behavior = compare_behavior(
-        world_model,
-        act,
-        game,
-        steps=behavior_steps,
-        num_envs=envs,
-        horizon=dream_horizon,
-        seed=seed + 1,  # other games than those above
-        repeat_action_probability=repeat_action_probability,
-        on_step=tell_steps("the agent's own real play (steps)", behavior_steps),
-    )
-    branches = None
-    if branch_steps and not repeat_action_probability:
-        branches = compare_branches(
-            world_model,
-            act,
-            game,
-            noise=tuple(PLAYERS.values()),
-            steps=branch_steps,
-            seed=seed + 2,
-            on_step=lambda done: tell(
-                "each action tried (steps)", min(done, branch_steps), branch_steps
-            ),
-        )
-    long_enough = horizon >= thresholds.horizon
-    checks = check_fidelity(report, behavior, thresholds) if long_enough else ()
-    return Examination(report, behavior, branches, checks), recording
+    subject = Subject(world_model, act, game, Settings(**settings), on_progress=on_progress)
+    for name, kind in MEASURES.items():
+        subject.reports[name] = kind.measure(subject)
+    return Examination(subject.reports), subject.recording
 
 
 def save_examination(
@@ -171,7 +124,7 @@ def save_examination(
     world_model: WorldModel,
     recording: Recording,
 ) -> list[Path]:
-    """Writes the report with its pictures.
+    """Write the report with its pictures.
 
     Args:
         folder: Made if missing: `fidelity.json`, `plots/`, `strips/` and `film.mp4`.
@@ -184,22 +137,21 @@ def save_examination(
     Raises:
         GlamError: If what draws is not installed, or the folder cannot be written.
     """
-    fidelity = examination.fidelity
-    report = examination.as_json()
+    (open_loop,) = (one for one in examination.found.values() if isinstance(one, OpenLoopReport))
     windows = dream_windows(
         world_model,
         recording,
-        context=fidelity.context,
-        horizon=fidelity.horizon,
-        seed=fidelity.seed,
+        context=open_loop.context,
+        horizon=open_loop.horizon,
+        seed=open_loop.seed,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "fidelity.json"
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        path.write_text(json.dumps(examination.as_json(), indent=2, allow_nan=False) + "\n")
         return [
             path,
-            *save_plots(folder / "plots", report),
+            *save_plots(folder / "plots", examination.found),
             *save_strips(folder / "strips", windows),
             save_films(folder / "film.mp4", windows),
         ]

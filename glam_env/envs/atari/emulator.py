@@ -1,9 +1,9 @@
-"""The real Atari, many games at a time, as Atari 100k plays it.
+"""``Emulator``: many real Atari games at a time, as Atari 100k plays them.
 
-An agent step is four frames, the picture their last two in a pixelwise maximum, scaled to 64x64
-RGB. Rewards are not clipped, an episode is the whole game, and up to 30 no-ops open it. Every
-episode has its own seed and depends on that seed and its actions alone; so a run is resumed by
-playing the actions of the unfinished episodes again.
+An agent step is four frames; the observation is the pixelwise maximum of the last two, scaled to
+64x64 RGB. Rewards are not clipped, an episode is the whole game, and begins with up to 30 no-ops.
+Each episode depends only on its own seed and its actions, so a run is resumed by playing the
+actions of the unfinished episodes again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Episode:
     """A finished episode.
 
     Attributes:
-        env: Which env played it.
-        episode: Its number in that env, from 0.
-        return_: Undiscounted sum of its raw rewards.
-        length: Agent steps.
-        seed: Seed that the emulator was reset with.
+        env: the env that played it.
+        episode: its number in that env, from 0.
+        return_: undiscounted sum of its raw rewards.
+        length: agent steps.
+        seed: the seed that the emulator was reset with.
     """
 
     env: int
@@ -48,15 +48,15 @@ class Episode:
 
 @dataclass(frozen=True)
 class EmulatorStep:
-    """What one step of `E` envs brought; the arrays are the caller's to keep and to write into.
+    """The result of one step of E envs, in arrays that belong to the caller.
 
     Attributes:
         frames: (E, 64, 64, 3) uint8; where an episode ended, the next one's first frame.
         reward: (E,) float32, raw points.
         life_lost: (E,) bool, a life was lost or the game was over at this step.
         terminated: (E,) bool, the game was over at this step.
-        truncated: (E,) bool, the episode was cut at `MAX_STEPS`.
-        finished: Episodes that ended at this step, by env.
+        truncated: (E,) bool, the episode was cut at :data:`MAX_STEPS`.
+        finished: the episodes that ended at this step, by env.
     """
 
     frames: np.ndarray
@@ -69,14 +69,14 @@ class EmulatorStep:
 
 @dataclass(frozen=True)
 class EmulatorState:
-    """All that a fresh emulator of the same settings needs to go on: four arrays.
+    """What a new emulator of the same settings needs to continue: four arrays.
 
-    `vars(state)` is ready to be saved, and `EmulatorState(**arrays)` is its inverse.
+    ``vars(state)`` can be saved, and ``EmulatorState(**arrays)`` is its inverse.
 
     Attributes:
-        episode: (E,) int64, number of the episode under way.
+        episode: (E,) int64, number of the current episode.
         length: (E,) int64, agent steps already played in it.
-        actions: (sum of `length`,) uint8, those steps' actions, env after env.
+        actions: (sum of ``length``,) uint8, those steps' actions, env after env.
         checksum: (E,) int64, CRC-32 of the current frame.
     """
 
@@ -87,19 +87,19 @@ class EmulatorState:
 
 
 class Emulator:
-    """`E` real games side by side; a finished one starts again within the same step.
+    """E real games side by side; a finished one begins again within the same step.
 
     Args:
-        game: Name of the game, e.g. `"Pong"`.
-        num_envs: Number of envs `E`.
-        seed: Non-negative; with it, the episode seeds of every env are fixed.
-        repeat_action_probability: Chance that a frame repeats the action before it ("sticky
+        game: its name, such as ``"Pong"``.
+        num_envs: E.
+        seed: at least 0; it fixes the episode seeds of every env.
+        repeat_action_probability: chance that a frame repeats the action before it ("sticky
             actions"); 0 in Atari 100k.
-        num_threads: Threads that run the games; 0 takes one per env, as far as there are cores.
-        noop_max: Each episode begins with 0 to `noop_max` no-op frames, drawn uniformly.
+        num_threads: threads that run the games; 0 takes one per env, at most one per core.
+        noop_max: each episode begins with 0 to ``noop_max`` no-op frames, drawn uniformly.
 
     Raises:
-        GlamError: For an unknown game, an impossible value, or when ale-py is not installed.
+        GlamError: the game is unknown, a value is impossible, or ale-py is not installed.
 
     >>> emulator = Emulator("Pong", num_envs=2, seed=0)
     >>> emulator.reset().shape
@@ -143,7 +143,7 @@ class Emulator:
         self._frames: np.ndarray | None = None
 
     def reset(self) -> np.ndarray:
-        """Begins the next episode of every env; episodes under way are given up.
+        """Begin the next episode of every env; current episodes are abandoned.
 
         Returns:
             (E, 64, 64, 3) uint8 first frames.
@@ -152,13 +152,13 @@ class Emulator:
         return self._frames.copy()
 
     def step(self, actions: np.ndarray) -> EmulatorStep:
-        """Plays one agent step in every env.
+        """Play one agent step in every env.
 
         Args:
-            actions: (E,) integers from 0 to `num_actions - 1`.
+            actions: (E,) integers from 0 to ``num_actions - 1``.
 
         Raises:
-            GlamError: If the actions are wrong, or before the first `reset`; nothing has moved.
+            GlamError: the actions are invalid, or reset() is missing; nothing has moved then.
         """
         actions = self._checked(actions)
         if self._frames is None:
@@ -181,7 +181,11 @@ class Emulator:
         return EmulatorStep(frames.copy(), reward, life_lost, terminated, truncated, finished)
 
     def state(self) -> EmulatorState:
-        """The envs' present, to be given to `restore`."""
+        """Return what :meth:`restore` needs to continue from here.
+
+        Raises:
+            GlamError: reset() is missing.
+        """
         if self._frames is None:
             raise GlamError("the emulator has no episode to save: call reset() first")
         return EmulatorState(
@@ -194,17 +198,17 @@ class Emulator:
         )
 
     def restore(self, state: EmulatorState) -> np.ndarray:
-        """Brings the envs to a saved state by playing its unfinished episodes again.
+        """Continue from a saved state by playing its unfinished episodes again.
 
-        Afterwards they go on, bit for bit, as if they had never stopped. Costs as many steps as
-        the longest of those episodes has.
+        The envs then continue bit for bit. This costs as many steps as the longest of those
+        episodes has.
 
         Returns:
             (E, 64, 64, 3) uint8 current frames.
 
         Raises:
-            GlamError: If the state is malformed, or was saved with another game, seed, setting
-                or version of the emulator.
+            GlamError: the state is malformed, or was saved with another game, seed, setting or
+                version of the emulator.
         """
         episode, length = np.asarray(state.episode), np.asarray(state.length)
         if episode.shape != (self.num_envs,) or length.shape != (self.num_envs,):
@@ -220,8 +224,8 @@ class Emulator:
         ):
             raise GlamError("the saved emulator state is damaged: go back to an earlier one")
 
-        # All episodes are to end up at their last action together, so the shorter ones begin
-        # later; what their envs do until then is wiped out by their reset.
+        # All episodes arrive at their last action together, so the shorter ones begin later;
+        # their reset discards what their envs do until then.
         saved = np.split(np.asarray(state.actions, np.uint8), np.cumsum(length)[:-1])
         longest = int(length.max())
         replay = np.full((self.num_envs, longest), NOOP, np.int64)
@@ -238,21 +242,29 @@ class Emulator:
         if not np.array_equal(_checksums(frames), np.asarray(state.checksum)):
             self._frames = None
             raise GlamError(
-                "the saved episodes do not play again as they did: they are of another game, "
-                "seed, repeat_action_probability, noop_max or version of ale-py"
+                "the saved episodes play differently now: they are of another game, seed, "
+                "repeat_action_probability, noop_max or version of ale-py"
             )
         return frames.copy()
 
     def episode_seed(self, env: int) -> int:
-        """The seed that the episode under way in one of the envs began with."""
+        """Return the seed of the current episode of an env."""
         return self._seed_of(env, int(self._episode[env]))
 
     def close(self) -> None:
-        """Stops the emulator's threads; it cannot be used afterwards."""
+        """Stop the emulator's threads; it cannot be used afterwards."""
         self._envs = None
 
     def _begin(self, which: np.ndarray, episode: np.ndarray) -> np.ndarray:
-        """Resets the envs `which` (E,) to the start of their `episode` (E,); all current frames."""
+        """Begin episodes of a given number in some envs.
+
+        Args:
+            which: (E,) bool, the envs.
+            episode: (E,) int64, the number of each env's episode.
+
+        Returns:
+            (E, 64, 64, 3) uint8 current frames of all envs.
+        """
         seeds = [self._seed_of(env, episode[env]) for env in np.flatnonzero(which).tolist()]
         frames, info = self._open().reset(
             seed=np.array(seeds, np.int64), options={"reset_mask": which}
@@ -264,7 +276,7 @@ class Emulator:
         return frames[:, 0].copy()
 
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
-        """One step of all envs with its book-keeping, but without the resets that it calls for."""
+        """Step all envs and keep the records, without beginning the episodes that are due."""
         frames, reward, terminated, truncated, info = self._open().step(actions)
         lives = info["lives"].astype(np.int64)
         life_lost = terminated | (lives < self._lives)
@@ -307,7 +319,7 @@ class Emulator:
 def make_envs(
     rom: str, num_envs: int, repeat_action_probability: float, num_threads: int, noop_max: int
 ) -> AtariVectorEnv:
-    """The bare vector env under an :class:`Emulator`, every setting of it given.
+    """Make ale-py's vector env under an :class:`Emulator`, with every setting given.
 
     Args:
         rom: ale-py's name of the game.
@@ -323,7 +335,7 @@ def make_envs(
         raise GlamError('the real game needs ale-py: pip install "glam-env[atari]"') from error
 
     class Envs(AtariVectorEnv):
-        # ale-py writes into `metadata`, which without this is the one of all vector envs.
+        # ale-py writes into `metadata`, which is otherwise shared by all vector envs.
         metadata: dict = {}  # noqa: RUF012
 
     return Envs(
@@ -336,8 +348,8 @@ def make_envs(
         repeat_action_probability=repeat_action_probability,
         full_action_space=False,
         continuous=False,
-        # ale-py 0.12.1 refuses Gymnasium's "Disabled". This mode resets at the step after the
-        # last, which never comes: `step` resets finished envs itself, with a seed of their own.
+        # ale-py 0.12.1 refuses Gymnasium's "Disabled". This mode resets in the step after the
+        # last, which never comes: `step` begins finished envs itself, each with its own seed.
         autoreset_mode="NextStep",
         img_height=FRAME_SIZE,
         img_width=FRAME_SIZE,

@@ -1,4 +1,4 @@
-"""A real game that can go back: what each action would bring, seen and undone."""
+"""``RewindableGame``: a real game that tries each action and goes back."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from glam_env.errors import GlamError
 from glam_env.games import Game
 
 
-class Twin:
-    """One game in step with one of an :class:`~glam_env.envs.atari.emulator.Emulator`.
+class RewindableGame:
+    """One game that follows a game of an :class:`~glam_env.envs.atari.emulator.Emulator`.
 
-    That one draws no-ops which nobody tells, so it must be without (``noop_max`` 0), and without
-    sticky actions: the console forgets which action was the last when it is wound back.
+    The emulator must play without no-ops (``noop_max`` 0), since it does not report how many it
+    draws, and without sticky actions, since restoring a state loses the last action.
 
     Args:
-        game: which.
+        game: the game to play.
 
     Raises:
         GlamError: ale-py is not installed.
@@ -37,43 +37,43 @@ class Twin:
         self._actions: list = []
 
     def begin(self, seed: int) -> None:
-        """An episode from its first frame on, of the emulator's seed for it."""
+        """Begin an episode with the seed that the emulator gave it."""
         self._ale.setInt("random_seed", seed)
         self._ale.loadROM(self._rom)
         self._ale.reset_game()
         self._actions, self._steps = self._ale.getMinimalActionSet(), 0
 
     def step(self, action: int, reward: float, over: bool) -> None:
-        """An agent step that the emulator has made.
+        """Repeat an agent step of the emulator.
 
         Args:
             action: its number.
-            reward: raw points that it brought there.
+            reward: raw points that the emulator returned.
             over: whether the game was over after it.
 
         Raises:
-            GlamError: it brings something else here.
+            GlamError: reward or end differ from the emulator's.
         """
         own = self._play(action)
         self._steps += 1
         if own != reward or self._ale.game_over() != over:
             raise GlamError(
-                f"two emulators of {self._game.name} part at step {self._steps} of an episode: "
+                f"two emulators of {self._game.name} differ at step {self._steps} of an episode: "
                 f"{own:g} points here, {reward:g} there"
             )
 
     def screen(self) -> np.ndarray:
-        """(210, 160, 3) uint8, the last frame as the console shows it."""
+        """Return the last frame as the console shows it, (210, 160, 3) uint8."""
         return self._ale.getScreenRGB()
 
     def try_each(self, steps: int) -> np.ndarray:
-        """What each action brings when it is held; the game then stands where it stood.
+        """Hold each action for some steps, and go back after each.
 
         Args:
-            steps: agent steps for which each is held, or until the game is over.
+            steps: agent steps for which an action is held, or until the game is over.
 
         Returns:
-            (A, steps) float32 raw points, of each step.
+            (A, steps) float32 raw points of each step.
         """
         here = self._ale.cloneState(include_rng=True)
         rewards = np.zeros((len(self._actions), steps), np.float32)

@@ -1,4 +1,4 @@
-"""Start contexts from real play of the user's own: frames and actions, as files or arrays."""
+"""Start contexts from recorded real play: frames and actions, as files or arrays."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 
 _ENCODE_BATCH = 64  # frames encoded at once
-_SEED = 0  # of the latents' draw: the same recording gives the same contexts
+_SEED = 0  # of the latents' draws: the same recording gives the same contexts
 
 Source = str | Path | Mapping[str, Any]
 
 
 def read_contexts(source: Source, world_model: WorldModel, length: int) -> Contexts:
-    """Contexts of recorded episodes: every moment with ``length`` steps before it, in order.
+    """Read the contexts of recorded episodes: every frame with ``length`` steps before it.
 
-    With one episode, context i so is the moment of its frame i + L; the episodes of a folder
-    follow each other by name, those of a batch by row.
+    With one episode, context i is that of frame i + L. The episodes of a folder follow each other
+    by name, those of a batch by row.
 
     Args:
-        source: a mapping with ``frames`` (T, 64, 64, 3) uint8 and ``actions`` (T) integers, the
-            one taken on seeing the frame; or with a leading dimension E, as
-            ``vars(glam_env.evaluation.Recording)`` has; ``ended`` of the actions' shape, if there
-            is one, is true where an episode ended at this step, and other names are not read.
-            Or the path of such a mapping as ``.npz`` or ``.safetensors``, or of a folder of
-            ``.npz`` files. A ``.safetensors`` file may also be a checkpoint's contexts.
-        world_model: encodes the frames, and will dream.
+        source: a mapping with ``frames`` (T, 64, 64, 3) uint8 and ``actions`` (T) integers, each
+            taken on seeing the frame; or both with a leading dimension E, as in
+            ``vars(recording)`` of :class:`~glam_env.evaluation.play.recording.Recording`.
+            An optional ``ended``, bool of the actions' shape, is true where an episode ended at
+            this step; other names are not read. Or the path of such a mapping as ``.npz`` or
+            ``.safetensors``, or of a folder of ``.npz`` files. A ``.safetensors`` file may also
+            be a checkpoint's contexts.
+        world_model: encodes the frames; its dreams start from the contexts.
         length: L.
 
     Returns:
         The contexts, on the CPU.
 
     Raises:
-        GlamError: nothing there, something that is no recording, or no episode that is longer
-            than L steps.
+        GlamError: there is no recording, or no episode is longer than L steps.
     """
     episodes: list[tuple[Tensor, Tensor]] = []
     for where, tensors in _read(source):
@@ -74,7 +74,7 @@ def read_contexts(source: Source, world_model: WorldModel, length: int) -> Conte
 
 
 def _read(source: Source) -> list[tuple[str, dict[str, Tensor]]]:
-    """The mappings of a source as tensors, each with its name for messages."""
+    """Read the mappings of a source as tensors, each with its name for messages."""
     if isinstance(source, Mapping):
         return [("contexts", _tensors(source, "contexts"))]
     if not isinstance(source, str | Path):
@@ -101,7 +101,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if isinstance(error, GlamError):
             raise
         raise GlamError(f"contexts: {path} cannot be read ({error})") from error
-    raise GlamError(f"contexts: {path} is no folder, .npz or .safetensors file")
+    raise GlamError(f"contexts: {path} is not a folder, a .npz or a .safetensors file")
 
 
 _DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
@@ -116,7 +116,7 @@ def _tensors(arrays: Mapping[str, Any], where: str) -> dict[str, Tensor]:
             try:
                 tensors[name] = value if isinstance(value, Tensor) else _own(np.asarray(value))
             except (TypeError, ValueError) as error:
-                raise GlamError(f"{where}: {name} is no array of numbers") from error
+                raise GlamError(f"{where}: {name} is not an array of numbers") from error
     return tensors
 
 
@@ -127,7 +127,7 @@ def _own(array: np.ndarray) -> Tensor:
 def _episodes(
     tensors: Mapping[str, Tensor], num_actions: int, where: str
 ) -> list[tuple[Tensor, Tensor]]:
-    """Frames (T, 64, 64, 3) and actions (T) of each episode in a mapping, checked."""
+    """Check a mapping; return frames (T, 64, 64, 3) and actions (T) of each episode."""
     if missing := {"frames", "actions"} - tensors.keys():
         raise GlamError(
             f"{where}: {min(missing)} is missing; a recording has frames (T, 64, 64, 3) uint8 "
@@ -160,7 +160,7 @@ def _episodes(
 
 @torch.no_grad()
 def _encode(frames: Tensor, world_model: WorldModel, generator: torch.Generator) -> Tensor:
-    """(T, 64, 64, 3) uint8 frames to (T, K) uint8 codes on the CPU."""
+    """Encode (T, 64, 64, 3) uint8 frames as (T, K) uint8 codes on the CPU."""
     return torch.cat(
         [
             sample_codes(world_model.encode(part.to(generator.device)), generator=generator)

@@ -1,1 +1,25 @@
-"""What is measured of dreams: each measure is a file."""
+"""The measures of a dream, one a file."""
+
+from __future__ import annotations
+
+from glam_env.evaluation.measures.action_effects import BranchReport
+from glam_env.evaluation.measures.base import Measure
+from glam_env.evaluation.measures.behavior import BehaviorReport
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.images import ImageReport
+from glam_env.evaluation.measures.latents import LatentReport
+from glam_env.evaluation.measures.objects import ObjectReport
+from glam_env.evaluation.measures.open_loop import OpenLoopReport
+from glam_env.evaluation.measures.thresholds import CheckReport
+
+MEASURES: dict[str, type[Measure]] = {
+    "open_loop": OpenLoopReport,
+    "images": ImageReport,
+    "objects": ObjectReport,
+    "events": EventReport,
+    "latents": LatentReport,
+    "behavior": BehaviorReport,
+    "branches": BranchReport,
+    "checks": CheckReport,
+}
+"""The measures by name, in the order in which they run and are shown."""

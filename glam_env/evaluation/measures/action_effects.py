@@ -1,17 +1,18 @@
-"""What each action brings from one real moment: in the game, which is wound back, and in dreams.
+"""What each action brings from one real moment: in the game, which is rewound, and in dreams.
 
 An agent that learns in dreams learns from how their returns differ between actions. Open loop
-along real play never asks for that: a dream may foretell well what follows what was done, and
-still make a point hang on an action that has nothing to do with it. So from moments of held-out
-play each action is held for some steps, in the game and in dreams, and the returns are compared.
-Moments at which the game's last step but a few decides are left out: a dream may be late by those.
+along real play does not test that: a dream may predict well what follows the actions that were
+taken, and still let a point depend on an action that has nothing to do with it. So from moments of
+held-out play each action is held for some steps, in the game and in dreams, and the returns are
+compared. Moments at which the game's last few steps decide are left out, because a dream may be
+late by those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,23 +20,29 @@ import torch
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.atari.emulator import Emulator
-from glam_env.envs.atari.rewind import Twin
+from glam_env.envs.atari.rewind import RewindableGame
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
+from glam_env.evaluation.bootstrap import Interval, draw_rows, interval
+from glam_env.evaluation.measures.base import Measure, Subject
 from glam_env.evaluation.play.recording import HELD_OUT, add_noise
 from glam_env.evaluation.play.scores import seed_apart
+from glam_env.evaluation.rows import Row
 from glam_env.fast.choose import make_stepper
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 
-LATE = 2  # steps
-BATCH = 32  # moments dreamt on from at a time
+LATE = 2  # steps that a dream may be late
+BATCH = 32  # moments at a time
 RESAMPLES = 2000  # of the bootstrap
 
 
 class Moments(NamedTuple):
-    """``M`` moments of real play: ``frames`` (M, C + 1, 64, 64, 3) uint8 and ``actions`` (M, C)
-    int64 up to there, and ``returns`` (M, A) float32, what each action brought when it was held."""
+    """`M` moments of real play.
+
+    `frames` (M, C + 1, 64, 64, 3) uint8 and `actions` (M, C) int64 lead up to them; `returns`
+    (M, A) float32 is what each action brought when it was held.
+    """
 
     frames: np.ndarray
     actions: np.ndarray
@@ -43,23 +50,23 @@ class Moments(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BranchReport:
-    """What `compare_branches` found; an action's effect is its return less the actions' mean.
+class BranchReport(Measure):
+    """What `compare_branches` found. An action's effect is its return less the actions' mean.
 
     Attributes:
-        moments: Real moments that were gone on from.
+        moments: Real moments from which each action was tried.
         decided: Those at which the game's returns differ between the actions.
         horizon, context, futures, seed: As measured with.
         pairs: Pairs of actions at one moment of which the game rewards one more.
-        right: Share of them in which the dreams' mean returns say so too; chance gives 0.5.
-        explained: Share of the variance of the game's effects that the dreams' account for, over
-            all moments: 1 if they are equal, 0 if the dreams gave every action the same, less
-            if what they make of actions is worse than nothing.
-        regret: What is lost at the decided moments by taking the action that dreams find best,
-            in the game: 0 if it is always the best one, 1 if no better than any.
+        right: Share of them in which the dreams' mean returns have the same order; 0.5 by chance.
+        explained: Share of the variance of the game's effects that the dreams explain, over all
+            moments: 1 if they are equal, 0 if dreams give every action the same return, negative
+            if the dreams' effects are worse than none.
+        regret: Share of the points at stake at the decided moments that the dreams' best action
+            loses in the game: 0 if it is always the best one, 1 if it is no better than any.
         right_interval, explained_interval, regret_interval: 95 % bootstrap intervals over moments.
-        false_difference: Largest less least of the dreams' mean returns where the game's are all
-            the same; mean, in points.
+        false_difference: Largest less least of the dreams' mean returns at moments where the
+            game's are all the same; mean, in points.
         true_difference, dreamt_difference: The same at decided moments, in the game and in dreams.
     """
 
@@ -73,16 +80,66 @@ class BranchReport:
     right: float | None
     explained: float | None
     regret: float | None
-    right_interval: tuple[float, float] | None
-    explained_interval: tuple[float, float] | None
-    regret_interval: tuple[float, float] | None
+    right_interval: Interval | None
+    explained_interval: Interval | None
+    regret_interval: Interval | None
     false_difference: float | None
     true_difference: float | None
     dreamt_difference: float | None
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything above, ready for `json.dumps`."""
-        return asdict(self)
+    @classmethod
+    def measure(cls, subject: Subject) -> BranchReport | None:
+        """Try each action; None if the settings try none or the game has sticky actions."""
+        settings = subject.settings
+        if not settings.branch_steps or settings.repeat_action_probability:
+            return None
+        return compare_branches(
+            subject.world_model,
+            subject.act,
+            subject.game,
+            noise=tuple(subject.players.values()),
+            steps=settings.branch_steps,
+            context=settings.context,
+            seed=settings.seed + 2,  # other games than those of the other measures
+            on_step=subject.step_counter("each action tried (steps)", settings.branch_steps),
+        )
+
+    @property
+    def about(self) -> str:
+        """What was compared."""
+        return (
+            f"Each action held for {self.horizon} steps from {self.moments} moments of held-out "
+            f"play, in the game, which is rewound, and in {self.futures} dreams. In the game the "
+            f"action matters at {self.decided} of the moments. An action's effect is its return "
+            "less the actions' mean."
+        )
+
+    def rows(self) -> list[Row]:
+        """Return the figures of the dreams, each beside what knowing nothing gives."""
+        size = "range of the actions' returns"
+        return [
+            Row(
+                "share of pairs of actions that dreams order as the game does",
+                self.right,
+                self.right_interval,
+                0.5,
+            ),
+            Row(
+                "share of the variance of effects explained",
+                self.explained,
+                self.explained_interval,
+                0.0,
+            ),
+            Row(
+                "share of the points at stake lost by the dreams' best action",
+                self.regret,
+                self.regret_interval,
+                1.0,
+            ),
+            Row(f"{size}, game, where it matters", self.true_difference),
+            Row(f"{size}, dreams, where it matters", self.dreamt_difference),
+            Row(f"{size}, dreams, where it does not", self.false_difference),
+        ]
 
 
 def compare_branches(
@@ -99,28 +156,28 @@ def compare_branches(
     seed: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> BranchReport:
-    """Tries each action from moments of real play, in the game and in dreams.
+    """Try each action from moments of real play, in the game and in dreams.
 
     The game is played without sticky actions.
 
     Args:
         world_model: In evaluation mode.
-        act: Who plays up to the moments.
+        act: The policy that plays up to the moments.
         game: Name of the game.
-        noise: Chances that one of its actions is random; each plays a game of its own.
-        steps: Real steps, shared by them.
+        noise: Chances that one of its actions is random, one for each game that is played.
+        steps: Real steps, shared by the games.
         stride: Steps from one moment to the next.
         horizon: Steps for which each action is held.
         futures: Dreams of each action.
         context: Real steps that warm a dream up.
         seed: Of everything.
-        on_step: Told how many steps have been played.
+        on_step: Called with the number of steps played.
 
     Raises:
         GlamError: For an impossible value, or if the play is too short for one moment.
     """
     if min(steps, stride, horizon, futures, context) < 1:
-        raise GlamError("steps, stride, horizon, futures and context are at least 1")
+        raise GlamError("steps, stride, horizon, futures and context must be at least 1")
     parts = []
     share = -(-steps // len(noise))
     for number, chance in enumerate(noise):
@@ -139,7 +196,7 @@ def compare_branches(
         )
     if not parts:
         raise GlamError(
-            f"{steps} steps of {game} hold no moment with {context} steps before it: play more"
+            f"{steps} steps of {game} hold no moment with {context} steps before it; play more"
         )
     moments = Moments(*map(np.stack, zip(*parts, strict=True)))
     dreamt = dream_branches(world_model, moments, horizon, futures, seed)
@@ -164,31 +221,31 @@ def _find_moments(
     seed: int,
     on_step: Callable[[int], None],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Plays one game with its twin; what each moment consists of, see `Moments`."""
-    twin = Twin(emulator.game)
+    """Play one game beside a rewindable one; returns the parts of `Moments` for each moment."""
+    rewindable = RewindableGame(emulator.game)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     frames: list[np.ndarray] = []  # of the episode, up to now
     actions: list[int] = []
     with closing(emulator):
         policy.begin(1, seed)
         seen = emulator.reset()
-        twin.begin(emulator.episode_seed(0))
+        rewindable.begin(emulator.episode_seed(0))
         for t in range(steps):
             frames.append(seen[0])
             if t % stride == 0 and len(actions) >= context:
-                rewards = twin.try_each(horizon + LATE)
+                rewards = rewindable.try_each(horizon + LATE)
                 if not rewards[:, -2 * LATE :].any():
                     known = np.stack(frames[-context - 1 :]), np.array(actions[-context:])
                     found.append((*known, rewards.sum(1)))
             action = policy.act(seen, np.array([len(frames) == 1]))
             step = emulator.step(action)
             over = bool(step.terminated[0])
-            twin.step(int(action[0]), float(step.reward[0]), over)
+            rewindable.step(int(action[0]), float(step.reward[0]), over)
             seen = step.frames
             actions.append(int(action[0]))
             if over or step.truncated[0]:
                 frames, actions = [], []
-                twin.begin(emulator.episode_seed(0))
+                rewindable.begin(emulator.episode_seed(0))
             on_step(t + 1)
     return found
 
@@ -197,11 +254,14 @@ def _find_moments(
 def dream_branches(
     world_model: WorldModel, moments: Moments, horizon: int, futures: int, seed: int
 ) -> np.ndarray:
-    """What each action brings in dreams from there, the mean of ``futures``: (M, A) float32.
+    """Hold each action in dreams from some moments.
 
-    As in the env: a reward is the mean of the head's distribution, and a dream ends where that is
-    likelier than not. The futures of one moment draw the same lots for each action, so that chance
-    alone makes no difference between actions.
+    As in the env, a reward is the mean of the head's distribution, and a dream ends where an end
+    is likelier than not. The futures of one moment use the same random draws for each action, so
+    that chance alone makes no difference between actions.
+
+    Returns:
+        (M, A) float32, the mean return of `futures` dreams.
     """
     device, num_actions = world_model.prior.weight.device, world_model.config.num_actions
     stepper = make_stepper(world_model)
@@ -215,11 +275,11 @@ def dream_branches(
         state = state.rows(each)
         held = torch.arange(num_actions, device=device).repeat_interleave(futures)
         held = held.repeat(len(frames))
-        lots = (len(frames), 1, futures, world_model.config.categoricals)
+        draws = (len(frames), 1, futures, world_model.config.categoricals)
         returns = torch.zeros(len(held), device=device)
         alive = torch.ones(len(held), dtype=torch.bool, device=device)
         for _ in range(horizon):
-            draw = torch.rand(lots, generator=generator, device=device)
+            draw = torch.rand(draws, generator=generator, device=device)
             draw = draw.expand(-1, num_actions, -1, -1).flatten(0, 2)
             step = stepper.step(state, held, draw)
             state = step.state
@@ -230,13 +290,13 @@ def dream_branches(
 
 
 def compare_returns(real: np.ndarray, dreamt: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """The figures of a `BranchReport` from (M, A) returns of both worlds."""
+    """Compute the figures of a `BranchReport` from (M, A) returns of both worlds."""
     effect, guess = (part - part.mean(1, keepdims=True) for part in (real, dreamt))
     variance = (effect**2).sum(1)
     error = ((effect - guess) ** 2).sum(1)
     better = real[:, :, None] > real[:, None, :]  # the first action than the second
-    told = np.sign(dreamt[:, :, None] - dreamt[:, None, :])
-    right = (better * (1.0 + told) / 2.0).sum((1, 2))
+    order = np.sign(dreamt[:, :, None] - dreamt[:, None, :])
+    right = (better * (1.0 + order) / 2.0).sum((1, 2))
     pairs = better.sum((1, 2))
     chosen = np.take_along_axis(real, dreamt.argmax(1)[:, None], 1)[:, 0]
     lost, at_stake = real.max(1) - chosen, real.max(1) - real.mean(1)
@@ -244,17 +304,16 @@ def compare_returns(real: np.ndarray, dreamt: np.ndarray, seed: int = 0) -> dict
     decided = spread["real"] > 0
     figures: dict[str, Any] = {"decided": int(decided.sum()), "pairs": int(pairs.sum())}
 
-    rows = np.random.default_rng(seed).integers(len(real), size=(RESAMPLES, len(real)))
+    rows = draw_rows(np.random.default_rng(seed), len(real), RESAMPLES)
     for name, above, below in (
         ("right", right, pairs),
         ("explained", variance - error, variance),
         ("regret", lost, at_stake),
     ):
         figures[name] = float(above.sum() / below.sum()) if below.sum() else None
-        drawn = below[rows].sum(1)
-        shares = above[rows].sum(1)[drawn > 0] / drawn[drawn > 0]
-        ends = np.percentile(shares, (2.5, 97.5)).tolist() if len(shares) else None
-        figures[f"{name}_interval"] = tuple(ends) if ends else None
+        figures[f"{name}_interval"] = interval(
+            lambda rows, above=above, below=below: above[rows].sum(1) / below[rows].sum(1), rows
+        )
     for name, part, where in (
         ("false_difference", spread["dreamt"], ~decided),
         ("true_difference", spread["real"], decided),

@@ -1,26 +1,29 @@
 """One policy in dreams and in the game, from the same moments: what it earns, how it behaves.
 
-This is the test that counts for whoever learns in dreams. The policy plays the real game; every
-`horizon` steps of that play a moment is taken, and the policy plays on from it in dreams, which it
-does in the env's own engine and with whatever the heads hand out as reward. The dreams so stand
-beside the very steps that the policy played on from the same moments: same starts, same length.
+The policy plays the real game. Every `horizon` steps of that play a moment is taken, and the policy
+plays on from it in dreams, in the env's own engine and with the rewards that the heads predict. The
+dreams stand beside the steps that the policy played from the same moments: same starts, same
+length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.latent_filter import Act, FilteredPolicy
-from glam_env.evaluation.measures.events import EVENT_HORIZONS, known, reward_events
+from glam_env.evaluation.bootstrap import Interval, count_rows, draw_rows, interval
+from glam_env.evaluation.measures.base import Measure, Subject
+from glam_env.evaluation.measures.events import EVENT_HORIZONS, known
 from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
-from glam_env.evaluation.play.recording import record_play, window_starts
+from glam_env.evaluation.play.recording import record_play, reward_events, window_starts
+from glam_env.evaluation.rows import Row
 from glam_env.model.world_model import WorldModel
 
+NUM_ENVS = 4  # real games side by side
 RESAMPLES = 2000  # of the bootstrap
 
 
@@ -35,8 +38,8 @@ class Rate:
 
     game: float
     dream: float
-    game_interval: tuple[float, float]
-    dream_interval: tuple[float, float]
+    game_interval: Interval | None
+    dream_interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,14 @@ class EarlyRate:
 
 @dataclass(frozen=True)
 class Behavior:
-    """How the policy fares in one of the two worlds, from the moments on.
+    """How the policy fares in one of the two worlds, from the moments onwards.
 
     Attributes:
         steps: Steps played.
         points: Rewards of at least half a point, won or lost.
-        first_point: Mean number of steps to the first of them, those that never come counted
-            as `horizon`.
-        pointless: Share of the plays in which none comes.
+        first_point: Mean number of steps to the first of them; a play without one counts as
+            `horizon`.
+        pointless: Share of the plays without one.
         rally: Mean number of steps from one of them to the next within a play; None without any.
         actions: Share of each action.
     """
@@ -73,22 +76,21 @@ class Behavior:
 
 
 @dataclass(frozen=True)
-class BehaviorReport:
+class BehaviorReport(Measure):
     """What `compare_behavior` found.
 
     Attributes:
-        moments: Real moments that were gone on from.
+        moments: Real moments from which play went on.
         horizon, context, seed, dreams_per_moment: As measured with.
-        won, lost: Points won, points lost (as a positive figure). Every reward counts as it was
-            handed out, the dream's small ones too.
+        won, lost: Points won, points lost (as a positive figure). Every reward counts as it is,
+            the dream's small ones too.
         net: Won less lost.
-        early: The same over the plays' beginnings: where dreams lose their points.
+        early: The same over the beginnings of the plays.
         reward_rate_error: |net in dreams − net in the game| / |net in the game|; None if the
             latter is 0.
         points_error: (|won in dreams − won in the game| + the same for lost) / (won + lost in the
-            game); None without points. Unlike the error of the net it means something for a
-            policy that wins as often as it loses, and errors of both sides cannot cancel out.
-            For one that only wins or only loses, and dreams so, the two are the same.
+            game); None without points. Unlike the error of the net it has a meaning for a policy
+            that wins as often as it loses, and errors of both kinds cannot cancel out.
         reward_rate_error_interval, points_error_interval: 95 % bootstrap intervals.
         action_distance: Total variation distance between the two shares of actions, 0 to 1.
         game, dream: How the policy fares in either world.
@@ -105,15 +107,93 @@ class BehaviorReport:
     early: tuple[EarlyRate, ...]
     reward_rate_error: float | None
     points_error: float | None
-    reward_rate_error_interval: tuple[float, float] | None
-    points_error_interval: tuple[float, float] | None
+    reward_rate_error_interval: Interval | None
+    points_error_interval: Interval | None
     action_distance: float
     game: Behavior
     dream: Behavior
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything above, ready for `json.dumps`."""
-        return asdict(self)
+    @classmethod
+    def measure(cls, subject: Subject) -> BehaviorReport:
+        """Let the policy play in both worlds."""
+        settings = subject.settings
+        return compare_behavior(
+            subject.world_model,
+            subject.act,
+            subject.game,
+            steps=settings.behavior_steps,
+            num_envs=NUM_ENVS,
+            horizon=settings.dream_horizon,
+            context=settings.context,
+            seed=settings.seed + 1,  # other games than those of open loop
+            repeat_action_probability=settings.repeat_action_probability,
+            on_step=subject.step_counter(
+                "the agent's own real play (steps)", settings.behavior_steps, NUM_ENVS
+            ),
+        )
+
+    @property
+    def about(self) -> str:
+        """What was compared."""
+        return (
+            f"The agent from {self.moments} moments of its own held-out play: {self.horizon} steps "
+            f"in the game, and {self.dreams_per_moment} times in dreams."
+        )
+
+    def rows(self) -> list[Row]:
+        """Return rates, their errors, and how the policy behaves in either world."""
+        worlds = {"game": self.game, "dream": self.dream}
+        points = "points in 1000 steps"
+        rows = [
+            Row(
+                f"{points}, {name}, {world}",
+                getattr(rate, world),
+                getattr(rate, f"{world}_interval"),
+            )
+            for name, rate in (("won", self.won), ("lost", self.lost), ("net", self.net))
+            for world in worlds
+        ]
+        rows += [
+            Row(
+                "relative error of the rate, net",
+                self.reward_rate_error,
+                self.reward_rate_error_interval,
+            ),
+            Row(
+                "relative error of the rate, won and lost",
+                self.points_error,
+                self.points_error_interval,
+            ),
+        ]
+        rows += [
+            Row(
+                f"early {points}, {name}, {world}",
+                getattr(part, f"{world}_{name}"),
+                horizon=part.horizon,
+            )
+            for name in ("won", "lost")
+            for world in worlds
+            for part in self.early
+        ]
+        figures = {
+            "steps": "steps played",
+            "points": "points won and lost",
+            "first_point": "steps to the first point",
+            "pointless": "share of plays without a point",
+            "rally": "steps from one point to the next",
+        }
+        rows += [
+            Row(f"{title}, {world}", getattr(there, figure))
+            for figure, title in figures.items()
+            for world, there in worlds.items()
+        ]
+        rows += [
+            Row(f"share of each action, {action}, {world}", share)
+            for action in range(len(self.game.actions))
+            for world, there in worlds.items()
+            for share in [there.actions[action]]
+        ]
+        return [*rows, Row("distance between the shares of actions", self.action_distance)]
 
 
 def compare_behavior(
@@ -130,7 +210,7 @@ def compare_behavior(
     repeat_action_probability: float = 0.0,
     on_step: Callable[[int], None] | None = None,
 ) -> BehaviorReport:
-    """Lets a policy play the real game, and dreams from moments of that play.
+    """Let a policy play the real game, and dreams from moments of that play.
 
     Args:
         world_model: In evaluation mode.
@@ -143,7 +223,7 @@ def compare_behavior(
         dreams_per_moment: Dreams from each moment.
         seed: Of everything.
         repeat_action_probability: Chance of a sticky action in the game.
-        on_step: Told how many of its steps each real game has played.
+        on_step: Called with the number of steps that each real game has played.
 
     Raises:
         GlamError: For an impossible value, or if the play is too short for one moment.
@@ -173,28 +253,28 @@ def compare_behavior(
 def report_behavior(
     real: Plays, dreamt: Plays, *, num_actions: int, context: int, seed: int
 ) -> BehaviorReport:
-    """Compares N real plays with N × D dreamt ones, D from the moment of each real one.
+    """Compare N real plays with N × D dreamt ones, D from the moment of each real one.
 
     Args:
-        real, dreamt: The plays, all of one length; those of a moment lie next to each other.
+        real, dreamt: The plays, all of one length; those of one moment lie next to each other.
         num_actions: Number of actions.
         context, seed: As the plays were made with, for the report.
     """
     moments, horizon = real.rewards.shape
     game, dream = _tally(real, moments, horizon), _tally(dreamt, moments, horizon)
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(moments, size=(RESAMPLES, moments))
-    counts = np.stack([np.bincount(draw, minlength=moments) for draw in draws])
-    game_rates, dream_rates = (_rates(counts @ tally) for tally in (game, dream))  # (R, 2) each
+    counts = count_rows(draw_rows(np.random.default_rng(seed), moments, RESAMPLES))
     (game_rate, dream_rate) = (_rates(tally.sum(0)) for tally in (game, dream))  # won and lost
 
     def rate(weights: np.ndarray) -> Rate:
         return Rate(
             game=float(game_rate @ weights),
             dream=float(dream_rate @ weights),
-            game_interval=_interval(game_rates @ weights),
-            dream_interval=_interval(dream_rates @ weights),
+            game_interval=interval(lambda counts: _rates(counts @ game) @ weights, counts),
+            dream_interval=interval(lambda counts: _rates(counts @ dream) @ weights, counts),
         )
+
+    def error_interval(error: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Interval | None:
+        return interval(lambda counts: error(_rates(counts @ game), _rates(counts @ dream)), counts)
 
     shares = [
         np.bincount(plays.actions[plays.alive], minlength=num_actions) / plays.alive.sum()
@@ -212,8 +292,8 @@ def report_behavior(
         early=tuple(_early_rate(real, dreamt, h) for h in EVENT_HORIZONS if h < horizon),
         reward_rate_error=known(_net_error(game_rate, dream_rate)),
         points_error=known(_points_error(game_rate, dream_rate)),
-        reward_rate_error_interval=_error_interval(_net_error(game_rates, dream_rates)),
-        points_error_interval=_error_interval(_points_error(game_rates, dream_rates)),
+        reward_rate_error_interval=error_interval(_net_error),
+        points_error_interval=error_interval(_points_error),
         action_distance=float(np.abs(shares[0] - shares[1]).sum() / 2),
         game=_describe(real, shares[0]),
         dream=_describe(dreamt, shares[1]),
@@ -221,7 +301,7 @@ def report_behavior(
 
 
 def _tally(plays: Plays, moments: int, horizon: int) -> np.ndarray:
-    """Points won, points lost and steps of each moment, to the horizon: (moments, 3)."""
+    """Sum points won, points lost and steps of each moment, to the horizon: (moments, 3)."""
     alive = plays.alive[:, :horizon]
     rewards = np.where(alive, plays.rewards[:, :horizon], 0.0).astype(np.float64)
     columns = rewards.clip(0).sum(1), -rewards.clip(None, 0).sum(1), alive.sum(1)
@@ -250,16 +330,6 @@ def _net_error(game: np.ndarray, dream: np.ndarray) -> np.ndarray:
 def _points_error(game: np.ndarray, dream: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.abs(dream - game).sum(-1) / game.sum(-1)
-
-
-def _interval(figures: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(figures, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _error_interval(figures: np.ndarray) -> tuple[float, float] | None:
-    """None if a resample had nothing to divide by."""
-    return _interval(figures) if np.isfinite(figures).all() else None
 
 
 def _describe(plays: Plays, shares: np.ndarray) -> Behavior:

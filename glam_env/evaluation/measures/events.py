@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-TOLERANCE = 2  # steps that an event may be off
+from glam_env.evaluation.bootstrap import Interval, draw_counts, interval
+from glam_env.evaluation.measures.base import Measure, Subject
+from glam_env.evaluation.play.open_loop import BEYOND
+from glam_env.evaluation.play.recording import reward_events
+from glam_env.evaluation.rows import Row
+
+TOLERANCE = BEYOND  # steps that an event may be off
 EVENT_HORIZONS = (16, 32, 64)  # that figures are given for
 BINS = 9  # of a window's points
 RESAMPLES = 1000  # of the bootstrap
-REWARD_EVENT = 0.5  # least points, in absolute value, that make an event
 
 
 @dataclass(frozen=True)
@@ -21,14 +27,13 @@ class EventScore:
         horizon: In steps.
         steps: Steps compared, over all windows.
         real, dreamt: Events on either side.
-        found: Real events that the dream foretold.
+        found: Real events that the dream predicted.
         false_alarms: Dreamt events that did not happen.
         precision, recall: None where there is no dreamt, no real event.
         f1: None where there is no real event.
-        f1_interval: 95 % bootstrap interval over the windows; None where one of the resamples has
-            no real event.
-        chance_f1: F1 of the base rate: of the real events of other windows, drawn at random. (To
-            never foretell any, as a frame that is repeated does, has an F1 of 0.)
+        f1_interval: 95 % bootstrap interval over the windows.
+        chance_f1: F1 of the base rate: of the real events of other windows, drawn at random.
+            (Predicting none, as a repeated frame does, has an F1 of 0.)
     """
 
     horizon: int
@@ -40,7 +45,7 @@ class EventScore:
     precision: float | None
     recall: float | None
     f1: float | None
-    f1_interval: tuple[float, float] | None
+    f1_interval: Interval | None
     chance_f1: float | None
 
 
@@ -61,8 +66,8 @@ class RewardSum:
         horizon: In steps.
         real, dreamt: Means over the windows; the dream's points are its expected rewards.
         correlation: Over the windows; None where either side never varies.
-        slope, intercept: Of the line real = slope × dreamt + intercept with the least squares: 1
-            and 0 where the dream's points can be taken at face value. None as above.
+        slope, intercept: Of the least-squares line real = slope × dreamt + intercept: 1 and 0
+            where the dream's points can be taken at face value. None as above.
         error: Mean squared error of the dreamt points.
         never_error, average_error: The same for no points at all, and for the mean real ones.
         bins: From few points to many, in `BINS` steps of one width; those without windows are
@@ -81,19 +86,109 @@ class RewardSum:
     bins: tuple[RewardBin, ...]
 
 
-def reward_events(rewards: np.ndarray) -> np.ndarray:
-    """Rewards (any shape) as events: 1 for points won, −1 for points lost, 0 for too few."""
-    return np.where(np.abs(rewards) >= REWARD_EVENT, np.sign(rewards), 0).astype(np.int8)
+@dataclass(frozen=True)
+class EventReport(Measure):
+    """Events and points of open loop.
+
+    Attributes:
+        rewards, endings: The dream's events, by growing horizon.
+        player_rewards: The rewards by who played, at the first of the horizons.
+        reward_sums: By growing horizon.
+    """
+
+    flat: ClassVar[bool] = True
+
+    rewards: tuple[EventScore, ...]
+    endings: tuple[EventScore, ...]
+    player_rewards: dict[str, EventScore]
+    reward_sums: tuple[RewardSum, ...]
+
+    @classmethod
+    def measure(cls, subject: Subject) -> EventReport:
+        """Compare rewards and endings of open loop."""
+        dreams, players = subject.open_loop, tuple(subject.players)
+        horizons = [h for h in EVENT_HORIZONS if h <= dreams.horizon] or [dreams.horizon]
+        alive = dreams.alive
+        events = reward_events(dreams.reward), reward_events(dreams.dreamt_reward), alive
+        endings = dreams.life_lost.astype(np.int8), dreams.dreamt_ending.astype(np.int8), alive
+        played_by = np.array(players)[dreams.env] if players else np.empty(len(dreams.env))
+        return cls(
+            rewards=tuple(score_events(*events, h) for h in horizons),
+            endings=tuple(score_events(*endings, h) for h in horizons),
+            player_rewards={
+                name: score_events(*(part[rows] for part in events), horizon=horizons[0])
+                for name in dict.fromkeys(players)
+                if (rows := played_by == name).any()
+            },
+            reward_sums=tuple(
+                sum_rewards(dreams.reward, dreams.dreamt_reward, alive, h) for h in horizons
+            ),
+        )
+
+    @property
+    def about(self) -> str:
+        """How to read the figures."""
+        return (
+            "Rewards and ends of life in the first steps of the dream, matched one to one with "
+            f"the real ones within ± {TOLERANCE} steps; by chance is the F1 of the base rate. "
+            "Points are summed over each window: at a slope of 1 the dreamt ones can be taken at "
+            "face value, and a squared error is good if it is less than that of never a point "
+            "and of always the average."
+        )
+
+    def rows(self) -> list[Row]:
+        """Return the counts, the scores by horizon and by player, and the sums."""
+        named = [("rewards", score) for score in self.rewards]
+        named += [(f"rewards, played by {name}", s) for name, s in self.player_rewards.items()]
+        named += [("ends of life", score) for score in self.endings]
+        figures = {
+            "real": "real events",
+            "found": "events found",
+            "false_alarms": "false alarms",
+            "precision": "precision",
+            "recall": "recall",
+        }
+        rows = [
+            Row(f"{title}, {name}", getattr(score, figure), horizon=score.horizon)
+            for name, scores in _grouped(named).items()
+            for figure, title in figures.items()
+            for score in scores
+        ]
+        rows += [
+            Row(f"F1 to step {score.horizon}, {name}", score.f1, score.f1_interval, score.chance_f1)
+            for name, score in named
+        ]
+        sums = {
+            "real": "points of a window, real",
+            "dreamt": "points of a window, dreamt",
+            "correlation": "correlation of the points",
+            "slope": "slope of the real points over the dreamt ones",
+            "error": "squared error of the points, dream",
+            "never_error": "squared error of the points, never a point",
+            "average_error": "squared error of the points, always the average",
+        }
+        return rows + [
+            Row(title, getattr(part, figure), horizon=part.horizon)
+            for figure, title in sums.items()
+            for part in self.reward_sums
+        ]
+
+
+def _grouped(named: list[tuple[str, EventScore]]) -> dict[str, list[EventScore]]:
+    groups: dict[str, list[EventScore]] = {}
+    for name, score in named:
+        groups.setdefault(name, []).append(score)
+    return groups
 
 
 def match_events(real: np.ndarray, dreamt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs events of the same kind that lie within `TOLERANCE` steps, as many as possible.
+    """Pair events of the same kind that lie within `TOLERANCE` steps, as many as possible.
 
     Args:
         real, dreamt: (W, L) int8, the kind of event at each step of each window, 0 for none.
 
     Returns:
-        (W, L) bool each: the real events and the dreamt ones that have a partner.
+        (W, L) bool each, the real events and the dreamt ones that have a partner.
     """
     found, true = np.zeros(real.shape, bool), np.zeros(dreamt.shape, bool)
     for window in np.flatnonzero(real.any(1) & dreamt.any(1)):
@@ -111,10 +206,10 @@ def match_events(real: np.ndarray, dreamt: np.ndarray) -> tuple[np.ndarray, np.n
 def score_events(
     real: np.ndarray, dreamt: np.ndarray, alive: np.ndarray, horizon: int
 ) -> EventScore:
-    """Scores the events of the first `horizon` steps.
+    """Score the events of the first `horizon` steps.
 
-    Those of later steps may be partners, but do not count themselves; the same goes for what is
-    dreamt after the real episode's end. Real events there must not be given.
+    Events of later steps may be partners but do not count, and neither do events that are dreamt
+    after the real episode's end. Real events after it must be 0.
 
     Args:
         real, dreamt: (W, L) int8 as for `match_events`, `TOLERANCE` steps longer than `horizon`.
@@ -125,8 +220,7 @@ def score_events(
     generator = np.random.default_rng(0)  # the same windows give the same figures
     others = generator.permutation(len(real))
     chance = _count_events(real, real[others], alive, horizon)
-    draws = generator.multinomial(len(real), np.full(len(real), 1 / len(real)), RESAMPLES)
-    resampled = _f1(draws @ counts)
+    draws = draw_counts(generator, len(real), RESAMPLES)
     real_count, dreamt_count, found_count, true_count = counts.sum(0).tolist()
     return EventScore(
         horizon=horizon,
@@ -138,11 +232,7 @@ def score_events(
         precision=true_count / dreamt_count if dreamt_count else None,
         recall=found_count / real_count if real_count else None,
         f1=known(_f1(counts.sum(0))),
-        f1_interval=(
-            tuple(np.percentile(resampled, [2.5, 97.5]).tolist())
-            if np.isfinite(resampled).all()
-            else None
-        ),
+        f1_interval=interval(lambda draws: _f1(draws @ counts), draws),
         chance_f1=known(_f1(chance.sum(0))),
     )
 
@@ -171,12 +261,12 @@ def _f1(counts: np.ndarray) -> np.ndarray:
 
 
 def known(figure: np.ndarray) -> float | None:
-    """A figure that may be NaN or infinite for want of data, None then."""
+    """Return a figure, or None where it is NaN or infinite for want of data."""
     return float(figure) if np.isfinite(figure) else None
 
 
 def sum_rewards(real: np.ndarray, dreamt: np.ndarray, alive: np.ndarray, horizon: int) -> RewardSum:
-    """Compares the points of each window's first `horizon` steps.
+    """Compare the points of each window's first `horizon` steps.
 
     Args:
         real, dreamt: (W, L) float32.

@@ -1,20 +1,27 @@
-"""Frames beside the real ones, by horizon: what is drawn on the background, and where."""
+"""Dreamt frames beside the real ones, by horizon: what is drawn on the background, and where."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from glam_env.evaluation.measures.base import Measure, Subject
 from glam_env.evaluation.measures.similarity import Statistics, ssim
+from glam_env.evaluation.play.open_loop import DRAWN
+from glam_env.evaluation.rows import Row, curve_rows
 
 FOREGROUND = 0.05  # least difference from the background, in [0, 1], over the largest channel
-
-Detector = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""(N, 64, 64, 3) uint8 frames to the (N, 2) positions of each object by name, NaN where absent."""
+BACKGROUND_FRAMES = 1000  # that the background is the median of
+TITLES = {
+    "foreground_error": "foreground error",
+    "union_error": "union error",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,8 @@ class ImageCurve:
         foreground_error: Squared error on the pixels in which the real frame differs from the
             game's background, relative to drawing the background only.
         union_error: The same with the pixels added in which the drawn frame differs from the
-            background: what is drawn where nothing is counts too. Never less than the former.
+            background, so that what is drawn where nothing is counts too. Never less than the
+            former.
         psnr: In dB, of the mean squared error over all pixels of all frames; 100 at most.
         ssim: Structural similarity, mean over the frames; 1 for equal ones.
     """
@@ -37,47 +45,77 @@ class ImageCurve:
 
 
 @dataclass(frozen=True)
-class ObjectCurve:
-    """An object by horizon; None where a share or a median is of nothing.
+class ImageReport(Measure):
+    """Images of open loop.
 
     Attributes:
-        real: Real frames that show it.
-        drawn: Drawn frames that show it.
-        distance: Median distance in pixels where both frames show it.
-        missed: Share of the real frames with it whose drawn frames lack it.
-        spurious: Share of the drawn frames with it whose real frames lack it.
+        images: The curves of `dream` and of the baselines, `repeat` (the last real frame) and
+            `average` (the mean frame).
     """
 
-    real: tuple[int, ...]
-    drawn: tuple[int, ...]
-    distance: tuple[float | None, ...]
-    missed: tuple[float | None, ...]
-    spurious: tuple[float | None, ...]
+    flat: ClassVar[bool] = True
+
+    images: dict[str, ImageCurve]
+
+    @classmethod
+    def measure(cls, subject: Subject) -> ImageReport:
+        """Compare the frames of open loop."""
+        dreams = subject.open_loop
+        background = find_background(dreams.recording.frames)
+        tally = ImageTally(list(DRAWN), dreams.horizon, background)
+        for frames in dreams.frames():
+            drawn = {
+                "dream": frames.dream,
+                "repeat": dreams.last_frames[frames.windows],
+                "average": np.broadcast_to(dreams.average_frame, frames.real.shape),
+            }
+            tally.add(frames.k, frames.real, drawn)
+        return cls(tally.curves())
+
+    @property
+    def about(self) -> str:
+        """How to read the figures."""
+        return (
+            "Images by steps ahead, of the dream, of the last real frame repeated and of the "
+            "average real frame. Errors are squared errors on the foreground, the pixels that "
+            "differ from the game's background, where drawing the background alone has an error "
+            "of 1; the union adds the pixels in which the drawn frame differs from it. PSNR and "
+            "SSIM are over the whole image, where an empty screen does well already."
+        )
+
+    def rows(self) -> list[Row]:
+        """Return each figure of the dream and of the baselines."""
+        return [
+            row
+            for figure, title in TITLES.items()
+            for name, whose in DRAWN.items()
+            for row in curve_rows(f"{title}, {whose}", getattr(self.images[name], figure))
+        ]
 
 
 class ImageTally:
-    """Gathers by horizon how far what some painters drew is from the real frames.
+    """Gathers by horizon how far some drawn frames are from the real ones.
 
     Args:
-        painters: Their names.
+        names: Of those that draw.
         horizon: Number of horizons `H`.
         background: (64, 64, 3) uint8, the game's background.
     """
 
-    def __init__(self, painters: Sequence[str], horizon: int, background: np.ndarray) -> None:
+    def __init__(self, names: Sequence[str], horizon: int, background: np.ndarray) -> None:
         self._background = background.astype(np.int16)
         # Sums of integers, so that drawing the background only is 1.0 to the last bit.
         self._empty, self._values, self._frames = np.zeros((3, horizon), np.int64)
-        self._sums = {name: np.zeros((3, horizon), np.int64) for name in painters}
-        self._ssim = {name: np.zeros(horizon) for name in painters}
+        self._sums = {name: np.zeros((3, horizon), np.int64) for name in names}
+        self._ssim = {name: np.zeros(horizon) for name in names}
 
     def add(self, k: int, real: np.ndarray, drawn: dict[str, np.ndarray]) -> None:
-        """Compares frames that lie `k + 1` steps ahead.
+        """Compare frames that lie `k + 1` steps ahead.
 
         Args:
-            k: As said.
+            k: Number of the horizon, from 0.
             real: (N, 64, 64, 3) uint8.
-            drawn: The same by each painter.
+            drawn: The same by name.
         """
         real, statistics = real.astype(np.int16), Statistics(real)
         foreground = self._differs(real)
@@ -92,17 +130,17 @@ class ImageTally:
             self._sums[name][:, k] += error[foreground].sum(), error[union].sum(), error.sum()
 
     def curves(self) -> dict[str, ImageCurve]:
-        """What was gathered, by painter."""
+        """Return what was gathered, by name."""
         return {name: self._curve(name) for name in self._sums}
 
     def _curve(self, name: str) -> ImageCurve:
         foreground, union, everywhere = self._sums[name]
-        mean = _shares(everywhere, self._values)
+        mean = shares(everywhere, self._values)
         return ImageCurve(
-            foreground_error=_shares(foreground, self._empty),
-            union_error=_shares(union, self._empty),
+            foreground_error=shares(foreground, self._empty),
+            union_error=shares(union, self._empty),
             psnr=tuple(m if m is None else _psnr(m / 255**2) for m in mean),
-            ssim=_shares(self._ssim[name], self._frames),
+            ssim=shares(self._ssim[name], self._frames),
         )
 
     def _differs(self, frames: np.ndarray) -> np.ndarray:
@@ -112,57 +150,24 @@ class ImageTally:
         return largest > FOREGROUND * 255
 
 
-class ObjectTally:
-    """Gathers objects' positions by horizon.
+def find_background(frames: np.ndarray) -> np.ndarray:
+    """Return the per-pixel median of some of (E, T, 64, 64, 3) uint8 frames: (64, 64, 3) uint8."""
+    frames = frames.reshape(-1, *frames.shape[2:])
+    some = frames[:: -(-len(frames) // BACKGROUND_FRAMES)]
+    return np.percentile(some, 50, axis=0, method="lower").astype(np.uint8)
 
-    Args:
-        horizon: Number of horizons `H`.
-    """
 
-    def __init__(self, horizon: int) -> None:
-        self._horizon = horizon
-        self._real = defaultdict(lambda: np.zeros(horizon, np.int64))
-        self._drawn = defaultdict(lambda: np.zeros(horizon, np.int64))
-        self._distances: dict[str, list[list[np.ndarray]]] = defaultdict(
-            lambda: [[] for _ in range(horizon)]
-        )
-
-    def add(self, k: int, real: dict[str, np.ndarray], drawn: dict[str, np.ndarray]) -> None:
-        """Compares what a `Detector` found in N pairs of frames that lie `k + 1` steps ahead."""
-        for name, position in real.items():
-            distance = np.hypot(*(position - drawn[name]).T)
-            self._real[name][k] += np.isfinite(position[:, 0]).sum()
-            self._drawn[name][k] += np.isfinite(drawn[name][:, 0]).sum()
-            self._distances[name][k].append(distance[np.isfinite(distance)])
-
-    def curves(self) -> dict[str, ObjectCurve]:
-        """What was gathered, by object."""
-        return {name: self._curve(name) for name in self._real}
-
-    def _curve(self, name: str) -> ObjectCurve:
-        real, drawn = self._real[name], self._drawn[name]
-        distances = [np.concatenate([np.empty(0), *parts]) for parts in self._distances[name]]
-        both = np.array([len(distance) for distance in distances])
-        return ObjectCurve(
-            real=tuple(real.tolist()),
-            drawn=tuple(drawn.tolist()),
-            distance=tuple(float(np.median(d)) if len(d) else None for d in distances),
-            missed=_shares(real - both, real),
-            spurious=_shares(drawn - both, drawn),
-        )
+def shares(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:
+    """Divide element by element; None where the whole is 0."""
+    pairs = zip(parts.tolist(), wholes.tolist(), strict=True)
+    return tuple(part / whole if whole else None for part, whole in pairs)
 
 
 def _squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(..., 3) int16 pixels to (...) int32 squared differences, summed over the channels."""
     squares = np.square(one - other, dtype=np.int32)
-    return (
-        squares[..., 0] + squares[..., 1] + squares[..., 2]
-    )  # a sum over so short an axis is slow
-
-
-def _shares(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:
-    pairs = zip(parts.tolist(), wholes.tolist(), strict=True)
-    return tuple(part / whole if whole else None for part, whole in pairs)
+    # Channel by channel: a sum over so short an axis is slow.
+    return squares[..., 0] + squares[..., 1] + squares[..., 2]
 
 
 def _psnr(mean_squared_error: float) -> float:

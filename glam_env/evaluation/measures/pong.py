@@ -1,11 +1,12 @@
-"""Finds Pong's ball and paddles in 64x64 frames, real or dreamt, by one and the same rule.
+"""Finds Pong's ball and paddles in 64x64 frames, real or dreamt, by the same rule.
 
-Against the emulator's memory, on 4000 real frames of play: no ball missed that was clear of the
-walls, none found where the game had none, its centre less than 0.5 pixels off in 99 % of them.
+Compared with the emulator's memory on 4000 real frames of play: no ball that was clear of the walls
+is missed, none is found where the game has none, and its centre is less than 0.5 pixels off in 99 %
+of them.
 
-A pixel is the table's brown with some share of the ball's white or of a paddle's colour mixed in:
-three things in three channels, so their shares follow from the pixel by one 3x3 matrix. Blended
-edges, smudged dreams and a ball in front of a paddle need no case of their own.
+A pixel is the table's brown with some share of the ball's white or of a paddle's colour mixed in.
+These are three unknowns in three channels, so a 3x3 matrix gives the shares. Blended edges, blurred
+dreams and a ball in front of a paddle need no case of their own.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ BALL = np.array([236, 236, 236])
 OPPONENT = np.array([213, 130, 74])
 AGENT = np.array([92, 186, 92])
 
-TABLE_MARGIN = 20  # that a frame's own table may be off, in each channel
+TABLE_MARGIN = 20  # largest deviation of a frame's own table, in each channel
 
-TOP, BOTTOM = 11, 59  # rows of the table, the walls left out
+TOP, BOTTOM = 11, 59  # rows of the table without the walls
 OPPONENT_COLUMNS = slice(5, 9)  # a paddle is two columns wide; one more on either side
 AGENT_COLUMNS = slice(55, 59)
 
 # Shares are in pixels. Real balls cover 0.7 to 2.0 (95 % of them at least 1.4), the paddles 8.8
-# and 7.8 where nothing hides them. The thresholds per pixel keep out a young decoder's grain.
+# and 7.8 where nothing hides them. The thresholds per pixel keep out an early decoder's noise.
 BALL_BOX = 5
 BALL_PIXEL, BALL_MASS = 0.1, 0.8
 PADDLE_ROWS = 6
@@ -32,14 +33,14 @@ PADDLE_PIXEL, PADDLE_MASS = 0.2, 1.0
 
 
 def find_pong_objects(frames: np.ndarray) -> dict[str, np.ndarray]:
-    """Finds the ball and the paddles.
+    """Find the ball and the paddles.
 
     Args:
         frames: (N, 64, 64, 3) uint8.
 
     Returns:
         `ball`, `opponent` and `agent`, each (N, 2) float32: row and column of its centre in
-        pixels, NaN where the frame shows none. A paddle's column is its home, always the same.
+        pixels, NaN where the frame shows none. A paddle's column is always the same.
     """
     ball, opponent, agent = np.moveaxis(_shares(frames), -1, 0)
     return {
@@ -50,12 +51,12 @@ def find_pong_objects(frames: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _shares(frames: np.ndarray) -> np.ndarray:
-    """How much of every pixel is ball, opponent and agent: (N, rows of the table, 64, 3)."""
+    """Shares of ball, opponent and agent in every pixel: (N, rows of the table, 64, 3)."""
     table = frames[:, TOP:BOTTOM]
     own = np.median(table[:, ::2, ::2], axis=(1, 2), keepdims=True)
     mixing = np.stack([BALL - TABLE, OPPONENT - TABLE, AGENT - TABLE])
     shares = (table - own.astype(np.float32)) @ np.linalg.inv(mixing).astype(np.float32)
-    # The game's very first frame has other colours, in which these would be found anywhere.
+    # The game's first frame has other colours, in which objects would be found anywhere.
     return np.where(np.abs(own - TABLE).max(-1, keepdims=True) <= TABLE_MARGIN, shares, 0.0)
 
 

@@ -14,7 +14,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 @lru_cache
 def _smoothing(size: int) -> np.ndarray:
-    """The window's weights along one axis at each place that holds all of it: (size, size − 10)."""
+    """Weights of the window along one axis at each place that holds it: (size, size − 10)."""
     offset = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offset**2) / (2 * SIGMA**2))
     weights /= weights.sum()
@@ -25,15 +25,15 @@ def _smoothing(size: int) -> np.ndarray:
 
 
 class Statistics:
-    """What SSIM needs to know of some frames by themselves, so that it is computed once.
+    """The statistics of single frames that SSIM needs, computed once.
 
     Args:
         frames: (N, H, W, 3) uint8, H and W at least 11.
 
     Attributes:
         level: (N, 1, 1) float32, mean luminance of each frame.
-        gray: (N, H, W) float32, the luminance less that: with smaller numbers less is lost where
-            squares of means are taken off means of squares.
+        gray: (N, H, W) float32, the luminance less `level`: smaller numbers lose less precision
+            where squares of means are subtracted from means of squares.
         mean, variance: (N, H − 10, W − 10) float32, of `gray` in the window around each place.
     """
 
@@ -46,7 +46,7 @@ class Statistics:
 
 
 def ssim(one: Statistics, other: Statistics) -> np.ndarray:
-    """Mean SSIM of pairs of frames: (N,) float32, 1 where they are the same."""
+    """Compute the mean SSIM of pairs of frames: (N,) float32, 1 where they are the same."""
     covariance = _smooth(one.gray * other.gray) - one.mean * other.mean
     means = one.mean + one.level, other.mean + other.level
     luminance = (2 * means[0] * means[1] + C1) / (np.square(means[0]) + np.square(means[1]) + C1)

@@ -1,15 +1,19 @@
-"""What a dream must be good for, as numbers: each passes or fails on what was measured."""
+"""Thresholds: bounds that a good dream keeps, each passed or failed by what was measured."""
 
 from __future__ import annotations
 
 import math
 import operator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
 from glam_env.errors import GlamError
+from glam_env.evaluation.measures.base import Measure, Subject
 from glam_env.evaluation.measures.behavior import BehaviorReport
-from glam_env.evaluation.measures.open_loop import FidelityReport
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.images import ImageReport
+from glam_env.evaluation.measures.objects import ObjectReport
+from glam_env.evaluation.rows import Row
 
 RELATIONS = {"at least": operator.ge, "at most": operator.le, "below": operator.lt}
 
@@ -20,11 +24,13 @@ class Thresholds:
 
     Attributes:
         reward_f1: Least F1 of the rewards, to step `reward_horizon`.
+        reward_horizon: See `reward_f1`.
         first_foreground_error: Largest error on the foreground, one step ahead.
-        foreground_horizon: At every horizon to this one the error on the foreground is less than
-            those of both baselines.
+        foreground_horizon: Up to this step the error on the foreground is below those of both
+            baselines.
         drawn: Least share of the real frames with an object whose dreamt frames have it too, at
-            every horizon to `object_horizon`.
+            every step up to `object_horizon`.
+        object_horizon: See `drawn`.
         reward_rate_error: Largest relative error of the policy's points in dreams, of the net and
             of those won and lost.
     """
@@ -39,20 +45,20 @@ class Thresholds:
 
     @property
     def horizon(self) -> int:
-        """Steps that dreams must last for all of them to be checked."""
+        """Least steps of open loop with which all bounds can be checked."""
         return max(self.reward_horizon, self.foreground_horizon, self.object_horizon)
 
 
 @dataclass(frozen=True)
 class Check:
-    """A figure held to its bound.
+    """A figure and its bound.
 
     Attributes:
         name: What is checked.
-        figure: What was measured; None if there was nothing to measure it on, which fails.
-        relation: `at least`, `at most` or `below`: how it must stand to the bound.
-        bound: What it is held to.
-        passed: Whether it holds.
+        figure: What was measured; None if there was nothing to measure, which fails.
+        relation: `at least`, `at most` or `below`.
+        bound: The bound.
+        passed: Whether the figure keeps it.
     """
 
     name: str
@@ -61,23 +67,71 @@ class Check:
     bound: float
     passed: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything above, ready for `json.dumps`."""
-        return asdict(self)
-
     def __str__(self) -> str:
         figure = "nothing to measure" if self.figure is None else f"{self.figure:.3f}"
         verdict = "pass" if self.passed else "FAIL"
         return f"{verdict}  {self.name}: {figure} ({self.relation} {self.bound:g})"
 
 
+@dataclass(frozen=True)
+class CheckReport(Measure):
+    """The figures of other measures against the bounds.
+
+    Attributes:
+        checks: Empty if the dreams are too short for them.
+    """
+
+    flat: ClassVar[bool] = True
+
+    checks: tuple[Check, ...]
+
+    @classmethod
+    def measure(cls, subject: Subject) -> CheckReport:
+        """Check what the other measures found against the usual bounds."""
+        if subject.settings.horizon < Thresholds().horizon:
+            return cls(())
+        return cls(
+            check_fidelity(
+                subject.report(ImageReport),
+                subject.report(ObjectReport),
+                subject.report(EventReport),
+                subject.report(BehaviorReport),
+            )
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether all figures keep their bounds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def about(self) -> str:
+        """What the rows are."""
+        return "Thresholds: what a good dream keeps."
+
+    def rows(self) -> list[Row]:
+        """Return each figure with its bound and verdict."""
+        return [
+            Row(
+                f"{check.name} ({check.relation} {check.bound:g})",
+                check.figure,
+                note="pass" if check.passed else "fail",
+            )
+            for check in self.checks
+        ]
+
+
 def check_fidelity(
-    report: FidelityReport, behavior: BehaviorReport, thresholds: Thresholds | None = None
+    images: ImageReport,
+    objects: ObjectReport,
+    events: EventReport,
+    behavior: BehaviorReport,
+    thresholds: Thresholds | None = None,
 ) -> tuple[Check, ...]:
-    """Holds what was measured to the thresholds.
+    """Check figures against thresholds.
 
     Args:
-        report: Of open loop, at least as long as the thresholds' horizons.
+        images, objects, events: Of open loop, at least as long as the thresholds' horizons.
         behavior: Of the policy in dreams and in the game.
         thresholds: The bounds; the usual ones if None.
 
@@ -85,16 +139,17 @@ def check_fidelity(
         GlamError: If the dreams were too short.
     """
     t = thresholds or Thresholds()
-    if report.horizon < t.horizon:
-        raise GlamError(f"the thresholds need dreams of {t.horizon} steps, not {report.horizon}")
-    scores = [score for score in report.rewards if score.horizon == t.reward_horizon]
-    dream = report.images["dream"].foreground_error[: t.foreground_horizon]
+    horizon = len(images.images["dream"].foreground_error)
+    if horizon < t.horizon:
+        raise GlamError(f"the thresholds need dreams of {t.horizon} steps, not {horizon}")
+    scores = [score for score in events.rewards if score.horizon == t.reward_horizon]
+    dream = images.images["dream"].foreground_error[: t.foreground_horizon]
     checks = [
         _check(f"reward F1 to step {t.reward_horizon}", scores[0].f1, "at least", t.reward_f1),
         _check("foreground error, 1 step ahead", dream[0], "at most", t.first_foreground_error),
     ]
-    for painter, title in (("repeat", "the last frame's"), ("average", "the average frame's")):
-        baseline = report.images[painter].foreground_error[: t.foreground_horizon]
+    for drawn, title in (("repeat", "the last frame's"), ("average", "the average frame's")):
+        baseline = images.images[drawn].foreground_error[: t.foreground_horizon]
         ratios = [
             ours / theirs if theirs else math.inf
             for ours, theirs in zip(dream, baseline, strict=True)
@@ -102,7 +157,7 @@ def check_fidelity(
         ]
         name = f"foreground error over {title}, largest to step {t.foreground_horizon}"
         checks.append(_check(name, max(ratios, default=None), "below", 1.0))
-    for name, curve in report.objects.get("dream", {}).items():
+    for name, curve in objects.objects.get("dream", {}).items():
         drawn = [1.0 - missed for missed in curve.missed[: t.object_horizon] if missed is not None]
         title = f"{name} drawn where the game shows one, least share to step {t.object_horizon}"
         checks.append(_check(title, min(drawn, default=None), "at least", t.drawn))

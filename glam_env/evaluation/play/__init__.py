@@ -1,1 +1,1 @@
-"""Play on the real game and in dreams, recorded for the measures."""
+"""Play of the real game and in dreams, recorded for the measures."""

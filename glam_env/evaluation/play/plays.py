@@ -1,4 +1,4 @@
-"""Plays from given moments on: those that a recording holds, and dreams of a policy's."""
+"""Plays from given moments: those of a recording, and dreams of a policy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Plays:
     Attributes:
         rewards: (N, H) float32.
         actions: (N, H) int64.
-        alive: (N, H) bool, the play had not ended when the step began; the rest means nothing.
+        alive: (N, H) bool, the play had not ended when the step began. Steps after its end have
+            no meaning.
     """
 
     rewards: np.ndarray
@@ -35,7 +36,7 @@ class Plays:
 
 
 def cut_plays(recording: Recording, env: np.ndarray, step: np.ndarray, horizon: int) -> Plays:
-    """The plays of a recording that begin at the (N) given envs and steps."""
+    """Cut the plays of a recording that begin at the (N,) given envs and steps."""
     rows, columns = env[:, None], step[:, None] + np.arange(horizon)
     ended = (recording.life_lost | recording.ended)[rows, columns]  # a dream ends with its life
     return Plays(
@@ -49,10 +50,10 @@ def cut_plays(recording: Recording, env: np.ndarray, step: np.ndarray, horizon: 
 def take_contexts(
     world_model: WorldModel, recording: Recording, starts: np.ndarray, context: int, seed: int
 ) -> Contexts:
-    """Moments of real play as start contexts of dreams.
+    """Encode moments of real play as start contexts of dreams.
 
     Args:
-        world_model: Encodes; in evaluation mode.
+        world_model: In evaluation mode.
         recording: The play.
         starts: (N, 2) int64, env and first step of each context.
         context: Steps before the moment.
@@ -79,7 +80,15 @@ def play_dreams_from(
     horizon: int,
     seed: int,
 ) -> Plays:
-    """Plays dreams from each of some contexts.
+    """Let a policy play dreams from each of some contexts.
+
+    Args:
+        world_model: In evaluation mode.
+        act: The policy.
+        contexts: Where dreams start.
+        dreams_per_moment: Dreams from each context, at least 1.
+        horizon: Steps of a dream.
+        seed: Of the dreams and the policy.
 
     Returns:
         The plays, those from one context next to each other.
@@ -89,7 +98,7 @@ def play_dreams_from(
     """
     device = world_model.prior.weight.device
     if dreams_per_moment < 1:
-        raise GlamError(f"dreams_per_moment is at least 1, not {dreams_per_moment}")
+        raise GlamError(f"dreams_per_moment must be at least 1, not {dreams_per_moment}")
     indices = torch.arange(contexts.count, device=device).repeat_interleave(dreams_per_moment)
     engine = DreamEngine(
         world_model,

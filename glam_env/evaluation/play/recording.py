@@ -1,4 +1,4 @@
-"""Real play, kept: the held-out episodes that a dream is measured against."""
+"""Recordings of real play: the held-out episodes that dreams are measured against."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from glam_env.envs.latent_filter import Act
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.scores import Policy, seed_apart
 
+REWARD_EVENT = 0.5  # least points, in absolute value, that make an event
 HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the same episodes
 
 
@@ -22,7 +23,7 @@ HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the
 class Recording:
     """`E` streams of `T` steps of real play, episode after episode.
 
-    At step `t` the frame is what was seen, then the action followed, and what came of it.
+    At step `t` the frame was seen, then the action was taken; the rest is its outcome.
 
     Attributes:
         game: Name of the game.
@@ -30,7 +31,7 @@ class Recording:
         actions: (E, T) int64.
         rewards: (E, T) float32, raw points.
         life_lost: (E, T) bool, a life was lost or the game was over at this step.
-        ended: (E, T) bool, the episode ended at this step; the next frame is another one's first.
+        ended: (E, T) bool, the episode ended at this step; the next frame begins another one.
     """
 
     game: str
@@ -41,20 +42,27 @@ class Recording:
     ended: np.ndarray
 
 
+def reward_events(rewards: np.ndarray) -> np.ndarray:
+    """Turn rewards (any shape) into events: 1 for points won, −1 for lost, 0 for too few."""
+    return np.where(np.abs(rewards) >= REWARD_EVENT, np.sign(rewards), 0).astype(np.int8)
+
+
 def add_noise(act: Act, num_actions: int, noise: Sequence[float]) -> Act:
-    """An agent some of whose actions are replaced by random ones, which it is told of.
+    """Replace some of an agent's actions by random ones.
+
+    The agent's filter observes the actions that were played.
 
     Args:
         act: (E, F) features and a generator to (E) int64 actions.
         num_actions: Number of actions.
-        noise: Chance that an action is replaced, one for each env and over again: with
+        noise: Chances that an action is replaced, one for each env, repeated as needed: with
             `(0.0, 0.5, 1.0)` a third of the envs plays as the agent does and a third at random.
 
     Raises:
-        GlamError: If `noise` is empty or holds anything but chances.
+        GlamError: If `noise` is empty or holds anything but probabilities.
     """
     if not noise or not all(0.0 <= chance <= 1.0 for chance in noise):
-        raise GlamError(f"noise is a list of chances from 0 to 1, not {list(noise)}")
+        raise GlamError(f"noise must be a list of chances from 0 to 1, not {list(noise)}")
 
     def act_noisily(features: Tensor, generator: torch.Generator) -> Tensor:
         actions = act(features, generator)
@@ -77,25 +85,25 @@ def record_play(
     num_threads: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> Recording:
-    """Plays the real game and keeps everything.
+    """Play the real game and record everything.
 
-    The episodes are held out: whatever the seed, they are not those of a training or a score.
+    The episodes are held out: with no seed are they those of a training or a score.
 
     Args:
-        policy: Who plays.
+        policy: The policy that plays.
         game: Name of the game.
         steps: Agent steps over all envs; each plays its share `T`, rounded up.
         num_envs: Envs `E` side by side.
         seed: With it, the number of envs and the policy, the recording is fixed.
         repeat_action_probability: Chance of a sticky action.
-        num_threads: Threads that run the games; 0 takes one per env, as far as there are cores.
-        on_step: Told how many of its steps each env has played.
+        num_threads: Threads that run the games; 0 takes one per env, up to the number of cores.
+        on_step: Called with the number of steps that each env has played.
 
     Raises:
         GlamError: For an unknown game or an impossible value.
     """
     if steps < 1:
-        raise GlamError(f"a recording takes at least 1 step, not {steps}")
+        raise GlamError(f"steps must be at least 1, not {steps}")
     emulator = Emulator(
         game,
         num_envs,
@@ -130,19 +138,21 @@ def record_play(
 def window_starts(
     recording: Recording, context: int, horizon: int, stride: int, beyond: int = 1
 ) -> np.ndarray:
-    """Where windows begin: (W, 2) int64, env and step.
+    """Find where windows begin.
 
-    A window is `context` steps, `horizon` steps and `beyond` more that are to be seen.
+    A window is `context` steps, `horizon` steps and `beyond` more that must be recorded. An
+    episode's end within the `context` steps rules a window out. One among the later steps cuts it
+    short: nothing after the end is compared.
 
-    An episode's end within the `context` steps rules a window out. One among the steps dreamt
-    cuts it short: nothing beyond is compared.
+    Returns:
+        (W, 2) int64, env and step.
 
     Raises:
         GlamError: If there is none.
     """
     if min(context, horizon, stride) < 1:
         raise GlamError(
-            f"context, horizon and stride are at least 1 step, not {context}, {horizon}, {stride}"
+            f"context, horizon and stride must be at least 1, not {context}, {horizon}, {stride}"
         )
     length = context + horizon + beyond
     envs, steps = recording.ended.shape
@@ -154,6 +164,6 @@ def window_starts(
     ]
     if not starts:
         raise GlamError(
-            f"a recording of {steps} steps has no room for windows of {length}: record more"
+            f"a recording of {steps} steps an env holds no window of {length} steps; record more"
         )
     return np.array(starts, np.int64)

@@ -1,7 +1,7 @@
 """The score of a policy in the real game, by the protocol of Atari 100k.
 
-Whole episodes, raw points, and for every env its own quota of them: taking the first to finish
-would favour short episodes.
+Whole episodes in raw points. Every env plays its own quota of them, because counting episodes as
+they finish would favour short ones.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import numpy as np
 
 from glam_env.envs.atari.emulator import Emulator, EmulatorStep, Episode
 from glam_env.errors import GlamError
+from glam_env.evaluation.bootstrap import Interval, draw_rows, interval
 from glam_env.games import find_game, human_normalized_score
 
-BOOTSTRAP_RESAMPLES = 10_000
+RESAMPLES = 10_000  # of the bootstrap
 
 EVALUATION = 0x4556414C  # mixed into seeds, so that no training sees the same episodes
 
@@ -28,19 +29,19 @@ OnStep = Callable[[EmulatorStep, list[Episode]], None]
 
 
 class Policy(Protocol):
-    """Whatever plays: it is told how many envs there are, then asked for their actions."""
+    """A policy on real frames."""
 
     def begin(self, num_envs: int, seed: int) -> None:
-        """Gets ready for `num_envs` envs; all that is random in the play comes from `seed`."""
+        """Prepare for `num_envs` envs; all randomness of the play comes from `seed`."""
         ...
 
     def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """Chooses the actions.
+        """Choose the actions.
 
         Args:
-            frames: (E, 64, 64, 3) uint8, what is seen now.
-            first: (E,) bool, true where the frame is the first of an episode: whatever the policy
-                remembers of that env is of another game.
+            frames: (E, 64, 64, 3) uint8, the current frames.
+            first: (E,) bool, true where the frame is the first of an episode: the policy's state
+                of that env belongs to the episode before.
 
         Returns:
             (E,) int64 actions.
@@ -49,7 +50,7 @@ class Policy(Protocol):
 
 
 class RandomPolicy:
-    """Plays every action with the same chance."""
+    """Plays every action with the same probability."""
 
     def __init__(self, num_actions: int) -> None:
         self.num_actions = num_actions
@@ -63,14 +64,14 @@ class RandomPolicy:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Scores of whole episodes, in raw points, and what follows from them.
+    """Scores of whole episodes, in raw points, with their statistics.
 
     Attributes:
         game: Name of the game.
-        repeat_action_probability: Chance of a sticky action that was played with.
+        repeat_action_probability: Chance of a sticky action in the play.
         seed: Seed of the evaluation.
         num_envs: Envs side by side.
-        scores: Return of each episode, by env and then in the order played.
+        scores: Return of each episode, sorted by env and then by time.
         lengths: Agent steps of each episode.
         seconds: Wall time of the play.
     """
@@ -102,17 +103,14 @@ class ScoreReport:
         return self.std / math.sqrt(self.episodes)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """95 % percentile-bootstrap interval of the mean; NaNs for a single episode.
+    def interval(self) -> Interval | None:
+        """95 % bootstrap interval of the mean; None for a single episode.
 
-        The resamples have a fixed seed: the same scores give the same interval.
+        The seed of the resamples is fixed: the same scores give the same interval.
         """
-        if self.episodes == 1:
-            return math.nan, math.nan
-        generator = np.random.default_rng(0)
-        resamples = generator.choice(self.scores, (BOOTSTRAP_RESAMPLES, self.episodes))
-        low, high = np.percentile(resamples.mean(axis=1), [2.5, 97.5])
-        return float(low), float(high)
+        scores = np.array(self.scores)
+        rows = draw_rows(np.random.default_rng(0), self.episodes, RESAMPLES)
+        return interval(lambda rows: scores[rows].mean(1), rows)
 
     @property
     def random(self) -> float:
@@ -131,12 +129,12 @@ class ScoreReport:
 
     @property
     def human_normalized(self) -> float:
-        """The mean, where random play is 0 and the human tester 1."""
+        """The mean on a scale on which random play is 0 and the human tester 1."""
         return human_normalized_score(find_game(self.game), self.mean)
 
     @property
     def agent_steps(self) -> int:
-        """Agent steps in the episodes that count."""
+        """Agent steps of the episodes that count."""
         return sum(self.lengths)
 
     @property
@@ -144,10 +142,10 @@ class ScoreReport:
         return self.agent_steps / self.seconds
 
     def table(self) -> str:
-        """The figures for people, as plain text, the published ones beside them."""
+        """Return the figures for people, as plain text, beside the published ones."""
         spread = ""
-        if self.episodes > 1:
-            low, high = self.interval
+        if ends := self.interval:
+            low, high = ends
             spread = f" ± {self.standard_error:.2f} (95 %: {low:.2f} to {high:.2f})"
         rows = {"random play": self.random, "human": self.human, **self.published}
         game = find_game(self.game)
@@ -169,8 +167,8 @@ class ScoreReport:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Everything above, ready for `json.dumps`; what a single episode cannot tell is None."""
-        low, high = self.interval
+        """Return all figures, ready for `json.dumps`; those that need two episodes may be None."""
+        low, high = self.interval or (None, None)
         report = {
             "game": self.game,
             "episodes": self.episodes,
@@ -198,13 +196,13 @@ class ScoreReport:
 
 
 def seed_apart(purpose: int, seed: int) -> int:
-    """A seed for some purpose, other than the same seed's for another or for none.
+    """Derive a seed for one purpose that differs from the seeds of all others.
 
     Raises:
-        GlamError: If `seed` is no whole number of at least 0.
+        GlamError: If `seed` is not an integer of at least 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise GlamError(f"seed must be a whole number of at least 0, not {seed!r}")
+        raise GlamError(f"seed must be an integer of at least 0, not {seed!r}")
     return int(np.random.SeedSequence((purpose, int(seed))).generate_state(1)[0])
 
 
@@ -219,17 +217,17 @@ def evaluate_policy(
     num_threads: int = 0,
     on_step: OnStep | None = None,
 ) -> ScoreReport:
-    """Plays whole episodes of the real game and reports their scores.
+    """Play whole episodes of the real game and report their scores.
 
     Args:
-        policy: Who plays.
+        policy: The policy that plays.
         game: Name of the game.
         episodes: Episodes that count, over all envs.
         num_envs: Envs side by side; no more than `episodes` are used.
         seed: With it, the number of envs and the policy, the scores are fixed.
         repeat_action_probability: Chance of a sticky action.
-        num_threads: Threads that run the games; 0 takes one per env, as far as there are cores.
-        on_step: Told of every step: what came of it, and the episodes that count so far.
+        num_threads: Threads that run the games; 0 takes one per env, up to the number of cores.
+        on_step: Called after every step with its result and the episodes that count so far.
 
     Raises:
         GlamError: For an unknown game or an impossible value.
@@ -264,26 +262,26 @@ def play_episodes(
     seed: int,
     on_step: OnStep | None = None,
 ) -> list[Episode]:
-    """Plays `episodes` whole episodes, each env its own share of them.
+    """Play `episodes` whole episodes, each env its own share of them.
 
-    Shares differ by one at most, the first envs taking the larger. An env that has played its
+    Shares differ by one at most; the first envs have the larger ones. An env that has played its
     share goes on, uncounted, until the last one is done.
 
     Args:
-        policy: Who plays.
-        emulator: Where; its envs begin new episodes.
+        policy: The policy that plays.
+        emulator: The games; each begins a new episode.
         episodes: Episodes that count, over all envs.
         seed: The policy's seed.
-        on_step: Told of every step: what came of it, and the episodes that count so far.
+        on_step: Called after every step with its result and the episodes that count so far.
 
     Returns:
-        The episodes that count, by env and then in the order played.
+        The episodes that count, sorted by env and then by time.
 
     Raises:
         GlamError: If `episodes` is not positive.
     """
     if episodes < 1:
-        raise GlamError(f"an evaluation takes at least 1 episode, not {episodes}")
+        raise GlamError(f"episodes must be at least 1, not {episodes}")
     share, rest = divmod(episodes, emulator.num_envs)
     due = [share + (env < rest) for env in range(emulator.num_envs)]
     counted: list[Episode] = []

@@ -1,4 +1,4 @@
-"""Single windows of real play with the dreams along them, whole, to be looked at."""
+"""Single windows of real play with the dreams along them, for pictures."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import torch
 
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.events import reward_events
-from glam_env.evaluation.measures.open_loop import follow
-from glam_env.evaluation.play.recording import Recording, window_starts
+from glam_env.evaluation.play.open_loop import follow
+from glam_env.evaluation.play.recording import Recording, reward_events, window_starts
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 
 
 @dataclass(frozen=True)
 class Window:
-    """What was seen, and what then came: in the game, and in a dream with the same actions.
+    """What was seen, and what followed in the game and in a dream with the same actions.
 
     Attributes:
-        env, step: Where in the recording the dream parts from the game.
+        env, step: Where in the recording the dream begins.
         seen: (C + 1, 64, 64, 3) uint8, the real frames up to there.
         seen_drawn: The same frames as the world model's encoder and decoder draw them.
         real, dream: (H, 64, 64, 3) uint8, the first one step ahead.
-        real_reward, dream_reward: (H,) float32, what came with the step to each frame.
+        real_reward, dream_reward: (H,) float32, the reward of the step to each frame.
     """
 
     env: int
@@ -39,7 +38,7 @@ class Window:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """The name of its files."""
         return f"env{self.env}_step{self.step:05}"
 
 
@@ -54,9 +53,9 @@ def dream_windows(
     seed: int = 0,
     temperature: float = 1.0,
 ) -> list[Window]:
-    """Dreams along windows spread over a recording.
+    """Dream along windows spread over a recording.
 
-    Windows in whose first half a point is won or lost come first: there is something to see.
+    Windows with a point in their first half are preferred, if there are enough.
 
     Args:
         world_model: In evaluation mode.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.events import reward_events
+from glam_env.evaluation.play.recording import reward_events
 from glam_env.evaluation.play.windows import Window
 from glam_env.evaluation.report.strips import (
     DIFFERENCE,
@@ -23,17 +23,17 @@ from glam_env.evaluation.report.strips import (
 )
 
 FRAMES_PER_SECOND = 10  # two thirds of the game's own speed at four frames a step
-HEAD, FOOT, GAP = 24, 24, 8  # with these both sides of a picture are multiples of 16
+HEAD, FOOT, GAP = 24, 24, 8  # so that both sides of a picture are multiples of 16
 LINE = 12  # height of the time line
-AHEAD = (110, 110, 110)  # color of the time line's part that is still to come
-PAUSE = 6  # pictures that a film's last frame is held for
+AHEAD = (110, 110, 110)  # color of the part of the time line that is still to come
+PAUSE = 6  # pictures for which a film's last frame is held
 
 
 def film(window: Window) -> Iterator[np.ndarray]:
-    """The pictures of a window's film, (304, 784, 3) uint8 each.
+    """Yield the pictures of a window's film, (304, 784, 3) uint8 each.
 
-    First the real steps that the dream is shown, on the right as encoder and decoder draw them;
-    then both go on, the dream with the real actions.
+    The film shows first the real steps before the dream, on the right as encoder and decoder draw
+    them. Then both go on, the dream with the real actions.
     """
     side = SCALE * window.real.shape[1]
     real = np.concatenate([window.seen, window.real])
@@ -58,7 +58,7 @@ def film(window: Window) -> Iterator[np.ndarray]:
 
 
 def _draw_line(box: np.ndarray, events: np.ndarray, now: int, seen: int) -> None:
-    """Draws a time line into (LINE or more, side, 3) pixels: dark to come, bright when past."""
+    """Draw a time line into (LINE or more, side, 3) pixels: past steps bright, later ones dark."""
     box = box[:LINE]
     places = np.linspace(0, box.shape[1], len(events) + 1).round().astype(int)
     middle = slice(LINE // 2 - 1, LINE // 2 + 1)
@@ -70,7 +70,7 @@ def _draw_line(box: np.ndarray, events: np.ndarray, now: int, seen: int) -> None
 
 
 def save_films(path: Path, windows: Sequence[Window]) -> Path:
-    """Writes one film of some windows after each other.
+    """Write one film of some windows, one after another.
 
     Args:
         path: An .mp4 file; its folder is made if missing.

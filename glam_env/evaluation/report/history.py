@@ -1,4 +1,4 @@
-"""A run's history, read from its metrics: phases, scores over the steps, and figures' curves."""
+"""A run's history, read from its metrics: phases, scores over the steps, and curves."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from glam_env.games import Game
 METRICS = "metrics.jsonl"
 COUNTS = ("env_steps", "image_updates", "model_updates", "agent_updates")
 PROGRESS = ("seconds", "phase", "phase_updates", "polished", "settled")
-EARLIER = {"image polish": "image fine-tuning", "settling": "adaptation"}  # phases of version 0.1
-BEFORE = "play before learning"  # the phase that no line names: nothing is learnt in it
+EARLIER_NAMES = {"image polish": "image fine-tuning", "settling": "adaptation"}
+"""Names of phases in the metrics of version 0.1, with today's."""
+BEFORE = "play before learning"  # the phase that no line names
 SCORE_ROWS = 12
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
@@ -45,10 +46,10 @@ class Phase:
     """A stretch of a run.
 
     Attributes:
-        name: What the run was doing.
-        env_steps, image_updates, model_updates, agent_updates: Done in it.
+        name: The work of the phase.
+        env_steps, image_updates, model_updates, agent_updates: Counts of the phase alone.
         until: Environment steps at its end.
-        seconds: Time that it took.
+        seconds: Duration.
     """
 
     name: str
@@ -82,12 +83,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class History:
-    """All that a run logged.
+    """Everything that a run logged.
 
     Attributes:
         lines: Number of lines.
         env_steps: Environment steps at the last one.
-        seconds: Time of training until then.
+        seconds: Training time at the last one.
         phases: In order.
         returns: Of whole training episodes, over the steps at which they ended.
         figures: By name, those of `CURVES` first.
@@ -101,7 +102,7 @@ class History:
     figures: dict[str, Curve]
 
     def scores(self, rows: int = SCORE_ROWS) -> tuple[ScoreBin, ...]:
-        """The episodes in `rows` equal stretches of the run; those without any are left out."""
+        """Bin the episodes into `rows` equal stretches of the run; empty ones are left out."""
         edges = np.linspace(0, self.env_steps, rows + 1).round().astype(int)
         steps, values = np.array(self.returns.steps), np.array(self.returns.values)
         bins = []
@@ -113,7 +114,7 @@ class History:
         return tuple(bins)
 
     def as_json(self) -> dict[str, Any]:
-        """Phases, scores and each figure's first, last, lowest and highest value."""
+        """Return phases, scores, and the first, last, lowest and highest value of each figure."""
         return {
             "env_steps": self.env_steps,
             "seconds": self.seconds,
@@ -131,7 +132,7 @@ class History:
         }
 
     def table(self) -> str:
-        """The history for people, as plain text."""
+        """Return the history for people, as plain text."""
         head = f"{'phase':22}{'to step':>10}{'steps':>10}{'images':>9}{'model':>9}{'agent':>9}"
         lines = [head + f"{'hours':>8}   (updates of each)"]
         lines += [
@@ -163,10 +164,10 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """Reads a metrics file; a last line that is still being written is left out.
+    """Read a metrics file; a last line that is still being written is left out.
 
     Args:
-        path: The file, or a folder with a `metrics.jsonl`: of a run, of a checkpoint.
+        path: The file, or the folder of a run or a checkpoint with a `metrics.jsonl`.
 
     Raises:
         GlamError: If it is missing, empty, or no metrics file.
@@ -176,7 +177,7 @@ def read_history(path: Path) -> History:
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise GlamError(
-            f"{file} cannot be read ({error}); give a metrics.jsonl, or a run's folder"
+            f"{file} cannot be read ({error}); give a metrics.jsonl or the folder of a run"
         ) from error
     return summarize(list(_parse(text, file)), str(file))
 
@@ -187,20 +188,18 @@ def _parse(text: str, file: Path) -> Iterator[dict[str, Any]]:
         try:
             figures = json.loads(line)
             if not isinstance(figures, dict) or not {*COUNTS, "seconds"} <= figures.keys():
-                raise ValueError("no line of metrics")
+                raise ValueError("not a line of metrics")
         except ValueError as error:
             if number > len(whole):
                 return
             raise GlamError(
                 f"{file}, line {number}: {error}; give the metrics.jsonl of a run"
             ) from error
-        if (phase := figures.get("phase")) in EARLIER:
-            figures["phase"] = EARLIER[phase]
         yield figures
 
 
 def summarize(lines: Sequence[Mapping[str, Any]], where: str) -> History:
-    """What the lines of a metrics file tell.
+    """Summarize the lines of a metrics file.
 
     Args:
         lines: As the trainer logs them.
@@ -210,7 +209,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], where: str) -> History:
         GlamError: If there are none.
     """
     if not lines:
-        raise GlamError(f"{where} holds no line yet; let the run train for a while")
+        raise GlamError(f"{where} has no lines yet; let the run train for a while")
     episodes = [line for line in lines if "episode_return" in line]
     logged = [line for line in lines if "phase" in line]
     names = dict.fromkeys(name for line in logged for name in line)
@@ -227,20 +226,28 @@ def summarize(lines: Sequence[Mapping[str, Any]], where: str) -> History:
 
 
 def _phases(lines: Sequence[Mapping[str, Any]]) -> Iterator[Phase]:
-    """Consecutive lines of one name. A line is named after the work that follows it, so a phase
-    ends with the next one's first line."""
+    """Join consecutive lines of one name.
+
+    A line bears the name of the work that follows it, so a phase ends with the next one's first
+    line.
+    """
     name = BEFORE
     start: Mapping[str, Any] = dict.fromkeys((*COUNTS, "seconds"), 0)
     for before, line in zip((start, *lines), lines, strict=False):
-        if line.get("phase", name) == name:
+        if _phase_name(line, name) == name:
             continue
         end = line
-        if name == BEFORE:  # the first line of learning tells of updates already
+        if name == BEFORE:  # the first line of learning already counts updates
             end = dict(before) | {"env_steps": line["env_steps"]}
         yield _phase(name, start, end)
-        name, start = line["phase"], end
+        name, start = _phase_name(line, name), end
     if any(lines[-1][count] > start[count] for count in COUNTS):
         yield _phase(name, start, lines[-1])
+
+
+def _phase_name(line: Mapping[str, Any], default: str) -> str:
+    name: str = line.get("phase", default)
+    return EARLIER_NAMES.get(name, name)
 
 
 def _phase(name: str, start: Mapping[str, Any], end: Mapping[str, Any]) -> Phase:
@@ -263,7 +270,7 @@ def _curve(lines: Iterable[Mapping[str, Any]], name: str) -> Curve:
 
 
 def sparkline(curve: Curve, width: int = SPARK_WIDTH) -> str:
-    """A curve's values in the order logged, as a row of blocks between their extremes."""
+    """Draw a curve's values, in the order logged, as a row of blocks."""
     parts = np.array_split(np.array(curve.values), min(width, len(curve.values)))
     means = np.array([part.mean() for part in parts])
     span = np.ptp(means)
@@ -272,7 +279,7 @@ def sparkline(curve: Curve, width: int = SPARK_WIDTH) -> str:
 
 
 def moving_average(curve: Curve, window: int) -> Curve:
-    """The mean of the last `window` values, fewer at the beginning."""
+    """Average the last `window` values, fewer at the beginning."""
     sums = np.concatenate([[0.0], np.cumsum(curve.values)])
     ends = np.arange(1, len(sums))
     starts = np.maximum(ends - window, 0)
@@ -281,14 +288,14 @@ def moving_average(curve: Curve, window: int) -> Curve:
 
 
 def save_curves(path: Path, histories: Mapping[str, History], game: Game | None = None) -> None:
-    """Draws the learning curves of some runs into one PNG file.
+    """Draw the learning curves of some runs into one PNG file.
 
     The returns are those of training episodes, a dot each, with the mean of the last 20.
 
     Args:
         path: Its folder is made if missing.
         histories: By the name to show.
-        game: Whose random, human and published scores are drawn beside the returns.
+        game: The game whose random, human and published scores are drawn beside the returns.
 
     Raises:
         GlamError: If matplotlib is not installed, or the file cannot be written.

@@ -1,32 +1,23 @@
-"""Plots of a report."""
+"""Plots of reports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from glam_env.errors import GlamError
-from glam_env.games import find_game
+from glam_env.evaluation.measures.base import Measure
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.rows import HORIZONS, Row
 
-COLORS = {"dream": "tab:blue", "repeat": "tab:orange", "average": "tab:gray"}
-PAINTERS = {"dream": "dream", "repeat": "last real frame", "average": "average real frame"}
-IMAGES = {
-    "foreground_error": "error on the foreground",
-    "union_error": "the same, and on what is drawn on nothing",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-}
-OBJECTS = {
-    "distance": "distance in pixels (median)",
-    "missed": "share missing",
-    "spurious": "share drawn where none is",
-}
+COLUMNS = 3  # panels side by side
 
 
 def pyplot() -> ModuleType:
-    """matplotlib's pyplot, which draws into files only.
+    """Return matplotlib's pyplot, set to draw into files only.
 
     Raises:
         GlamError: If matplotlib is not installed.
@@ -42,7 +33,7 @@ def pyplot() -> ModuleType:
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Writes a figure, makes its folder if there is none, and closes it.
+    """Write a figure, make its folder if there is none, and close it.
 
     Raises:
         GlamError: If the file cannot be written.
@@ -57,148 +48,100 @@ def save_figure(figure: Any, path: Path) -> Path:
     return path
 
 
-def save_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Draws a report as PNG files: images, objects (if there are any), rewards, behavior.
+def save_plots(folder: Path, reports: Mapping[str, Measure]) -> list[Path]:
+    """Draw each report into a PNG file, and the points of windows into one more.
+
+    A report in which no figure has more than one value gets no file.
 
     Args:
         folder: Made if missing.
-        report: An Examination as JSON.
+        reports: By the name of the measure, which becomes the file's.
+
+    Returns:
+        The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [
-        _save_images(folder / "images.png", report),
-        _save_rewards(folder / "rewards.png", report),
-        _save_behavior(folder / "behavior.png", report["behavior"], report["game"]),
-    ]
-    if report["objects"]:
-        paths.append(_save_objects(folder / "objects.png", report))
+    paths = []
+    for name, report in reports.items():
+        if panels := _panels(report.rows()):
+            paths.append(_save_panels(folder / f"{name}.png", name, panels))
+        if isinstance(report, EventReport):
+            paths.append(_save_points(folder / "points.png", report))
     return paths
 
 
-def _save_images(path: Path, report: Mapping[str, Any]) -> Path:
-    plt = pyplot()
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
-    for axis, (name, title) in zip(axes.flat, IMAGES.items(), strict=True):
-        for painter, label in PAINTERS.items():
-            _curve(axis, report["images"][painter][name], color=COLORS[painter], label=label)
-        axis.set(title=title, xlabel="steps ahead")
-        if name.endswith("error"):
-            axis.axhline(1.0, color="black", linewidth=0.8, linestyle=":", label="background only")
-            axis.set_ylim(bottom=0)
-    axes[0, 0].legend()
-    figure.suptitle(f"{report['game']}: dreams beside the game, {report['windows']} windows")
-    return save_figure(figure, path)
+def _panels(rows: Sequence[Row]) -> dict[str, list[tuple[str, Row]]]:
+    """Group rows by figure; figures of one value and verdicts are left out."""
+    panels: dict[str, list[tuple[str, Row]]] = {}
+    for row in rows:
+        if row.value is not None and not row.note:
+            figure, _, whose = row.title.partition(", ")
+            panels.setdefault(figure, []).append((whose, row))
+    return {figure: part for figure, part in panels.items() if len(part) > 1}
 
 
-def _save_objects(path: Path, report: Mapping[str, Any]) -> Path:
-    plt = pyplot()
-    names = list(report["objects"]["dream"])
-    figure, axes = plt.subplots(
-        len(OBJECTS),
-        len(names),
-        figsize=(4 * len(names), 9),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
+def _save_panels(path: Path, name: str, panels: Mapping[str, list[tuple[str, Row]]]) -> Path:
+    """Draw a panel for each figure: its curves over the horizon, or its values in a column."""
+    columns = min(COLUMNS, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure, axes = pyplot().subplots(
+        lines, columns, figsize=(5 * columns, 3.5 * lines), squeeze=False, layout="constrained"
     )
-    for row, (key, title) in zip(axes, OBJECTS.items(), strict=True):
-        row[0].set_ylabel(title)
-        for axis, name in zip(row, names, strict=True):
-            for painter in ("dream", "repeat"):
-                curve = report["objects"][painter][name][key]
-                _curve(axis, curve, color=COLORS[painter], label=PAINTERS[painter])
-            axis.set_ylim(bottom=0)
-    for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(name)
-    for axis in axes[-1]:
-        axis.set_xlabel("steps ahead")
-    axes[0, 0].legend()
-    figure.suptitle(f"{report['game']}: where things are, dreamt and real")
+    for axis, (title, part) in zip(axes.flat, panels.items(), strict=False):
+        axis.set_title(title, fontsize=10, wrap=True)
+        curves = all(row.horizon is not None for _, row in part)
+        (_draw_curves if curves else _draw_values)(axis, part)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    figure.suptitle(name.replace("_", " "))
     return save_figure(figure, path)
 
 
-def _save_rewards(path: Path, report: Mapping[str, Any]) -> Path:
-    plt = pyplot()
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained")
-    horizons = [str(score["horizon"]) for score in report["rewards"]]
-    for i, key in enumerate(("precision", "recall", "f1")):
-        figures = [score[key] or 0.0 for score in report["rewards"]]
-        places = [place + 0.25 * (i - 1) for place in range(len(horizons))]
-        left.bar(places, figures, width=0.23, label="F1" if key == "f1" else key)
-        if key == "f1":
-            spread = [score["f1_interval"] for score in report["rewards"]]
-            for place, interval in zip(places, spread, strict=True):
-                if interval is not None:
-                    left.plot([place, place], interval, color="black", linewidth=1)
-            chance = [score["chance_f1"] or 0.0 for score in report["rewards"]]
-            left.plot(places, chance, "k_", markersize=14, label="F1 by chance")
-    left.set(title="points foretold within ± 2 steps", xlabel="to step", ylim=(0, 1))
-    left.set_xticks(range(len(horizons)), horizons)
-    left.legend()
+def _draw_curves(axis: Any, part: Sequence[tuple[str, Row]]) -> None:
+    for whose in dict.fromkeys(whose for whose, _ in part):
+        rows = [row for other, row in part if other == whose]
+        axis.plot(
+            [row.horizon for row in rows], [row.value for row in rows], marker=".", label=whose
+        )
+    ticks = [h for h in HORIZONS if any(row.horizon == h for _, row in part)]
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, map(str, ticks))
+    axis.set_xlabel("steps")
+    if any(whose for whose, _ in part):
+        axis.legend(fontsize=7)
 
-    for player, score in report["player_rewards"].items():
-        middle.barh(player.replace(", ", ",\n"), score["f1"] or 0.0, color=COLORS["dream"])
-        middle.text(0.02, player.replace(", ", ",\n"), f"{score['real']} points", va="center")
-    steps = next(iter(report["rewards"]))["horizon"]
-    middle.set(title=f"F1 to step {steps}, by who played", xlim=(0, 1))
-    middle.invert_yaxis()
 
-    for sums in report["reward_sums"]:
-        dreamt, real = ([b[side] for b in sums["bins"]] for side in ("dreamt", "real"))
-        sizes = [10 + 150 * b["windows"] / report["windows"] for b in sums["bins"]]
-        right.scatter(dreamt, real, sizes, alpha=0.7, label=f"to step {sums['horizon']}")
-    right.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
-    right.set(
+def _draw_values(axis: Any, part: Sequence[tuple[str, Row]]) -> None:
+    axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
+    for place, (_, row) in enumerate(part):
+        axis.plot([row.value], [place], "o", color="tab:blue")
+        if row.interval is not None:
+            axis.plot(row.interval, [place, place], color="tab:blue")
+        if row.chance is not None:
+            axis.plot([row.chance], [place], "k|", markersize=14, label="by chance")
+    if any(row.chance is not None for _, row in part):
+        handles, labels = axis.get_legend_handles_labels()
+        axis.legend(handles[:1], labels[:1], fontsize=7)
+    axis.set_yticks(range(len(part)), [whose for whose, _ in part], fontsize=7)
+    axis.set_ylim(len(part) - 0.5, -0.5)
+
+
+def _save_points(path: Path, report: EventReport) -> Path:
+    """Draw the real points of windows over the dreamt ones, in bins."""
+    figure, axis = pyplot().subplots(figsize=(5, 4.5), layout="constrained")
+    for sums in report.reward_sums:
+        windows = sum(part.windows for part in sums.bins)
+        axis.scatter(
+            [part.dreamt for part in sums.bins],
+            [part.real for part in sums.bins],
+            [10 + 150 * part.windows / windows for part in sums.bins],
+            alpha=0.7,
+            label=f"to step {sums.horizon}",
+        )
+    axis.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
+    axis.set(
         title="points of a window (size: windows)",
         xlabel="dreamt (expected)",
         ylabel="real (mean)",
     )
-    right.legend()
-    figure.suptitle(f"{report['game']}: rewards of dreams along the real actions")
+    axis.legend()
     return save_figure(figure, path)
-
-
-def _save_behavior(path: Path, behavior: Mapping[str, Any], game: str) -> Path:
-    plt = pyplot()
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained")
-    for i, world in enumerate(("game", "dream")):
-        color = "tab:green" if world == "game" else COLORS["dream"]
-        for place, name in enumerate(("won", "lost", "net")):
-            rate, at = behavior[name], place + 0.4 * (i - 0.5)
-            label = world if name == "won" else None
-            left.bar(at, rate[world], width=0.36, color=color, label=label)
-            left.plot([at, at], rate[f"{world}_interval"], color="black", linewidth=1)
-        early = [*behavior["early"]]
-        whole = {f"{world}_{name}": behavior[name][world] for name in ("won", "lost")}
-        early.append({"horizon": behavior["horizon"], **whole})
-        for name, style in (("won", "-"), ("lost", "--")):
-            middle.plot(
-                [str(part["horizon"]) for part in early],
-                [part[f"{world}_{name}"] for part in early],
-                style,
-                color=color,
-                marker="o",
-                label=f"{name}, {world}",
-            )
-        shares = behavior[world]["actions"]
-        places = [action + 0.4 * (i - 0.5) for action in range(len(shares))]
-        right.bar(places, shares, width=0.36, color=color, label=world)
-    left.set_xticks(range(3), ["won", "lost", "net"])
-    left.axhline(0, color="black", linewidth=0.8)
-    left.set(title="points in 1000 steps")
-    middle.set(title="points in 1000 steps, over the first steps alone", xlabel="to step")
-    middle.set_ylim(bottom=0)
-    meanings = find_game(game).action_meanings
-    right.set_xticks(range(len(meanings)), meanings, rotation=90 if len(meanings) > 6 else 20)
-    right.set(title="share of each action")
-    for axis in (left, middle, right):
-        axis.legend()
-    figure.suptitle(f"{game}: one policy from {behavior['moments']} real moments, in both worlds")
-    return save_figure(figure, path)
-
-
-def _curve(axis: Any, figures: list[float | None], **style: Any) -> None:
-    known = [(k + 1, figure) for k, figure in enumerate(figures) if figure is not None]
-    if known:
-        axis.plot(*zip(*known, strict=True), **style)

@@ -9,30 +9,30 @@ from types import ModuleType
 import numpy as np
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.events import reward_events
+from glam_env.evaluation.play.recording import reward_events
 from glam_env.evaluation.play.windows import Window
 
 STEPS_AHEAD = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)
-SCALE = 4  # pixels to a pixel
+SCALE = 4  # pixels drawn for one of a frame
 GAP = 4  # pixels between rows and columns
 MARK = 8  # height of a row's reward marks
 PAPER, INK = (24, 24, 24), (235, 235, 235)
 WON, LOST = (60, 220, 60), (235, 60, 60)
-MARGIN, HEAD, LETTERS = 170, 34, 26  # of a strip: for the names of rows, of columns; their size
+MARGIN, HEAD, LETTERS = 170, 34, 26  # width of row names, height of column names, letter size
 DIFFERENCE = "difference x 2"
 CAPTION = 16  # height of a caption
 GIF_COLORS = 160
 
 
 def strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.ndarray:
-    """Three rows, real | dream | difference, with a column for each of some steps ahead.
+    """Draw three rows, real | dream | difference, with a column for each of some steps ahead.
 
     Beneath a real or a dreamt frame a green bar marks points won since the column before, a red
     one points lost.
 
     Args:
         window: The frames.
-        steps_ahead: Growing; those that the window is too short for are left out.
+        steps_ahead: In increasing order; those beyond the window are left out.
 
     Returns:
         (H, W, 3) uint8.
@@ -64,7 +64,7 @@ def strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.ndarra
 
 
 def save_strips(folder: Path, windows: Sequence[Window]) -> list[Path]:
-    """Writes a strip of each window as a PNG file; the folder is made if missing."""
+    """Write a strip of each window as a PNG file; the folder is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{window.name}.png" for window in windows]
     for path, window in zip(paths, windows, strict=True):
@@ -73,14 +73,14 @@ def save_strips(folder: Path, windows: Sequence[Window]) -> list[Path]:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Twice how far uint8 pixels are apart, as uint8: by itself it is hard to see."""
+    """Double the absolute difference of uint8 pixels, as uint8, which makes it easier to see."""
     return np.minimum(2 * np.abs(one.astype(np.int16) - other), 255).astype(np.uint8)
 
 
 def write_on(
     image: np.ndarray, texts: Sequence[tuple[str, int, int]], size: int = 12
 ) -> np.ndarray:
-    """An image with some texts of a size on it, each given with its top and its left."""
+    """Write texts of a size on a copy of an image, each given with its top and its left."""
     from PIL import ImageDraw
 
     canvas = pillow().fromarray(image)
@@ -98,12 +98,12 @@ def side_by_side_gif(
     captions: tuple[str, str] = ("dream", "real game"),
     frames_per_second: float = 15.0,
 ) -> None:
-    """Writes two films next to each other as a GIF that plays over and over.
+    """Write two films next to each other as a GIF that repeats.
 
     Args:
-        path: Where; its folder is made if missing.
+        path: The file; its folder is made if missing.
         frames_left, frames_right: (T, 64, 64, 3) uint8.
-        captions: Above either.
+        captions: Written above each.
         frames_per_second: 15 is the game's own speed at four frames a step.
     """
     image = pillow()
@@ -116,7 +116,7 @@ def side_by_side_gif(
         bar = np.full((len(left), GAP, 3), PAPER, np.uint8)
         both = np.concatenate([head, np.concatenate([left, bar, right], axis=1)])
         images.append(image.fromarray(both))
-    # One palette for all, of frames from all over: colours that flicker cost more than they show.
+    # One palette for all frames: flickering colours would cost more bytes than they show.
     some = np.concatenate(images[:: -(-len(images) // 8)])
     palette = image.fromarray(some).quantize(GIF_COLORS, method=image.Quantize.MAXCOVERAGE)
     images = [one.quantize(palette=palette, dither=image.Dither.NONE) for one in images]
@@ -125,18 +125,18 @@ def side_by_side_gif(
         path,
         save_all=True,
         append_images=images[1:],
-        duration=10 * round(100 / frames_per_second),  # a GIF counts in hundredths
+        duration=10 * round(100 / frames_per_second),  # a GIF counts hundredths of a second
         loop=0,
     )
 
 
 def enlarged(frame: np.ndarray) -> np.ndarray:
-    """A frame with `SCALE` pixels to a pixel."""
+    """Enlarge a frame by `SCALE`."""
     return frame.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
 
 
 def pillow() -> ModuleType:
-    """Pillow's Image module.
+    """Return Pillow's Image module.
 
     Raises:
         GlamError: If Pillow is not installed.

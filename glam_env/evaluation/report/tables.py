@@ -1,151 +1,122 @@
-"""Reports as plain text, for people at a terminal."""
+"""Rows laid out as tables: plain text for a terminal, Markdown for a card."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
-from glam_env.evaluation.measures.action_effects import BranchReport
-from glam_env.evaluation.measures.behavior import BehaviorReport
-from glam_env.evaluation.measures.events import EventScore
-from glam_env.evaluation.measures.open_loop import PAINTERS, FidelityReport
+from glam_env.evaluation.bootstrap import Interval
+from glam_env.evaluation.measures.base import Measure
+from glam_env.evaluation.rows import Row
 
-HORIZONS = (1, 2, 4, 8, 16, 32, 64)
-IMAGE_FIGURES = {
-    "foreground_error": "foreground error",
-    "union_error": "union error",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-}
+NONE = "–"  # where there is no figure
+WIDTH = 100  # of a paragraph in plain text
 
 
-def fidelity_table(report: FidelityReport) -> str:
-    """What open loop found: a column for each of some horizons, then events and sums."""
-    horizons = [horizon for horizon in HORIZONS if horizon <= report.horizon]
-    lines = [
-        f"{report.game}: {report.windows} windows of held-out play, {report.context} real steps, "
-        "then the real actions alone",
-        "",
-        *_rows(
-            "steps ahead; a background only has an error of 1",
-            horizons,
-            {
-                f"{title}, {painter}": getattr(report.images[painter], figure)
-                for figure, title in IMAGE_FIGURES.items()
-                for painter in PAINTERS
-            },
+@dataclass(frozen=True)
+class Grid:
+    """A table: the column heads and the lines, all of one length."""
+
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+def layout(rows: Iterable[Row]) -> Iterator[Grid]:
+    """Lay out rows: consecutive rows of curves share a table with a column for each horizon.
+
+    A row is of a curve if it has a horizon and neither an interval nor a chance nor a note. The
+    other rows are a line each; columns that would be empty are left out.
+    """
+    for curves, group in groupby(rows, _is_of_curve):
+        yield (_curve_grid if curves else _line_grid)(list(group))
+
+
+def _is_of_curve(row: Row) -> bool:
+    return row.horizon is not None and not (row.interval or row.chance is not None or row.note)
+
+
+def _curve_grid(rows: Sequence[Row]) -> Grid:
+    horizons = sorted({row.horizon for row in rows if row.horizon is not None})
+    values = {(row.title, row.horizon): row.value for row in rows}
+    return Grid(
+        ("steps", *map(str, horizons)),
+        tuple(
+            (
+                title,
+                *(
+                    number(values[title, horizon]) if (title, horizon) in values else ""
+                    for horizon in horizons
+                ),
+            )
+            for title in dict.fromkeys(row.title for row in rows)
         ),
-    ]
-    for name, dream in report.objects.get("dream", {}).items():
-        rows: dict[str, Sequence[float | None]] = {"real frames with it": dream.real}
-        for figure in ("distance", "missed", "spurious"):
-            for painter in PAINTERS:
-                rows[f"{figure}, {painter}"] = getattr(report.objects[painter][name], figure)
-        lines += ["", *_rows(name, horizons, rows)]
-    lines.append("")
-    lines += [f"rewards to step {score.horizon}: {_events(score)}" for score in report.rewards]
-    for player, score in report.player_rewards.items():
-        lines.append(f"  played by {player}, to step {score.horizon}: {_events(score)}")
-    lines += [f"endings to step {score.horizon}: {_events(score)}" for score in report.endings]
-    for sums in report.reward_sums:
-        lines.append(
-            f"points to step {sums.horizon}: {sums.real:+.3f} a window, dreamt {sums.dreamt:+.3f}; "
-            f"correlation {number(sums.correlation)}, slope {number(sums.slope)}; squared error "
-            f"{sums.error:.3f} (never a point {sums.never_error:.3f}, always the average "
-            f"{sums.average_error:.3f})"
-        )
-    kl = report.latent_kl
-    lines.append(
-        f"latent KL one step ahead: {kl.dream:.2f} nats "
-        f"(last frame {kl.repeat:.2f}, average {kl.average:.2f})"
     )
-    return "\n".join(lines)
 
 
-def behavior_table(report: BehaviorReport) -> str:
-    """One policy in the game and in dreams."""
-    lines = [
-        f"one policy from {report.moments} real moments on, {report.horizon} steps in the game, "
-        f"and {report.dreams_per_moment} times in dreams",
-        f"{'points in 1000 steps':24}{'game':>8}{'95 %':>16}{'dream':>8}{'95 %':>16}",
-    ]
-    for name in ("won", "lost", "net"):
-        rate = getattr(report, name)
-        lines.append(
-            f"{name:24}{rate.game:8.2f}{_interval(rate.game_interval):>16}"
-            f"{rate.dream:8.2f}{_interval(rate.dream_interval):>16}"
-        )
-    for part in report.early:
-        for name in ("won", "lost"):
-            game, dream = getattr(part, f"game_{name}"), getattr(part, f"dream_{name}")
-            lines.append(f"{f'{name}, to step {part.horizon}':24}{game:8.2f}{'':16}{dream:8.2f}")
-    for name, error, interval in (
-        ("net", report.reward_rate_error, report.reward_rate_error_interval),
-        ("won and lost", report.points_error, report.points_error_interval),
-    ):
-        spread = "" if interval is None else f" (95 %: {_interval(interval)})"
-        lines.append(f"relative error of the rate, {name}: {number(error)}{spread}")
-    for name, there in (("game", report.game), ("dream", report.dream)):
-        lines.append(
-            f"{name}: {there.points} points in {there.steps} steps, the first after "
-            f"{there.first_point:.1f}, none in {100 * there.pointless:.0f} % of the plays, "
-            f"{number(there.rally, 1)} steps from one to the next; "
-            f"actions {' '.join(f'{share:.2f}' for share in there.actions)}"
-        )
-    lines.append(f"distance between the shares of actions: {report.action_distance:.3f}")
-    return "\n".join(lines)
+def _line_grid(rows: Sequence[Row]) -> Grid:
+    columns = {
+        "step": ["" if row.horizon is None else str(row.horizon) for row in rows],
+        "value": [number(row.value) for row in rows],
+        "95 %": [spread(row.interval) if row.interval else "" for row in rows],
+        "by chance": ["" if row.chance is None else number(row.chance) for row in rows],
+        " ": [row.note for row in rows],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    titles = [row.title for row in rows]
+    return Grid(("", *columns), tuple(zip(titles, *columns.values(), strict=True)))
 
 
-def branch_table(report: BranchReport) -> str:
-    """Each action from one moment, in the game and in dreams."""
-    lines = [
-        f"each action held for {report.horizon} steps from {report.moments} real moments, and in "
-        f"{report.futures} dreams; in the game it matters which at {report.decided} of them",
-    ]
-    for title, name, others in (
-        ("better ones of two told by dreams", "right", "by chance 0.50"),
-        ("variance of effects explained", "explained", "none supposed 0.00"),
-        ("points missed by dreams' best, share", "regret", "by chance 1.00"),
-    ):
-        interval = getattr(report, f"{name}_interval")
-        spread = "" if interval is None else f" (95 %: {_interval(interval)})"
-        lines.append(f"{title:38}{number(getattr(report, name)):>6}{spread}, {others}")
-    lines.append(
-        "largest less least return of an action, where it matters: "
-        f"{number(report.true_difference)} in the game, {number(report.dreamt_difference)} in "
-        f"dreams; where it does not: {number(report.false_difference)} in dreams"
+def text_table(reports: Iterable[Measure]) -> str:
+    """Lay out reports as plain text: what each is about, then its figures."""
+    parts = []
+    for report in reports:
+        if rows := report.rows():
+            parts.append(textwrap.fill(report.about, WIDTH))
+            parts += map(_as_text, layout(rows))
+    return "\n\n".join(parts)
+
+
+def markdown_tables(reports: Iterable[Measure]) -> list[str]:
+    """Lay out reports as the lines of a Markdown text."""
+    lines = []
+    for report in reports:
+        if rows := report.rows():
+            lines += [report.about, ""]
+            for grid in layout(rows):
+                lines += [*markdown(grid.head, grid.lines), ""]
+    return lines
+
+
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """Write a table as the lines of a Markdown text."""
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+
+
+def _as_text(grid: Grid) -> str:
+    lines = [grid.head, *grid.lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
     )
-    return "\n".join(lines)
 
 
-def number(figure: float | None, digits: int = 2) -> str:
-    """A figure, or a dash for one that there is none of."""
+def number(figure: float | None) -> str:
+    """Write a figure with three significant digits, three decimals at most; whole ones as is."""
     if figure is None:
-        return "-"
-    return str(figure) if isinstance(figure, int) else f"{figure:.{digits}f}"
+        return NONE
+    if isinstance(figure, int):
+        return str(figure)
+    size = math.floor(math.log10(abs(figure))) if figure else -1
+    return f"{figure:.{min(max(2 - size, 0), 3)}f}"
 
 
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.2f} … {interval[1]:.2f}"
-
-
-def _events(score: EventScore) -> str:
-    spread = "" if score.f1_interval is None else f" (95 %: {_interval(score.f1_interval)})"
-    return (
-        f"{score.found} of {score.real} found, {score.false_alarms} false in {score.steps} steps, "
-        f"precision {number(score.precision)}, recall {number(score.recall)}, "
-        f"F1 {number(score.f1)}{spread}, by chance {number(score.chance_f1)}"
-    )
-
-
-def _rows(
-    title: str, horizons: Sequence[int], figures: dict[str, Sequence[float | None]]
-) -> list[str]:
-    width = max(len(title), *map(len, figures))
-    return [
-        f"{title:{width}}" + "".join(f"{horizon:8}" for horizon in horizons),
-        *(
-            f"{name:{width}}"
-            + "".join(f"{number(curve[h - 1], 2 + name.startswith('SSIM')):>8}" for h in horizons)
-            for name, curve in figures.items()
-        ),
-    ]
+def spread(interval: Interval | None) -> str:
+    """Write an interval."""
+    return NONE if interval is None else f"{number(interval[0])} to {number(interval[1])}"

@@ -1,0 +1,273 @@
+"""The command line: a small game from training to card."""
+
+import json
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import mistake
+
+from glam_env.checkpoint.config import CheckpointConfig, from_json, to_json
+from glam_env.checkpoint.folder import Checkpoint
+from glam_env.cli.main import main
+from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.evaluation.report.card import write_card
+from glam_env.training.export import load_run
+from glam_env.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.emulator
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory) -> Path:
+    """A folder in which Pong was trained (debug) and exported."""
+    folder = tmp_path_factory.mktemp("life")
+    run, to = str(folder / "runs" / "Pong"), str(folder / "checkpoints" / "Pong")
+    words = ["--run", run, "--preset", "debug", "--replay-capacity", "700"]
+    assert main(["train", "pong", *words]) == 0
+    words = ["--run", run, "--to", to, "--contexts", "40", "--episodes", "1"]
+    words += ["--fidelity-steps", "400", "--behavior-steps", "400", "--branch-steps", "120"]
+    assert main(["export", "Pong", *words]) == 0
+    return folder
+
+
+def test_the_exported_card_has_its_origin_and_its_results(life):
+    folder = life / "checkpoints" / "Pong"
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "world_model.safetensors",
+        "agent.safetensors",
+        "contexts.safetensors",
+        "CARD.md",
+        "metrics.jsonl",
+    }
+    config = Checkpoint.open(folder).config
+    assert (config.game, config.provenance.preset) == ("Pong", "debug")
+    assert config.provenance.environment_steps == 600
+    assert config.provenance.updates == 27
+    card = (folder / "CARD.md").read_text()
+    score = config.results["score"]
+    for words in (
+        "debug",
+        "600",
+        f"{score['mean']:.2f}",
+        "-20.7",
+        "14.6",
+        "F1",
+        "ball",
+        "won",
+        "fail",
+    ):
+        assert words in card, words
+
+
+def test_a_warm_start_is_named_on_the_card(life, tmp_path):
+    folder, run = life / "checkpoints" / "Pong", tmp_path / "run"
+    words = ["--run", str(run), "--preset", "debug", "--total-steps", "220", "--seed", "3"]
+    assert main(["train", "Pong", *words, "--warm-start", str(folder)]) == 0
+    trained = load_run(RunFolder(run), torch.device("cpu"))
+    origin, earlier = trained.provenance, Checkpoint.open(folder).config.provenance
+    assert origin.begun_from == to_json(earlier)
+    config = replace(Checkpoint.open(folder).config, provenance=replace(origin, note="It rained."))
+    assert from_json(CheckpointConfig, to_json(config), "test") == config
+    card = write_card(config)
+    assert "| seed | 3 |" in card
+    origin = "an earlier run: preset `debug`, 600 steps, 27 updates"
+    assert origin in card
+    assert "\nIt rained.\n" in card
+    assert origin not in (folder / "CARD.md").read_text()
+
+
+def test_a_checkpoint_measured_again_has_the_same_results(life, tmp_path):
+    folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
+    before = Checkpoint.open(folder).config
+    plain = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(plain | {"results": {}}))
+    (folder / "CARD.md").write_text("of another time")
+    words = [
+        "--episodes",
+        "1",
+        "--fidelity-steps",
+        "400",
+        "--behavior-steps",
+        "400",
+        "--branch-steps",
+        "120",
+    ]
+    assert main(["card", str(folder), *words]) == 0
+    after = Checkpoint.open(folder).config
+    assert replace(after, results={}) == replace(before, results={})
+    assert after.results["score"]["scores"] == before.results["score"]["scores"]
+    assert after.results["fidelity"]["images"] == before.results["fidelity"]["images"]
+    assert (folder / "CARD.md").read_text() == write_card(after)
+    assert (folder / "metrics.jsonl").exists()
+
+
+def test_eval_repeats_the_score_of_the_card(life, capsys):
+    folder = life / "checkpoints" / "Pong"
+    assert main(["eval", str(folder), "--episodes", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["scores"] == Checkpoint.open(folder).config.results["score"]["scores"]
+    assert -21 <= report["mean"] <= 21
+    assert report["published"]["GLAM"] == 18
+    assert main(["eval", "Pong", "--random", "--episodes", "2", "--num-envs", "2"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("mean of 2 whole games", "SimPLe", "DreamerV3", "STORM", "GLAM", "human"):
+        assert words in printed, words
+
+
+SHORT = ["--steps", "400", "--behavior-steps", "400", "--branch-steps", "120", "--horizon", "32"]
+
+
+def test_fidelity_check_fails_below_the_thresholds(life, capsys, tmp_path):
+    folder = str(life / "checkpoints" / "Pong")
+    words = ["--check", "--json", "--out", str(tmp_path / "out")]
+    assert main(["fidelity", folder, *SHORT, *words]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not all(check["passed"] for check in report["checks"])
+    assert report == json.loads((tmp_path / "out" / "fidelity.json").read_text())
+    assert (tmp_path / "out" / "film.mp4").exists()
+
+
+def test_a_run_is_measured_without_an_export(life, capsys):
+    run = str(life / "runs" / "Pong")
+    assert main(["fidelity", run, *SHORT]) == 0  # without --check, whatever it finds
+    assert "FAIL  reward F1 to step 16" in capsys.readouterr().out
+    assert main(["eval", run, "--episodes", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 1
+
+
+def test_demo_prints_both_worlds_and_draws_them(life, capsys):
+    gif = life / "demo.gif"
+    words = ["--episodes", "1", "--num-envs", "4", "--steps", "70", "--gif", str(gif)]
+    assert main(["demo", str(life / "checkpoints" / "Pong"), *words]) == 0
+    out = capsys.readouterr().out
+    assert "dream steps/s" in out
+    assert "points a game over 1 whole games" in out
+    from PIL import Image
+
+    with Image.open(gif) as film:
+        assert film.n_frames == 150
+        assert film.width > 2 * film.height * 0.9
+
+
+def test_an_exported_checkpoint_is_an_env(life):
+    env = DreamVectorEnv("Pong", 3, checkpoint=str(life / "checkpoints" / "Pong"))
+    frames, _ = env.reset(seed=0)
+    assert frames.shape == (3, 64, 64, 3)
+    frames, reward, *_ = env.step(np.array([0, 1, 2]))
+    assert frames.dtype == np.uint8
+    assert np.isfinite(reward).all()
+    env.close()
+
+
+def test_info_of_everything_of_a_checkpoint_and_of_a_run(life, capsys):
+    assert main(["info"]) == 0
+    assert "mamba scan" in capsys.readouterr().out
+    assert main(["info", str(life / "checkpoints" / "Pong"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["provenance"]["preset"] == "debug"
+    run = life / "runs" / "Pong"
+    assert main(["info", str(run), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["settings"]["preset"] == "debug"
+    assert facts["history"]["phases"][-1]["name"] == "joint training"
+    done = sum(phase["model_updates"] for phase in facts["history"]["phases"])
+    assert 0 < done <= 27  # to the last line that was logged
+    assert main(["info", str(run), "--plot", str(life / "run.png")]) == 0
+    printed = capsys.readouterr().out
+    for words in ("play before learning", "joint training", "foreground_error", "hours"):
+        assert words in printed, words
+    assert (life / "run.png").stat().st_size > 10_000
+
+
+def test_the_curves_of_runs_are_drawn_together(life, capsys):
+    run, kept = life / "runs" / "Pong", life / "other.jsonl"
+    shutil.copyfile(run / "metrics.jsonl", kept)
+    words = [str(run), str(kept), "--to", str(life / "curves.png"), "--game", "pong"]
+    assert main(["curves", *words]) == 0
+    assert "Pong, other" in capsys.readouterr().out
+    assert (life / "curves.png").stat().st_size > 10_000
+
+
+def test_a_run_is_not_started_over_another(life, capsys):
+    run = life / "runs" / "Pong"
+    before = (run / "metrics.jsonl").read_bytes()
+    line = mistake(capsys, "train", "Pong", "--run", str(run), "--preset", "debug")
+    assert "--resume" in line
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--preset", "small"], "has --preset debug, not small; leave out --preset"),
+        (["--batch", "32"], "has --batch 2, not 32; leave out --batch"),  # paper's own
+        (["--agent.hidden", "64", "--batch", "8"], "leave out --batch, --agent.hidden"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(life, capsys, words, expected):
+    run = life / "runs" / "Pong"
+    line = mistake(capsys, "train", "Pong", "--run", str(run), "--resume", *words)
+    assert "a resumed run keeps its own settings" in line
+    assert expected in line
+
+
+def test_the_next_command_has_the_run(life, tmp_path, capsys):
+    """It can be pasted: the run's folder is quoted, and equal settings are no mistake."""
+    run = tmp_path / "my run"
+    words = ["train", "Pong", "--run", str(run), "--preset", "debug"]
+    assert main([*words, "--minutes", "0.0001"]) == 0
+    printed = capsys.readouterr().out
+    following = printed.strip().split("next: ")[1]
+    assert shlex.split(following) == ["glam", "train", "Pong", "--resume", "--run", str(run)]
+    again = [*shlex.split(following)[1:], "--preset", "debug", "--minutes", "0.0001"]
+    assert main(again) == 0
+    finished = life / "runs" / "Pong"
+    assert main(["train", "Pong", "--run", str(finished), "--resume"]) == 0
+    assert f"next: glam export Pong --run {finished}" in capsys.readouterr().out
+
+
+def test_a_run_of_another_game_is_not_resumed(life, capsys):
+    run = life / "runs" / "Pong"
+    line = mistake(capsys, "train", "Boxing", "--run", str(run), "--resume")
+    assert "a run of Pong, not Boxing" in line
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "world_model.safetensors", "agent.safetensors", "contexts.safetensors"]
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_damage_to_a_checkpoint_gets_one_line_that_names_the_file(
+    life, tmp_path, capsys, file, damage
+):
+    folder = tmp_path / "Pong"
+    shutil.copytree(life / "checkpoints" / "Pong", folder)
+    path = folder / file
+    data = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[len(data) // 2] ^= 0x80
+        path.write_bytes(data)
+    line = mistake(capsys, "demo", str(folder), "--gif", str(tmp_path / "demo.gif"))
+    if not (file == "config.json" and damage == "missing"):
+        assert file in line
+    assert not (tmp_path / "demo.gif").exists()
+
+
+def test_a_card_is_written_again_from_its_results(life, tmp_path, capsys):
+    folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
+    before, card = (folder / "config.json").read_bytes(), (folder / "CARD.md").read_text()
+    (folder / "CARD.md").write_text("of another time")
+    assert main(["card", str(folder), "--from-results"]) == 0
+    assert (folder / "CARD.md").read_text() == card
+    assert (folder / "config.json").read_bytes() == before
+    plain = json.loads(before)
+    (folder / "config.json").write_text(json.dumps(plain | {"results": {}}))
+    assert "no results yet" in mistake(capsys, "card", str(folder), "--from-results")
