@@ -14,8 +14,7 @@ import pytest
 import torch
 from glam_agents import AGENTS, AgentKind, config_of, find_agent, load_agent
 
-from glam_env.checkpoint.config import load_config
-from glam_env.checkpoint.folder import load_agent_state
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.errors import GlamError
@@ -52,7 +51,8 @@ def test_a_toy_agent_trains_is_exported_dreams_and_is_evaluated(reinforce, capsy
     folder = tmp_path / "checkpoints" / "Pong"
     words = ["--contexts", "40", "--episodes", "1", *SHORT]
     assert main(["export", "Pong", *words]) == 0
-    config, state = load_config(folder), load_agent_state(folder)
+    checkpoint = Checkpoint.open(folder)
+    config, state = checkpoint.config, checkpoint.agent_state()
     assert config.agent == stored
     sizes = config.world_model
     agent: Any = load_agent(config.agent, state, sizes.feature_dim, sizes.num_actions)
@@ -100,8 +100,7 @@ def test_the_help_shows_the_options_of_the_chosen_agent(reinforce, capsys):
         ("reinforce", "--agent.learning-rate", "--agent.value-bins"),
         ("storm", "--agent.value-bins", "--agent.nothing"),
     ):
-        with pytest.raises(SystemExit):
-            main(["train", "Pong", "--algorithm", algorithm, "--help"])
+        assert main(["train", "Pong", "--algorithm", algorithm, "--help"]) == 0
         out = capsys.readouterr().out
         assert shown in out
         assert hidden not in out

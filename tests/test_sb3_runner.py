@@ -85,7 +85,9 @@ def test_command_learns_in_dreams_and_plays_the_real_game(capsys, tmp_path):
     words = ["--num-envs", "4", "--horizon", "6", "--dreams", "6", "--device", "cpu"]
     words += ["--steps", str(ROLLOUT), "--episodes", "1"]
     assert main(["sb3", "Pong", *words, "--json"]) == 0
-    out, _ = capsys.readouterr()
+    out, err = capsys.readouterr()
+    assert f"learning: {ROLLOUT:,}/{ROLLOUT:,} steps" in err
+    assert "real games: 1/1" in err
     report = json.loads(out)  # nothing else on stdout
     folder = tmp_path / "runs/sb3/Pong-ppo-latent"
     assert report == json.loads((folder / "report.json").read_text())
@@ -267,7 +269,7 @@ def test_stopped_command_says_how_to_continue(monkeypatch, capsys):
     monkeypatch.setattr(Sb3Run, "measure", lambda run: DreamScore(2, 0.0, 1.0, 6.0))
     monkeypatch.setattr(SB3VecEnv, "step_wait", ask)
     assert main(["sb3", "Pong", *words]) == 0
-    message = "stopped at step 4, saved in runs/sb3/Pong-ppo-latent; go on with --resume"
+    message = "stopped at step 4, saved in runs/sb3/Pong-ppo-latent; next: the same command with"
     assert message in capsys.readouterr().out
 
 
@@ -328,7 +330,7 @@ def test_replay_buffer_fills_again_before_it_is_drawn_from(begin):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "game"),
+        ([], "GAME is missing"),
         (["Ping"], "Pong"),
         (["Krull"], "glam train Krull"),
         (["Pong", "--algo", "sac"], "ppo, a2c, dqn, qrdqn; got 'sac'"),

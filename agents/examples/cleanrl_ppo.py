@@ -35,7 +35,7 @@ class Args:
         num_steps: steps of a rollout.
         minibatches: of an epoch.
         epochs: of an update.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         gamma: discount.
         gae_lambda: λ of generalised advantage estimation.
         clip: largest change of the probability ratio.

@@ -43,7 +43,7 @@ class Args:
         num_envs: dreams side by side.
         horizon: steps after which a dream is truncated.
         num_steps: steps of a rollout.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         gamma: discount.
         entropy: weight of the entropy bonus.
         seed: of the dreams and the agent.

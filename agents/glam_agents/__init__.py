@@ -120,14 +120,13 @@ def config_of(
     Raises:
         GlamError: an unknown class, an unknown field, or a value of another type.
     """
-    from glam_env.checkpoint.config import from_json, to_json
+    from glam_env.checkpoint.config import from_json
 
     if not isinstance(stored, Mapping):
         raise GlamError(f"{where}: agent must be an object with a class, got {stored!r}")
     values = dict(stored)
     kind = find_agent(values.pop("class", default))
-    complete = {**to_json(kind.config()), **values}
-    return kind, from_json(kind.config, complete, f"{where}: agent")
+    return kind, from_json(kind.config, values, f"{where}: agent")
 
 
 def load_agent(

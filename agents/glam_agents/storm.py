@@ -48,8 +48,8 @@ class StormConfig:
         gamma: discount γ.
         lambda_: λ of the λ-returns.
         entropy: weight of the entropy bonus, in nats.
-        learning_rate: of Adam.
-        adam_eps: of Adam.
+        learning_rate: learning rate of Adam.
+        adam_eps: ε of Adam.
         gradient_clip: largest norm of the gradient.
         slow_decay: decay of the slow critic's moving average, per update.
         range_decay: decay of the moving percentiles of the returns, per update.

@@ -29,12 +29,12 @@ class Sb3Settings:
         num_envs: dreams side by side (default: 64 for ppo, else 16).
         frame_stack: frames that are seen together (default: 4; 1 with latent).
         horizon: steps after which a dream is truncated.
-        seed: of the weights, the dreams and the actions.
+        seed: seed of the weights, the dreams and the actions.
         run: the run's folder (default: runs/sb3/GAME-ALGO-OBS).
         resume: continue the run in that folder; give the settings that it was started with.
         dreams: whole dreams in which the agent is measured, before and after.
         episodes: whole real games, played at the end.
-        device: auto, cpu, cuda, …
+        device: where the dreams and the agent are: auto, cpu, cuda, …
     """
 
     game: tyro.conf.Positional[str]
