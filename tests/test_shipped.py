@@ -13,7 +13,9 @@ from glam_env.checkpoint.folder import (
     shipped_checkpoints,
 )
 from glam_env.envs.latent_filter import FilteredPolicy
-from glam_env.evaluation.measures.open_loop import measure_fidelity
+from glam_env.evaluation.measures.base import Settings, Subject
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.play.recording import add_noise, record_play
 from glam_env.evaluation.report.card import write_card
 from glam_env.games import GAMES
@@ -86,10 +88,11 @@ def test_the_dream_of_pong_knows_the_game():
     act = add_noise(lambda f, g: agent.act(f, generator=g), 6, (0.0, 0.5, 1.0))
     policy = FilteredPolicy(world_model, act)
     recording = record_play(policy, "Pong", steps=1500, num_envs=3, seed=77)
-    report = measure_fidelity(world_model, recording, horizon=16, stride=8)
+    settings = Settings(horizon=16, stride=8)
+    pong = Subject(world_model, act, "Pong", settings, recording=recording, players={})
+    report, images = EventReport.measure(pong), ImageReport.measure(pong).images
     dream, repeat, average = (
-        np.array(report.images[painter].foreground_error)
-        for painter in ("dream", "repeat", "average")
+        np.array(images[name].foreground_error) for name in ("dream", "repeat", "average")
     )
     assert (dream < repeat).all()
     assert (dream < average).all()
