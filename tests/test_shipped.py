@@ -88,10 +88,10 @@ def test_the_dream_of_pong_knows_the_game():
     policy = FilteredPolicy(world_model, act)
     recording = record_play(policy, "Pong", steps=1500, num_envs=3, seed=77)
     settings = Settings(horizon=16, stride=8)
-    subject = Subject(world_model, act, "Pong", settings, recording=recording, players={})
-    images = ImageReport.measure(subject).images
+    pong = Subject(world_model, act, "Pong", settings, recording=recording, players={})
+    report, images = EventReport.measure(pong), ImageReport.measure(pong).images
     dream, repeat, average = (
-        np.array(images[source].foreground_error) for source in ("dream", "repeat", "average")
+        np.array(images[name].foreground_error) for name in ("dream", "repeat", "average")
     )
     assert (dream < repeat).all()
     assert (dream < average).all()
