@@ -96,6 +96,6 @@ def test_the_dream_of_pong_knows_the_game():
     assert (dream < repeat).all()
     assert (dream < average).all()
     assert dream[0] < 0.3
-    rewards = EventReport.measure(subject).rewards[0]
+    rewards = report.rewards[0]
     assert rewards.real >= 10
     assert rewards.f1 > 0.5
