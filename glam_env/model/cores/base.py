@@ -144,7 +144,7 @@ def find_core(name: str) -> CoreKind:
 
 
 def core_config_type(plain: Mapping[str, Any]) -> type[CoreConfig]:
-    """Return the config class for a core's settings as JSON has them, by their ``name``.
+    """Return the config class of a core's settings in JSON, by their ``name``.
 
     Raises:
         ValueError: The name is missing, or there is no core of that name.
