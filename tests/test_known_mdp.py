@@ -1,5 +1,4 @@
-"""Credit: in a game that is known exactly, dreamt rewards and ends come at the very step that
-earned them, however the dream began."""
+"""Credit: in a known game, dreamt rewards and ends come at the step that earned them."""
 
 from typing import NamedTuple
 
@@ -18,13 +17,13 @@ CONTEXT, AHEAD = 16, 24
 
 
 class Walk(NamedTuple):
-    """Random walks round a ring of cells: ``cells`` and ``actions`` (B, L) int64."""
+    """Random walks around a ring of cells: ``cells`` and ``actions`` (B, L) int64."""
 
     cells: Tensor
     actions: Tensor
 
     def earned(self, cell):
-        """(B, L) bool: the steps that advance from a cell."""
+        """Return (B, L) bool: the steps that advance from a cell."""
         return (self.cells == cell) & (self.actions == ADVANCE)
 
 
@@ -35,7 +34,7 @@ def draw_walks(rows, length, generator):
 
 
 def draw_cells(cells):
-    """(...) int64 cells to (..., 64, 64, 3) uint8: a white square of two rows of three."""
+    """Draw (...) int64 cells as (..., 64, 64, 3) uint8: a white square in two rows of three."""
     pictures = torch.zeros(CELLS, 64, 64, 3, dtype=torch.uint8)
     for cell in range(CELLS):
         top, left = 32 * (cell // 3) + 6, 21 * (cell % 3)
@@ -50,7 +49,7 @@ def batch_of(walk):
 
 @pytest.fixture(scope="module")
 def model():
-    """A tiny world model that has seen 200 batches of walks."""
+    """A tiny world model trained on 200 batches of walks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
@@ -97,7 +96,7 @@ def start_from_real_frames(model, walk):
 
 
 def play(model, state, actions, **options):
-    """Dreams under given (E, T) actions.
+    """Dream along given (E, T) actions.
 
     Returns:
         The cells drawn before each step (E, T), and the rewards and termination logits of each.
@@ -125,14 +124,14 @@ def test_dreamt_rewards_and_ends_come_at_the_step_that_earned_them(model, walk, 
     assert right.float().mean() > 0.8  # a start drawn from the posterior may be the wrong cell
     for dreamt, truth in ((rewards > 0.5, rest.earned(PAYS)), (logits > 0.0, rest.earned(KILLS))):
         assert torch.equal(dreamt[right], truth[right])
-        # One step late or early, such a dream would be wrong about every event.
+        # One step late or early, a dream is wrong about every event.
         for other in (truth.roll(1, 1), truth.roll(-1, 1)):
             assert (dreamt != other)[right].float().mean() > 0.15
     torch.testing.assert_close(rewards[right], rest.earned(PAYS)[right].float(), atol=0.2, rtol=0.0)
 
 
 def test_a_sampled_dream_is_one_future(model, walk):
-    """Frame, reward and end of a step that strays from the likeliest future stray together."""
+    """Where a step leaves the likeliest future, its frame, reward and end do so together."""
     cells, rewards, logits = play(
         model,
         start_by_warm_up(model, walk),
