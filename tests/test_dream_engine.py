@@ -187,7 +187,7 @@ def test_a_reset_dream_is_as_fresh_as_a_new_one(make_engine) -> None:
 
 def test_the_first_reset_must_start_every_dream(make_engine) -> None:
     engine = make_engine()
-    with pytest.raises(GlamError, match="no dream has started"):
+    with pytest.raises(GlamError, match="have not begun"):
         engine.step(actions_at(0))
     with pytest.raises(GlamError, match="first reset"):
         engine.reset(torch.arange(E) == 2)
