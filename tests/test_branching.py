@@ -251,7 +251,7 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_moves(
 
 def test_there_is_no_snapshot_before_the_beginning_or_after_the_end(make_envs) -> None:
     envs = make_envs()
-    with pytest.raises(GlamError, match="no dream has started"):
+    with pytest.raises(GlamError, match="have not begun"):
         envs.get_state()
     envs.reset(seed=0)
     state = envs.get_state()

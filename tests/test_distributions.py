@@ -1,4 +1,4 @@
-"""Categoricals, their samples and the two-hot code, against float64 written out plainly."""
+"""Categoricals, their samples and the two-hot code, compared with plain float64."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_samples_follow_the_probabilities(temperature):
     draws, logits = 40_000, torch.tensor([2.0, 0.0, -1.0, 1.0, 0.5, -3.0])
     codes = sample_codes(logits.expand(draws, 6), temperature=temperature, generator=seeded())
     expected = draws * softmax64(logits.double().numpy() / temperature)
-    # 5 degrees of freedom: above 26 once in ten thousand seeds.
+    # 5 degrees of freedom: above 26 for one in ten thousand seeds.
     assert chi_square(np.bincount(codes.numpy(), minlength=6), expected) < 26
     assert codes.dtype == torch.int64
 
@@ -79,7 +79,7 @@ def test_categoricals_and_rows_are_drawn_independently():
     joint = np.outer(probs, probs).ravel()
     within = np.bincount(codes[:, 0] * classes + codes[:, 1], minlength=classes**2)
     across = np.bincount(codes[:-1, 0] * classes + codes[1:, 0], minlength=classes**2)
-    # 15 degrees of freedom: above 45 once in ten thousand seeds; one shared draw gives thousands.
+    # 15 degrees of freedom: above 45 for one in ten thousand seeds; a shared draw gives thousands.
     assert chi_square(within, draws * joint) < 45
     assert chi_square(across, (draws - 1) * joint) < 45
 
@@ -89,7 +89,7 @@ def test_an_impossible_class_is_never_drawn():
     assert set(sample_codes(logits, generator=seeded()).tolist()) == {1, 3}
 
 
-def test_a_generator_decides_the_draw_and_nothing_else_is_disturbed():
+def test_a_generator_fixes_the_draw_and_leaves_the_global_one_alone():
     logits = torch.randn(50, 8, generator=seeded(1))
     before = torch.get_rng_state()
     first = sample_codes(logits, generator=seeded(2))
@@ -261,7 +261,7 @@ def test_two_hot_samples_average_to_their_distribution():
 
 
 def test_everything_stays_float32_under_bfloat16_autocast():
-    """A two-hot in bfloat16 has 8 bits: 20.3 would come back as 20."""
+    """In bfloat16 with its 8 bits, 20.3 becomes 20."""
     code, values = SymlogTwoHot(), torch.tensor([-300.25, 0.01, 20.3, 1234.5])
     logits = torch.randn(4, 255, generator=seeded())
     kl_of = unimix_log_probs(logits), unimix_log_probs(logits.flip(0))
@@ -285,7 +285,7 @@ def test_everything_stays_float32_under_bfloat16_autocast():
         assert b.dtype == torch.float32
         assert torch.equal(a, b)
     torch.testing.assert_close(cast[3], values, rtol=1e-4, atol=1e-6)
-    assert coarse.dtype == torch.float32  # also when a network hands in bfloat16 logits
+    assert coarse.dtype == torch.float32  # of bfloat16 logits too
 
 
 @pytest.mark.parametrize("bins", [(1, -1.0, 1.0), (5, 1.0, 1.0)])

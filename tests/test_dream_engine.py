@@ -1,4 +1,4 @@
-"""The dream engine: dreams that begin, go on and end without touching one another."""
+"""The dream engine: dreams start, continue and end independently of each other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ E = 5
 
 @pytest.fixture
 def make_engine(make_world_model, make_contexts) -> Callable[..., DreamEngine]:
-    """Builds engines over the tiny model whose dreams end at the horizon only."""
+    """Make engines of the tiny model whose dreams end at the horizon only."""
 
     def make(num_envs: int = E, bias: float = NEVER, **options: Any) -> DreamEngine:
         settings: dict[str, Any] = {
@@ -48,7 +48,7 @@ def parts(state: DreamState) -> list[Tensor]:
 
 
 def step_once(engine: DreamEngine, t: int) -> list[Tensor]:
-    """One step, and all that came of it."""
+    """Run one step and return all its results."""
     step = engine.step(actions_at(t, engine.num_envs))
     return [*(part.clone() for part in parts(engine.state)), *step]
 
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(make_engine, sam
     assert not same(histories[0], histories[2])
 
 
-def test_reseeding_repeats_whatever_came_before(make_engine) -> None:
+def test_reseeding_repeats_the_dreams(make_engine) -> None:
     engine = make_engine()
     engine.reset(seed=3)
     first = run(engine, 6)
@@ -98,7 +98,7 @@ def test_without_a_seed_no_two_engines_agree(make_engine) -> None:
 @pytest.mark.parametrize("kind", [torch.arange, np.arange], ids=["torch", "numpy"])
 @pytest.mark.parametrize("key", [0, 1, 123456789, 2**63 - 1, 2**64 - 5])
 def test_the_hash_of_starts_is_splitmix64(kind, key) -> None:
-    """On a GPU in torch and on a CPU in numpy, whose int64 both wrap around."""
+    """In torch (GPU) and in numpy (CPU); int64 wraps around in both."""
 
     def split_mix(x: int) -> int:
         x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
@@ -116,12 +116,12 @@ def test_starts_are_spread_over_all_contexts(make_engine, seed) -> None:
     counts = torch.zeros(20)
     for _ in range(40):
         counts += torch.bincount(engine.reset(), minlength=20)
-    # 2000 draws over 20 contexts: 100 each, give or take 5 standard deviations.
+    # 2000 draws over 20 contexts: 100 each, within 5 standard deviations.
     assert counts.min() > 50
     assert counts.max() < 150
 
 
-def test_dreams_from_one_moment_have_futures_of_their_own(make_engine) -> None:
+def test_dreams_from_one_moment_have_different_futures(make_engine) -> None:
     engine = make_engine(num_envs=64)
     engine.reset(indices=torch.full((64,), 4), seed=0)
     assert len(engine.state.code.unique(dim=0)) == 1
@@ -138,10 +138,10 @@ def test_temperature_zero_dreams_the_mode(make_engine) -> None:
     assert len(engine.state.code.unique(dim=0)) == 1
 
 
-# --- dreams do not touch one another -------------------------------------------------------------
+# --- dreams are independent -----------------------------------------------------------------------
 
 
-def test_a_reset_leaves_the_others_as_they_are_bit_for_bit(make_engine) -> None:
+def test_a_reset_leaves_the_others_bit_for_bit(make_engine) -> None:
     engine = make_engine()
     engine.reset(seed=0)
     run(engine, 7)
@@ -155,8 +155,8 @@ def test_a_reset_leaves_the_others_as_they_are_bit_for_bit(make_engine) -> None:
         assert not torch.equal(after.dream.h[row], before.dream.h[row])
 
 
-def test_a_reset_changes_nothing_that_the_others_will_ever_dream(make_engine) -> None:
-    """Not their steps, and not the moments from which they will begin again."""
+def test_a_reset_does_not_change_the_future_of_others(make_engine) -> None:
+    """Neither their steps nor the contexts that they will start from."""
     mask = torch.tensor([True, False, False, True, False])
     quiet, busy = make_engine(), make_engine()
     quiet.reset(seed=5)
@@ -185,9 +185,9 @@ def test_a_reset_dream_is_as_fresh_as_a_new_one(make_engine) -> None:
     assert same(run(used, 5), run(new, 5))
 
 
-def test_the_first_reset_begins_every_dream(make_engine) -> None:
+def test_the_first_reset_must_start_every_dream(make_engine) -> None:
     engine = make_engine()
-    with pytest.raises(GlamError, match="not begun"):
+    with pytest.raises(GlamError, match="have not begun"):
         engine.step(actions_at(0))
     with pytest.raises(GlamError, match="first reset"):
         engine.reset(torch.arange(E) == 2)
@@ -200,7 +200,7 @@ def test_the_first_reset_begins_every_dream(make_engine) -> None:
 def test_frame_reward_and_end_come_from_one_transition(
     make_engine, make_world_model, make_contexts, sampled
 ) -> None:
-    """The engine against the world model stepped by hand, with a generator of the same seed.
+    """The engine agrees with the world model stepped by hand, with the same seed.
 
     They part by rounding: the engine's weights are laid out otherwise.
     """
@@ -215,7 +215,7 @@ def test_frame_reward_and_end_come_from_one_transition(
     starts = engine.reset(seed=21)
     model, contexts = make_world_model(0.0), make_contexts()
     generator = torch.Generator().manual_seed(21)
-    rows = [  # each context by itself, as the pool does it
+    rows = [  # each context by itself, as in the pool
         model.warm_up(contexts.codes[i : i + 1].long(), contexts.actions[i : i + 1].long())
         for i in starts.tolist()
     ]
@@ -309,7 +309,7 @@ def test_returned_tensors_are_never_written_again(make_engine) -> None:
 # --- start contexts ------------------------------------------------------------------------------
 
 
-def test_a_start_has_the_same_bits_whoever_asks_and_when(make_world_model, make_contexts) -> None:
+def test_a_start_has_the_same_bits_in_every_order(make_world_model, make_contexts) -> None:
     model, contexts = make_world_model(), make_contexts()
     everyone = torch.ones(20, dtype=torch.bool)
     at_once = ContextPool(model, contexts, CPU, frames=True)
@@ -320,7 +320,7 @@ def test_a_start_has_the_same_bits_whoever_asks_and_when(make_world_model, make_
         index, mask = torch.tensor([i]), torch.tensor([True])
         assert same([parts(one_by_one.states(index, mask))], [[p[[i]] for p in parts(states)]])
         assert torch.equal(one_by_one.frames(index, mask), frames[[i]])
-    # And they are what the world model's own batched pass gives, up to rounding.
+    # A batched pass of the world model gives the same, up to rounding.
     expected = model.warm_up(contexts.codes.long(), contexts.actions.long())
     for own, part in zip(parts(states), parts(expected), strict=True):
         torch.testing.assert_close(own, part)
@@ -328,7 +328,7 @@ def test_a_start_has_the_same_bits_whoever_asks_and_when(make_world_model, make_
     assert (drawn.int() - frames.int()).abs().max() <= 1
 
 
-def test_a_start_can_be_written_to_without_harm(make_world_model, make_contexts) -> None:
+def test_starts_are_copies(make_world_model, make_contexts) -> None:
     pool = ContextPool(make_world_model(), make_contexts(), CPU)
     index, mask = torch.tensor([2]), torch.tensor([True])
     before = [part.clone() for part in parts(pool.states(index, mask))]

@@ -1,5 +1,6 @@
-"""Random sequences of reset, step, mask and set_state: no dream ever influences another, and a
-dream that begins anew is as fresh as one in a new env.
+"""Random sequences of reset, step, mask and set_state: dreams stay independent.
+
+A dream that is reset is as fresh as one in a new env.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from glam_env.envs.dream.snapshot import DreamSnapshot
 
 E, CONTEXTS, ACTIONS, HORIZON = 3, 20, 6, 4
 MODES = [mode.name for mode in AutoresetMode]
-WATCHED = 1  # the row in the middle, whose neighbours do as they please
+WATCHED = 1  # the middle row, whose neighbours are free
 
 OPTIONS: dict[str, Any] = {
     "device": "cpu",
@@ -53,12 +54,12 @@ class Reset:
 
 @dataclass(frozen=True)
 class Keep:
-    """Takes a snapshot."""
+    """Take a snapshot."""
 
 
 @dataclass(frozen=True)
 class Restore:
-    """Goes back to the snapshot: all of it with its draws, or some of its rows without."""
+    """Return to the snapshot: whole with its draws, or some of its rows without."""
 
     rows: list[int] | None
 
@@ -73,7 +74,7 @@ acts = st.one_of(
 
 
 class Player:
-    """Does acts in an env, as far as they make sense there; tells what the watched row saw."""
+    """Carry out acts in an env where they are possible; return what the watched row saw."""
 
     def __init__(self, envs: DreamVectorEnv, seed: int) -> None:
         self.envs = envs
@@ -123,7 +124,7 @@ class Player:
 
 @pytest.fixture(scope="module")
 def envs_of(saved_checkpoint: Path) -> Iterator[Any]:
-    """The module's two envs of a mode; what they have been through before makes no difference."""
+    """The module's two envs of a mode; their past makes no difference."""
     made: dict[str, list[DreamVectorEnv]] = {}
 
     def of(mode: str) -> list[DreamVectorEnv]:
@@ -162,7 +163,7 @@ pairs = st.one_of(
     *[st.tuples(st.builds(Step, actions), st.builds(Step, actions))] * 4,
     st.tuples(st.builds(Reset, masks, moments), st.builds(Reset, masks, moments)),
     st.tuples(st.builds(Keep), st.builds(Keep)),
-    # The watched dream goes on from itself: other rows' moments may differ between the two worlds.
+    # The watched dream continues from itself: other rows may differ between the two worlds.
     st.builds(
         lambda one, other: (Restore(one), Restore(other)),
         *[st.tuples(rows, st.just(WATCHED), rows).map(list)] * 2,
@@ -189,7 +190,7 @@ def test_no_dream_ever_influences_another(envs_of, mode) -> None:
 
 
 def of_one(snapshot: DreamSnapshot, row: int) -> list[Any]:
-    """All that a snapshot holds of a dream, in numpy."""
+    """Return all that a snapshot contains of a dream, in numpy."""
     own = snapshot.rows(row)
     dream = own.engine.dream
     parts = [dream.code, dream.h, *dream.core, own.engine.steps, own.done]
@@ -200,7 +201,7 @@ def of_one(snapshot: DreamSnapshot, row: int) -> list[Any]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_reset_dream_is_as_fresh_as_a_new_one(envs_of, mode) -> None:
-    """After whatever came before; and what it does afterwards is what the new one does."""
+    """After any past; and it continues as the new one does."""
     used, fresh = envs_of(mode)
 
     @thorough
@@ -235,8 +236,8 @@ def test_a_reset_dream_is_as_fresh_as_a_new_one(envs_of, mode) -> None:
                     envs.reset(options={"reset_mask": waiting})
             ours, theirs = (envs.step(np.array(chosen)) for envs in (used, fresh))
             assert_same([part[row] for part in ours[1:4]], [part[row] for part in theirs[1:4]])
-            doubts = [parts[4]["prior_entropy"][row] for parts in (ours, theirs)]
-            assert_same(*doubts)
+            entropies = [parts[4]["prior_entropy"][row] for parts in (ours, theirs)]
+            assert_same(*entropies)
             if ours[2][row] or ours[3][row]:
                 assert ours[2][row] or step == HORIZON - 1
                 break

@@ -30,7 +30,7 @@ def draw(*shape, seed=0):
 
 
 def lively_mamba(d_model=24, **sizes):
-    """A Mamba whose every parameter matters, the zero and constant ones of the start included."""
+    """Make a Mamba in which every parameter matters, also those that start constant or at zero."""
     torch.manual_seed(3)
     mamba = Mamba(d_model, **sizes)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def lively_mamba(d_model=24, **sizes):
 
 
 def naive_scan(x, dt, a, b, c):
-    """The recurrence in numpy, one number of the state at a time."""
+    """Compute the recurrence in numpy, one number of the state at a time."""
     x, dt, a, b, c = (part.detach().numpy() for part in (x, dt, a, b, c))
     batch, length, inner = x.shape
     h = np.zeros((batch, inner, a.shape[1]))
@@ -61,7 +61,7 @@ def naive_scan(x, dt, a, b, c):
 
 @pytest.fixture
 def use():
-    """Function that lets all layers run other operations; undone at the end."""
+    """Yield ``use_operations``; restore the former operations afterwards."""
     before = use_operations(Operations())
     use_operations(before)
     yield use_operations
@@ -69,7 +69,7 @@ def use():
 
 
 def scan_arguments(batch, length, inner, size, seed):
-    """float64 x, dt > 0, A < 0, B and C that require gradients."""
+    """Return float64 x, dt > 0, A < 0, B and C that require gradients."""
     shapes = [(batch, length, inner)] * 2 + [(inner, size)] + [(batch, length, size)] * 2
     x, dt, a, b, c = (draw(*s, seed=seed + i).double() for i, s in enumerate(shapes))
     return [v.requires_grad_() for v in (x, dt.sigmoid(), -a.exp(), b, c)]
@@ -208,7 +208,7 @@ def graph_nodes(tensor):
 
 
 def indexed_loop(u):
-    """The trap: each u[:, t] gives back a gradient as large as u."""
+    """The trap: the gradient of each u[:, t] is as large as u."""
     state, states = torch.zeros_like(u[:, 0]), []
     for t in range(u.shape[1]):
         state = 0.9 * state + u[:, t]
@@ -222,7 +222,7 @@ def test_forward_and_backward_cost_grows_with_the_length_not_its_square():
         assert work_of(run, 128) < 4.6 * work_of(run, 32)
         short, long = (graph_nodes(run(draw(2, n, 24).requires_grad_())) for n in (32, 128))
         assert short == long
-    assert work_of(indexed_loop, 128) > 8 * work_of(indexed_loop, 32)  # what it would show
+    assert work_of(indexed_loop, 128) > 8 * work_of(indexed_loop, 32)  # the test would notice
 
 
 # --- the layer ---------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_stepping_gives_what_a_pass_over_the_sequence_gives(d_conv):
         torch.testing.assert_close(output, expected[:, t], atol=1e-4, rtol=0)
         torch.testing.assert_close(new_ssm, trace.states[:, t], atol=1e-4, rtol=0)
         torch.testing.assert_close(new_conv[..., -1], trace.inputs[:, t], atol=1e-4, rtol=0)
-        assert torch.equal(conv, given[0])  # the given states may belong to somebody
+        assert torch.equal(conv, given[0])  # the given states are not changed
         assert torch.equal(ssm, given[1])
         conv, ssm = new_conv, new_ssm
 
@@ -374,7 +374,7 @@ def test_parameters_have_mamba_ssms_names_and_shapes():
     assert shapes == PAPER_SHAPES
 
 
-def test_the_start_is_mamba_ssms():
+def test_initial_values_are_mamba_ssms():
     torch.manual_seed(0)
     mamba = Mamba(256)
     dt = torch.log1p(mamba.dt_proj.bias.detach().double().exp())
@@ -391,7 +391,7 @@ def test_the_start_is_mamba_ssms():
 
 @pytest.fixture(scope="module")
 def reference() -> Iterator[SimpleNamespace]:
-    """``mamba_ssm``'s own layer over its own reference scan, both plain PyTorch.
+    """Load ``mamba_ssm``'s own layer and its reference scan, both plain PyTorch.
 
     The package's ``__init__`` wants CUDA extensions, Triton and more; the two modules that are
     needed want them only for what is not run here, so they get empty stand-ins while they load.

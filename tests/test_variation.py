@@ -1,4 +1,4 @@
-"""The sequence core: one meaning in parallel and step by step, and what each Mamba may see."""
+"""The core of GLAM: parallel pass and steps agree, and each Mamba sees what it should."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from glam_env.model.cores.glam import GlamConfig, GlamCore, LMamba
 
-TOLERANCE = {"atol": 1e-4, "rtol": 0.0}  # model.md § 2
+TOLERANCE = {"atol": 1e-4, "rtol": 0.0}  # between parallel pass and steps
 DEPTHS = [(1, 1), (2, 3)]
 
 
@@ -19,7 +19,7 @@ def draw(*shape, seed=0):
 
 
 def make_core(global_depth=1, local_depth=1, width=24, **sizes):
-    """A core in which old steps matter much more than the tolerance, and no weight is neutral."""
+    """Make a core in which old steps matter far beyond the tolerance, and every weight matters."""
     torch.manual_seed(11)
     config = GlamConfig(global_depth=global_depth, local_depth=local_depth, **sizes)
     core = GlamCore(width, config)
@@ -37,7 +37,7 @@ def make_core(global_depth=1, local_depth=1, width=24, **sizes):
 
 
 def run_steps(core, e, first):
-    """(B, L, D) features and (B, L) resets to h (B, L, D), one step at a time."""
+    """Map (B, L, D) features and (B, L) resets to h (B, L, D), one step at a time."""
     state = core.initial_state(len(e))
     states = []
     for t in range(e.shape[1]):
@@ -107,7 +107,7 @@ def test_parallel_equals_stepwise_between_random_resets_within_the_batch(depths,
 
 
 @pytest.mark.parametrize("depths", DEPTHS)
-def test_a_reset_of_one_row_wipes_that_row_and_no_other(depths):
+def test_a_reset_of_one_row_leaves_the_others_alone(depths):
     core, e = make_core(*depths), draw(3, 40, 24)
     once, twice = starting(3, 40), starting(3, 40)
     twice[1, 20] = True
@@ -115,7 +115,7 @@ def test_a_reset_of_one_row_wipes_that_row_and_no_other(depths):
     assert torch.equal(h[[0, 2]], reset[[0, 2]])
     assert torch.equal(h[1, :20], reset[1, :20])
     assert not torch.allclose(h[1, 24:], reset[1, 24:], atol=1e-3)
-    fresh = run_steps(core, e[:, 20:], starting(3, 20))  # from the very first step of the row on
+    fresh = run_steps(core, e[:, 20:], starting(3, 20))  # from the row's first step
     torch.testing.assert_close(reset[1, 20:], fresh[1], atol=1e-6, rtol=0.0)
 
 
@@ -131,7 +131,7 @@ def test_a_step_leaves_the_given_state_as_it_was():
 
 @pytest.mark.parametrize("depths", DEPTHS)
 @pytest.mark.parametrize("sizes", [{}, {"local_window": 2, "conv_width": 2}, {"local_window": 6}])
-def test_a_pass_can_be_taken_up_at_any_position(depths, sizes):
+def test_steps_can_continue_a_pass_from_any_position(depths, sizes):
     core, e = make_core(*depths, **sizes), draw(3, 40, 24)
     s, output = core.config.local_window, core(e)
     rows = torch.tensor([0, 2, 1, 2, 0, 1])
@@ -152,13 +152,13 @@ def test_lmamba_sees_its_window_and_nothing_older(depth):
     before = lmamba(e)[0]
     for age in range(6):
         changed = e.clone()
-        changed[:, 8 - age] += draw(24, seed=1)  # LayerNorm would take out a constant
+        changed[:, 8 - age] += draw(24, seed=1)  # LayerNorm removes a constant
         at_8 = lmamba(changed)[0][:, 8 - 3]
         assert torch.allclose(at_8, before[:, 8 - 3], atol=1e-6) == (age >= 4), age
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_gmamba_is_causal_and_remembers_the_whole_past(depth):
+def test_gmamba_is_causal_and_sees_the_whole_past(depth):
     gmamba, d = make_core(depth).gmamba, draw(1, 40, 24)
     changed = d.clone()
     changed[:, 10] += draw(24, seed=1)

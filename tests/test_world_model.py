@@ -1,4 +1,4 @@
-"""The world model: its losses by hand, where gradients go, dreams and real frames filtered."""
+"""The world model: its losses by hand, its gradients, dreams, and the filter of real frames."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,12 +17,12 @@ from glam_env.model.structures import SequenceBatch
 from glam_env.model.world_model import WorldModel
 
 TINY = WorldModelConfig(num_actions=3, stem=4, categoricals=3, classes=5, width=16, reward_bins=41)
-OPEN = LossConfig(free_nats=0.0, variation_free_nats=0.0)  # floors would hide small terms
+OPEN = LossConfig(free_nats=0.0, variation_free_nats=0.0)  # lower bounds would hide small terms
 START = TINY.core.context - 1
 
 
 def make_model(**changes):
-    """A tiny model in training mode; the heads that start at zero are filled."""
+    """Make a tiny model in training mode, with random numbers in the heads that start at zero."""
     torch.manual_seed(2)
     model = WorldModel(replace(TINY, **changes))
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_every_term_of_the_loss_by_hand(config):
                 termination.append(-np.log(p if batch.life_lost[b, t] else 1 - p))
                 if t + 1 == length:
                     continue
-                # h_t foretells z_{t+1}, u^g_t the change of the image features to t + 1.
+                # h_t predicts z_{t+1}, u^g_t the change of the image features to t + 1.
                 prior = categorical(model.prior(h))
                 dynamics.append((q[b, t + 1] * (q[b, t + 1] / prior).log()).sum().item())
                 target = categorical(model.variation_target(x[b, t + 1] - x[b, t]))
@@ -168,7 +168,7 @@ def test_metrics_are_finite_detached_scalars_and_the_posterior_has_its_shapes():
     assert posterior.core.h.shape == (2, 9 - START, 16)
 
 
-def test_the_loss_survives_bfloat16_autocast_in_float32():
+def test_the_loss_is_float32_under_bfloat16_autocast():
     model, batch = make_model(), make_batch()
     plain = seeded_loss(model, batch, OPEN)
     with torch.autocast("cpu", torch.bfloat16):
@@ -193,7 +193,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_fixed_projection_none
             assert parameter.grad.abs().max() > 0, name
 
 
-def test_the_variation_target_is_not_pulled_towards_the_guess():
+def test_the_variation_target_gets_no_gradient():
     """Eq. 10 stops the gradient at the image features."""
     model, batch = make_model(), make_batch()
     cut = replace(OPEN, latent_gradient=0.0)
@@ -216,7 +216,7 @@ def test_the_two_halves_of_the_divergence_stop_opposite_gradients():
     assert not model.prior.weight.grad.any()  # sg(p): the prior is not moved by L_rep
 
 
-def test_below_the_free_nats_the_divergence_pulls_at_nothing():
+def test_below_the_free_nats_the_divergence_has_no_gradient():
     model, batch = make_model(), make_batch()
     seeded_loss(model, batch, replace(LossConfig(), free_nats=100.0))[0].backward()
     assert not model.prior.weight.grad.any()
@@ -243,7 +243,7 @@ def test_latent_gradient_leaves_the_loss_alone():
 
 
 def test_decoding_a_part_of_the_frames_leaves_loss_and_gradient_unbiased(monkeypatch):
-    """One frame of ten at a time: over the ten possible draws the mean is the whole."""
+    """The mean over all ten draws of one frame of ten is that of all frames."""
     monkeypatch.setattr(module, "sample_codes", partial(sample_codes, temperature=0.0))
     model, batch = make_model().eval(), make_batch(2, 5)
     weight = model.decoder.project.weight
@@ -268,7 +268,7 @@ def test_decoding_a_part_of_the_frames_leaves_loss_and_gradient_unbiased(monkeyp
     assert sum((count - 15) ** 2 / 15 for count in counts.values()) < 34
 
 
-def test_foreground_and_reward_weights_count_what_they_say():
+def test_foreground_and_reward_weights_by_hand():
     model, batch = make_model(background_residual=True).eval(), make_batch(3, 9)
     model.set_background(batch.images.flatten(0, 1))
     median = np.median(batch.images.flatten(0, 1).numpy(), axis=0)
@@ -297,7 +297,7 @@ def test_foreground_and_reward_weights_count_what_they_say():
     )
 
 
-def test_the_margin_is_what_lies_around_the_foreground():
+def test_the_margin_is_around_the_foreground():
     model = make_model(background_residual=True).eval()
     images = torch.full((2, 64, 64, 3), 100, dtype=torch.uint8)
     model.set_background(images)
@@ -337,7 +337,7 @@ def test_dreams_start_where_a_warm_up_on_the_same_steps_ends():
     assert not starts.h.requires_grad
 
 
-def test_a_dream_at_temperature_zero_is_the_parallel_pass_over_what_it_dreamt():
+def test_a_dream_at_temperature_zero_is_the_parallel_pass_over_its_latents():
     model = make_model(core=GlamConfig(global_depth=2, local_depth=2))
     codes, actions, ahead = make_codes(4, 17), make_actions(4, 80), 64
     state = model.warm_up(codes, actions[:, :16])
@@ -351,15 +351,15 @@ def test_a_dream_at_temperature_zero_is_the_parallel_pass_over_what_it_dreamt():
         h = model.core(model.embed(known, actions)).h
         rewards, ends = model.reward(h), model.termination(h).squeeze(-1)
     for t, step in enumerate(steps):
-        at = 16 + t - START  # the step from z_t is foretold by h_t
+        at = 16 + t - START  # h_t predicts the step from z_t
         torch.testing.assert_close(step.state.h, h[:, at], atol=1e-4, rtol=0.0)
         torch.testing.assert_close(step.reward_logits, rewards[:, at], atol=1e-3, rtol=0.0)
         torch.testing.assert_close(step.termination_logit, ends[:, at], atol=1e-3, rtol=0.0)
         assert torch.equal(step.state.code, model.prior_log_probs(step.state.h).argmax(-1))
 
 
-def test_a_dream_is_undisturbed_by_its_neighbours():
-    """A recombined batch of dreams goes on as each would have alone."""
+def test_a_dream_does_not_depend_on_its_neighbours():
+    """The dreams of a recombined batch continue as each does alone."""
     model, codes, actions = make_model(), make_codes(5, 9), make_actions(5, 9)
     state = model.warm_up(codes, actions[:, :8])
     together = model.step(state, actions[:, 8], temperature=0.0)
@@ -384,7 +384,7 @@ def test_dreams_of_a_batch_draw_their_own_futures():
     assert torch.equal(again.state.code, step.state.code)
 
 
-def test_a_step_says_what_its_heads_say_and_leaves_the_state_alone():
+def test_a_step_returns_its_heads_and_does_not_change_the_state():
     model, codes, actions = make_model(), make_codes(3, 9), make_actions(3, 9)
     state = model.warm_up(codes, actions[:, :8])
     kept = [part.clone() for part in (state.code, state.h, *state.core)]
@@ -425,7 +425,7 @@ def test_dreaming_and_filtering_leave_batchnorm_and_the_mode_alone(training):
 
 
 def watch(watcher, images, first, actions):
-    """Runs a filter over (E, T) steps; returns its features (E, T, F) and codes (E, T, K)."""
+    """Run a filter over (E, T) steps; return its features (E, T, F) and codes (E, T, K)."""
     features, codes = [], []
     for t in range(images.shape[1]):
         features.append(watcher.see(images[:, t], first[:, t]))
@@ -451,12 +451,12 @@ def test_a_filter_reset_in_the_middle_of_a_batch_is_a_fresh_filter():
     started[:, 0] = True
     expected, _ = watch(fresh, batch.images[:, rest], started, batch.actions[:, rest])
     torch.testing.assert_close(features[1], expected[1])
-    assert not features[1, 0, 15:].any()  # nothing is remembered on an episode's first frame
+    assert not features[1, 0, 15:].any()  # no state at an episode's first frame
     assert not torch.allclose(features[0, :, 15:], expected[0, :, 15:], atol=1e-3)
 
 
-def test_a_filter_remembers_what_a_warm_up_on_its_codes_gives():
-    """So an agent meets on real frames the features that it knows from dreams."""
+def test_a_filter_has_the_state_of_a_warm_up_on_its_codes():
+    """On real frames an agent sees the features that it knows from dreams."""
     model, batch = make_model().eval(), make_batch(2, 24)
     first = torch.zeros(2, 24, dtype=torch.bool)
     first[:, 0] = True
@@ -498,7 +498,7 @@ def test_encode_and_decode_keep_leading_dimensions():
 
 def test_an_export_holds_all_but_the_fixed_projection_and_loads_back():
     model, batch = make_model(), make_batch()
-    seeded_loss(model, batch, LossConfig())  # moves BatchNorm's statistics off their start
+    seeded_loss(model, batch, LossConfig())  # changes BatchNorm's statistics
     model.set_background(batch.images.flatten(0, 1))
     exported = model.export_state()
     assert set(model.state_dict()) - set(exported) == {"variation_target.weight"}

@@ -137,7 +137,7 @@ class DreamEngine:
     def state(self) -> DreamState:
         """The dreams' state, not a copy: only read it, and before the next call."""
         if self._state is None:
-            raise GlamError("no dream has started: call reset() first")
+            raise GlamError("the dreams have not begun: call reset() first")
         return self._state
 
     def seed(self, seed: int | None) -> int:
