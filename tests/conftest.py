@@ -15,7 +15,7 @@ if os.environ.get(cuda_stand_in.NAME) == "1":
 
 import torch
 
-from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, Protocol, Provenance
+from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, PlaySettings, Provenance
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checkpoint.folder import save_checkpoint
 from glam_env.model.config import WorldModelConfig
@@ -57,7 +57,7 @@ def _config() -> CheckpointConfig:
         agent={"class": "storm", "hidden": 8},
         contexts=ContextsConfig(20, 16),
         max_episode_steps=HORIZON,
-        protocol=Protocol(),
+        protocol=PlaySettings(),
         provenance=Provenance("debug", 600, 30, 0.01, "a test", 0, {"torch": torch.__version__}),
     )
 

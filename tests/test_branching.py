@@ -239,8 +239,8 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_moves(
     on_gpu = state.draws._replace(starts_drawn=state.draws.starts_drawn.to("meta"))
     for wrong, says in (
         (foreign.get_state(), "of another world model"),
-        (state.rows([0]), "holds 1 dreams and this env 4: select as many with its rows"),
-        (None, "takes what get_state"),
+        (state.rows([0]), "holds 1 dreams and this env 4: select that many with its rows"),
+        (None, "takes a DreamSnapshot of get_state"),
         (replace(state, draws=on_gpu), "draws on meta, this env on cpu"),
     ):
         with pytest.raises(GlamError, match=says) as caught:
@@ -251,7 +251,7 @@ def test_a_snapshot_that_does_not_fit_is_refused_and_nothing_moves(
 
 def test_there_is_no_snapshot_before_the_beginning_or_after_the_end(make_envs) -> None:
     envs = make_envs()
-    with pytest.raises(GlamError, match="have not begun"):
+    with pytest.raises(GlamError, match="no dream has started"):
         envs.get_state()
     envs.reset(seed=0)
     state = envs.get_state()

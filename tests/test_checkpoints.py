@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,13 +23,10 @@ from glam_env.checkpoint.folder import (
     CONFIG,
     CONTEXTS,
     WORLD_MODEL,
-    find_checkpoint,
-    load_agent_state,
-    load_config,
-    load_contexts,
-    load_world_model,
+    Checkpoint,
     save_checkpoint,
     shipped_checkpoints,
+    write_results,
 )
 from glam_env.errors import GlamError
 from glam_env.training.presets import PRESETS, TrainConfig
@@ -56,9 +54,10 @@ def vouch(folder: Path, name: str) -> None:
 
 
 def load_everything(folder: Path) -> None:
-    load_world_model(folder)
-    load_contexts(folder)
-    load_agent_state(folder)
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.world_model()
+    checkpoint.contexts()
+    checkpoint.agent_state()
 
 
 def refused(folder: Path) -> str:
@@ -77,19 +76,18 @@ def refused(folder: Path) -> str:
 def test_what_is_saved_comes_back(
     tiny_checkpoint: Path, checkpoint_config, make_world_model, make_contexts
 ) -> None:
-    config = load_config(tiny_checkpoint)
-    assert replace(config, files={}) == checkpoint_config
-    model = load_world_model(tiny_checkpoint)
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    assert checkpoint.path == tiny_checkpoint
+    assert replace(checkpoint.config, files={}) == checkpoint_config
+    model = checkpoint.world_model()
     for name, value in make_world_model().export_state().items():
         assert torch.equal(model.state_dict()[name], value), name
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
-    contexts = load_contexts(tiny_checkpoint)
+    contexts = checkpoint.contexts()
     assert torch.equal(contexts.codes, make_contexts().codes)
     assert torch.equal(contexts.actions, make_contexts().actions)
-    assert torch.equal(
-        load_agent_state(tiny_checkpoint)["actor.weight"], torch.arange(6.0).reshape(2, 3)
-    )
+    assert torch.equal(checkpoint.agent_state()["actor.weight"], torch.arange(6.0).reshape(2, 3))
     assert {p.name for p in tiny_checkpoint.iterdir()} == {
         CONFIG,
         CARD,
@@ -101,7 +99,7 @@ def test_what_is_saved_comes_back(
 
 def test_loading_draws_no_random_numbers(tiny_checkpoint: Path) -> None:
     before = torch.get_rng_state()
-    load_world_model(tiny_checkpoint)
+    Checkpoint.open(tiny_checkpoint).world_model()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -122,7 +120,7 @@ def test_bfloat16_halves_the_weights_and_loads_as_float32(
     ]
     whole, half = ((folder / WORLD_MODEL).stat().st_size for folder in folders)
     assert half < 0.75 * whole  # the headers are not halved
-    exact, rounded = (load_world_model(folder).state_dict() for folder in folders)
+    exact, rounded = (Checkpoint.open(folder).world_model().state_dict() for folder in folders)
     for name, value in exact.items():
         assert rounded[name].dtype == value.dtype
         if value.is_floating_point() and not name.startswith("variation_target"):
@@ -143,10 +141,10 @@ def test_found_by_name_in_any_case_and_by_path(
 ) -> None:
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
     assert shipped_checkpoints()["Pong"] == tiny_checkpoint
-    assert find_checkpoint("pong") == find_checkpoint("Pong") == tiny_checkpoint
-    assert find_checkpoint(tiny_checkpoint) == find_checkpoint(str(tiny_checkpoint))
+    assert Checkpoint.open("pong").path == Checkpoint.open("Pong").path == tiny_checkpoint
+    assert Checkpoint.open(tiny_checkpoint).path == Checkpoint.open(str(tiny_checkpoint)).path
     monkeypatch.chdir(tiny_checkpoint.parent.parent)
-    assert find_checkpoint(tiny_checkpoint.parent.name + "/Pong").samefile(tiny_checkpoint)
+    assert Checkpoint.open(tiny_checkpoint.parent.name + "/Pong").path.samefile(tiny_checkpoint)
 
 
 def test_a_wheel_and_a_checkout_are_searched(
@@ -159,11 +157,11 @@ def test_a_wheel_and_a_checkout_are_searched(
     checkout = package.parent / "checkpoints" / "Pong"
     checkout.parent.mkdir(parents=True)
     tiny_checkpoint.rename(checkout)
-    assert find_checkpoint("Pong") == checkout
+    assert Checkpoint.open("Pong").path == checkout
     wheel = package / "_checkpoints" / "Pong"
     wheel.parent.mkdir(parents=True)
     checkout.rename(wheel)
-    assert find_checkpoint("Pong") == wheel
+    assert Checkpoint.open("Pong").path == wheel
 
 
 def test_a_game_without_a_checkpoint_says_how_to_make_one(
@@ -172,15 +170,29 @@ def test_a_game_without_a_checkpoint_says_how_to_make_one(
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(tiny_checkpoint.parent))
     monkeypatch.setattr(checkpoints, "_PACKAGE", tiny_checkpoint / "nothing" / "here")
     with pytest.raises(GlamError, match=r"there is: Pong.*`glam train Frostbite`.*glam export"):
-        find_checkpoint("frostbite")
+        Checkpoint.open("frostbite")
 
 
 @pytest.mark.parametrize("name", ["Pnog", "/nowhere/Pong", "no/such/folder"])
 def test_a_wrong_name_or_path_gets_one_line(name: str) -> None:
     with pytest.raises(GlamError) as caught:
-        find_checkpoint(name)
+        Checkpoint.open(name)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_opened_checkpoint_is_not_read_again(tiny_checkpoint: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    (tiny_checkpoint / CONFIG).unlink()
+    assert Checkpoint.open(checkpoint) is checkpoint
+    assert Checkpoint.open(checkpoint, game="Pong") is checkpoint
+    assert checkpoint.contexts().count == checkpoint.config.contexts.count
+
+
+def test_a_checkpoint_of_another_game_is_refused(tiny_checkpoint: Path) -> None:
+    for name in (tiny_checkpoint, Checkpoint.open(tiny_checkpoint)):
+        with pytest.raises(GlamError, match=r"is of Pong, not of Boxing"):
+            Checkpoint.open(name, game="Boxing")
 
 
 # --- broken files --------------------------------------------------------------------------------
@@ -253,16 +265,17 @@ def test_a_forged_tensor_is_refused(tiny_checkpoint: Path, name: str, edit, says
 
 
 def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> None:
-    load_agent_state(tiny_checkpoint, {"actor.weight": torch.zeros(2, 3)})
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    checkpoint.agent_state({"actor.weight": torch.zeros(2, 3)})
     with pytest.raises(GlamError, match=r"agent.safetensors.*actor.weight.*shape \(2, 3\)"):
-        load_agent_state(tiny_checkpoint, {"actor.weight": torch.zeros(3, 3)})
+        checkpoint.agent_state({"actor.weight": torch.zeros(3, 3)})
 
 
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda c: c.pop("format_version"), "format_version is None"),
-        (lambda c: c.update(format_version=2), "format_version is 2"),
+        (lambda c: c.pop("format_version"), "a training run becomes a checkpoint with `glam"),
+        (lambda c: c.update(format_version=3), "format_version is 3, this glam-env reads 1 and 2"),
         (lambda c: c.pop("game"), "'game' is missing"),
         (
             lambda c: c["world_model"].pop("num_actions"),
@@ -278,13 +291,31 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
             "local_window must be at least 2",
         ),
         (lambda c: c["world_model"].update(classes=1000), "at most 256"),
+        *(
+            (
+                lambda c, value=value: c["world_model"].update(unimix=value),
+                "world_model.unimix must be in [1e-6, 1)",
+            )
+            for value in (0.0, -0.1, 1.0, 1.5)
+        ),
+        *(
+            (
+                lambda c, value=value: c["world_model"].update(draw_temperature=value),
+                "world_model.draw_temperature must be finite",
+            )
+            for value in (0.0, -1.0)
+        ),
+        (lambda c: c["world_model"]["core"].update(name="gru"), "core.name must be one of"),
+        (lambda c: c["world_model"]["core"].update(heads=3), "core: unknown key 'heads'"),
+        (lambda c: c["world_model"].update(local_window=4), "unknown key 'local_window'"),
         (lambda c: c["world_model"].update(num_actions=7), "Pong has 6"),
-        (lambda c: c.update(game="Tetris"), "none of Atari 100k"),
+        (lambda c: c.update(game="Tetris"), "no game of Atari 100k"),
         (lambda c: c.update(max_episode_steps=0), "max_episode_steps must be at least 1"),
         (lambda c: c.update(contexts=[]), "contexts: expected an object"),
         (lambda c: c.update(agent={}), "agent must name its class"),
         (lambda c: c["contexts"].update(count=21), "config.json says 21 of 16"),
         (lambda c: c["protocol"].update(repeat_action_probability=1.0), "not in [0, 1)"),
+        (lambda c: c["protocol"].update(noop_max=-1), "noop_max must be at least 0"),
         (lambda c: c["provenance"].update(hours=-1.0), "hours"),
         (lambda c: c["provenance"]["versions"].update(torch=2), "versions.torch: expected str"),
         (lambda c: c["files"].pop("agent.safetensors"), "files must name the three"),
@@ -294,6 +325,56 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
 def test_a_wrong_config_value_is_refused(tiny_checkpoint: Path, edit, says: str) -> None:
     edit_config(tiny_checkpoint, edit)
     assert says in refused(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("name", ["unimix", "draw_temperature"])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_a_number_that_is_not_finite_is_refused(
+    tiny_checkpoint: Path, name: str, number: str
+) -> None:
+    edit_config(tiny_checkpoint, lambda c: c["world_model"].update({name: "HERE"}))
+    path = tiny_checkpoint / CONFIG
+    path.write_text(path.read_text().replace('"HERE"', number))
+    assert CONFIG in refused(tiny_checkpoint)
+
+
+def as_format_1(plain: dict[str, Any]) -> None:
+    """Rewrite a config of format 2 as the first version of glam-env would have written it."""
+    core = plain["world_model"].pop("core")
+    plain["world_model"] |= {name: value for name, value in core.items() if name != "name"}
+    plain["format_version"] = 1
+
+
+def test_format_1_is_read_and_written_as_format_2(tiny_checkpoint: Path) -> None:
+    config = Checkpoint.open(tiny_checkpoint).config
+    edit_config(tiny_checkpoint, as_format_1)
+    old = Checkpoint.open(tiny_checkpoint)
+    assert old.config == config
+    load_everything(tiny_checkpoint)
+    write_results(tiny_checkpoint, replace(old.config, results={"score": 1}), card="")
+    plain = json.loads((tiny_checkpoint / CONFIG).read_text())
+    assert plain["format_version"] == 2
+    assert plain["world_model"]["core"]["name"] == "glam"
+    assert Checkpoint.open(tiny_checkpoint).config == replace(config, results={"score": 1})
+
+
+def test_the_shipped_pong_is_of_format_1_and_opens() -> None:
+    folder = Path(checkpoints.__file__).parents[2] / "checkpoints" / "Pong"
+    plain = json.loads((folder / CONFIG).read_text())
+    assert plain["format_version"] == 1
+    core = Checkpoint.open(folder).config.world_model.core
+    assert core.name == "glam"
+    for field in dataclasses.fields(core):
+        if field.name != "name":
+            assert getattr(core, field.name) == plain["world_model"][field.name]
+
+
+def test_a_field_with_a_default_may_be_absent(tiny_checkpoint: Path) -> None:
+    config = Checkpoint.open(tiny_checkpoint).config
+    edit_config(tiny_checkpoint, lambda c: c["world_model"].pop("unimix"))
+    edit_config(tiny_checkpoint, lambda c: c["provenance"].pop("note"))
+    edit_config(tiny_checkpoint, lambda c: c.pop("results"))
+    assert Checkpoint.open(tiny_checkpoint).config == config
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format_version": NaN}', "\x00"])
@@ -334,7 +415,7 @@ def test_a_second_save_replaces_the_first_and_keeps_other_files(
     load_everything(tiny_checkpoint)
     assert (tiny_checkpoint / "CARD.md").read_text() == "# Second\n"
     assert (tiny_checkpoint / "dream.gif").read_bytes() == b"GIF89a"
-    assert bool((load_agent_state(tiny_checkpoint)["actor.weight"] == 1).all())
+    assert bool((Checkpoint.open(tiny_checkpoint).agent_state()["actor.weight"] == 1).all())
     assert [p.name for p in tiny_checkpoint.parent.iterdir()] == ["Pong"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from glam_env.checkpoint.config import CheckpointConfig, from_json, to_json
-from glam_env.checkpoint.folder import load_config
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.evaluation.report.card import write_card
@@ -42,7 +42,7 @@ def test_the_exported_card_tells_where_it_comes_from_and_what_was_measured(life)
         "CARD.md",
         "metrics.jsonl",
     }
-    config = load_config(folder)
+    config = Checkpoint.open(folder).config
     assert (config.game, config.provenance.preset) == ("Pong", "debug")
     assert config.provenance.environment_steps == 600
     assert config.provenance.updates == 27
@@ -68,9 +68,9 @@ def test_a_warm_start_is_told_on_the_card(life, tmp_path):
     words = ["--run", str(run), "--preset", "debug", "--total-steps", "220", "--seed", "3"]
     assert main(["train", "Pong", *words, "--warm-start", str(folder)]) == 0
     trained = load_run(RunFolder(run), torch.device("cpu"))
-    origin, earlier = trained.provenance, load_config(folder).provenance
+    origin, earlier = trained.provenance, Checkpoint.open(folder).config.provenance
     assert origin.begun_from == to_json(earlier)
-    config = replace(load_config(folder), provenance=replace(origin, note="It rained."))
+    config = replace(Checkpoint.open(folder).config, provenance=replace(origin, note="It rained."))
     assert from_json(CheckpointConfig, to_json(config), "test") == config
     card = write_card(config)
     assert "| seed | 3 |" in card
@@ -83,7 +83,7 @@ def test_a_warm_start_is_told_on_the_card(life, tmp_path):
 @pytest.mark.emulator
 def test_a_checkpoint_measured_anew_tells_the_same(life, tmp_path):
     folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
-    before = load_config(folder)
+    before = Checkpoint.open(folder).config
     plain = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(plain | {"results": {}}))
     (folder / "CARD.md").write_text("of another time")
@@ -98,7 +98,7 @@ def test_a_checkpoint_measured_anew_tells_the_same(life, tmp_path):
         "120",
     ]
     assert main(["card", str(folder), *words]) == 0
-    after = load_config(folder)
+    after = Checkpoint.open(folder).config
     assert replace(after, results={}) == replace(before, results={})
     assert after.results["score"]["scores"] == before.results["score"]["scores"]
     assert after.results["fidelity"]["images"] == before.results["fidelity"]["images"]
@@ -111,7 +111,7 @@ def test_eval_gives_the_cards_score_again(life, capsys):
     folder = life / "checkpoints" / "Pong"
     assert main(["eval", str(folder), "--episodes", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["scores"] == load_config(folder).results["score"]["scores"]
+    assert report["scores"] == Checkpoint.open(folder).config.results["score"]["scores"]
     assert -21 <= report["mean"] <= 21
     assert report["published"]["GLAM"] == 18
     assert main(["eval", "Pong", "--random", "--episodes", "2", "--num-envs", "2"]) == 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glam_env.device import find_device
 from glam_env.envs.dream.engine import DreamEngine, _split_mix
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.envs.dream.pool import ContextPool, draw_frames
 from glam_env.errors import GlamError
 from glam_env.model.distributions import symexp
@@ -27,8 +28,13 @@ def make_engine(make_world_model, make_contexts) -> Callable[..., DreamEngine]:
     """Builds engines over the tiny model whose dreams end at the horizon only."""
 
     def make(num_envs: int = E, bias: float = NEVER, **options: Any) -> DreamEngine:
-        settings: dict[str, Any] = {"device": "cpu", "max_episode_steps": 1000} | options
-        return DreamEngine(make_world_model(bias), make_contexts(), num_envs, **settings)
+        settings: dict[str, Any] = {
+            "device": "cpu",
+            "max_episode_steps": 1000,
+            "obs_type": "latent",
+        } | options
+        settings = DreamOptions(**settings)
+        return DreamEngine(make_world_model(bias), make_contexts(), num_envs, settings)
 
     return make
 

@@ -15,7 +15,7 @@ from comparison import assert_same
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.checkpoint.folder import load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.dream.env import DreamEnv, DreamVectorEnv
 from glam_env.errors import GlamError
 
@@ -98,7 +98,7 @@ def test_a_single_env_has_two_names_for_its_horizon(endless_checkpoint) -> None:
         assert [env.step(0)[3] for _ in range(steps)] == [False] * (steps - 1) + [True]
         env.close()
     DreamEnv(device="cpu", max_episode_steps=3, horizon=3).close()
-    with pytest.raises(GlamError, match="two names of one"):
+    with pytest.raises(GlamError, match="are the same option"):
         DreamEnv(device="cpu", max_episode_steps=3, horizon=4)
 
 
@@ -269,7 +269,7 @@ def test_a_dream_in_doubt_is_truncated(make_envs) -> None:
     free = make_envs(obs_type="latent", autoreset_mode="DISABLED")
     free.reset(seed=3)
     limit = float(np.quantile(free.step(np.ones(E, int))[4]["prior_entropy"], 0.8))
-    envs = make_envs(obs_type="latent", max_doubt=limit)
+    envs = make_envs(obs_type="latent", max_prior_entropy=limit)
     envs.reset(seed=3)
     lengths, cut, longest = np.zeros(E, int), 0, 0
     for _ in range(24):
@@ -287,7 +287,7 @@ def test_a_dream_in_doubt_is_truncated(make_envs) -> None:
 def test_a_single_dream_in_doubt_is_truncated() -> None:
     seen = {}
     for limit in (0.0, np.inf):
-        env = DreamEnv(device="cpu", obs_type="latent", max_doubt=limit)
+        env = DreamEnv(device="cpu", obs_type="latent", max_prior_entropy=limit)
         env.reset(seed=3, options={"context": 4})
         _, _, terminated, truncated, info = env.step(1)
         assert not terminated
@@ -321,7 +321,7 @@ def test_given_dreams_start_from_given_moments(make_envs) -> None:
         ({"context": True}, "must be integers"),
         ({"context": np.zeros(E + 1, int)}, "shape"),
         ({"context": "first"}, "must be integers"),
-        ({"contexts": 3}, "unknown reset option 'contexts'; there are reset_mask, context"),
+        ({"contexts": 3}, "unknown reset option 'contexts'; known are reset_mask, context"),
     ],
 )
 def test_a_bad_context_is_refused_before_anything_moves(make_envs, options, says) -> None:
@@ -351,7 +351,7 @@ def test_observations_are_of_the_dream(make_envs, saved_checkpoint, obs_type) ->
     """Drawn from the latents by the checkpoint's own decoder, up to a level of 255: the drawing may
     run in 8-bit integers, and a batch's size may round a pixel."""
     envs = make_envs(obs_type=obs_type, render_mode="rgb_array")
-    model = load_world_model(saved_checkpoint)
+    model = Checkpoint.open(saved_checkpoint).world_model()
     observations, _ = envs.reset(seed=0)
     for t in range(15):
         frames = model.decode(envs.engine.state.code).numpy() * 255

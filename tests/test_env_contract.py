@@ -6,7 +6,9 @@ observations and arrays and all autoreset modes have to keep is looked for in on
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +26,10 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import glam_env  # noqa: F401  (registers the ids)
+from glam_env.envs.atari.env import RealEnv, RealKeywords, RealOptions, RealVectorEnv
 from glam_env.envs.base import PixelVectorEnv
+from glam_env.envs.dream.env import DreamEnv, DreamVectorEnv
+from glam_env.envs.dream.options import DreamKeywords, DreamOptions
 from glam_env.errors import GlamError
 
 E, HORIZON, STEPS, SEED = 2, 4, 7, 2
@@ -579,8 +584,8 @@ def test_a_bad_action_is_refused_by_the_single_env(make_single, world) -> None:
         ({"temperature": True}, "temperature must be a finite number >= 0"),
         ({"termination": "never"}, "termination must be one of threshold, sample"),
         ({"reward": "max"}, "reward must be one of mean, sample"),
-        ({"max_doubt": float("nan")}, "max_doubt must be a number of nats >= 0, or None"),
-        ({"max_doubt": -1.0}, "max_doubt must be a number of nats >= 0, or None"),
+        ({"max_prior_entropy": float("nan")}, "max_prior_entropy must be a number of nats >= 0"),
+        ({"max_prior_entropy": -1.0}, "max_prior_entropy must be a number of nats >= 0, or None"),
         ({"backend": "numba"}, "backend must be one of"),
         ({"precision": "float8"}, "precision must be one of auto, float32"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
@@ -606,6 +611,64 @@ def test_an_impossible_option_of_a_real_game_gets_one_line(make, options, says) 
         make("real", **options)
 
 
+@worlds
+def test_an_unknown_option_names_the_known_ones(make, make_single, world) -> None:
+    for make_env in (make, make_single):
+        with pytest.raises(GlamError, match="unknown option 'temprature': did you mean temp") as e:
+            make_env(world, temprature=0.5)
+        assert "render_mode" in str(e.value)
+        assert "\n" not in str(e.value)
+    with pytest.raises(GlamError, match="autoreset_mode is an option of the vector env"):
+        make_single(world, autoreset_mode="NEXT_STEP")
+
+
+@worlds
+def test_the_old_name_of_max_prior_entropy_still_works(make, make_single, world) -> None:
+    for make_env in (make, make_single):
+        with pytest.warns(DeprecationWarning, match="max_doubt is now max_prior_entropy"):
+            env = make_env(world, max_doubt=0.0)
+        env.reset(seed=0)
+        ended = env.step(actions_at(0) if make_env is make else 1)[2:4]
+        assert bool(np.any(ended)) == (world == "dream")
+        with pytest.raises(GlamError, match="old name of max_prior_entropy"):
+            make_env(world, max_doubt=0.0, max_prior_entropy=0.0)
+
+
+@worlds
+def test_an_options_object_is_the_same_as_keyword_arguments(make, keep, world) -> None:
+    options = DreamOptions(
+        device="cpu", max_episode_steps=9, obs_type="grayscale", autoreset_mode="NEXT_STEP"
+    )
+    envs = make(world, options=options)  # which gives max_episode_steps as well: it wins
+    assert envs.max_episode_steps == HORIZON
+    played = play(envs, 3)
+    assert_equal(played, play(keep(world, "numpy", "grayscale", "NEXT_STEP"), 3))
+    again = gym.make_vec(gym.envs.registration.EnvSpec.from_json(envs.spec.to_json()))
+    assert_equal(played, play(again, 3))
+    again.close()
+
+
+@pytest.mark.parametrize("env", [DreamEnv, DreamVectorEnv, RealEnv, RealVectorEnv])
+def test_help_shows_every_option(env) -> None:
+    shown = inspect.signature(env).parameters
+    kind = DreamOptions if env in (DreamEnv, DreamVectorEnv) else RealOptions
+    for field in dataclasses.fields(kind):
+        if field.name == "autoreset_mode" and env in (DreamEnv, RealEnv):
+            assert field.name not in shown
+        else:
+            assert shown[field.name].default is field.default
+    assert not any(p.kind is p.VAR_KEYWORD for p in shown.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords"), [(DreamOptions, DreamKeywords), (RealOptions, RealKeywords)]
+)
+def test_type_checkers_know_every_option(options, keywords) -> None:
+    assert {field.name: field.type for field in dataclasses.fields(options)} == {
+        name: kind.__forward_arg__ for name, kind in keywords.__annotations__.items()
+    }
+
+
 @pytest.mark.emulator
 def test_a_real_game_starts_at_no_given_moment(keep) -> None:
     with pytest.raises(GlamError, match="context is an option of dreams"):
@@ -619,7 +682,7 @@ def test_a_dream_s_options_are_taken_by_the_real_game(keep, make) -> None:
         "temperature": np.float32(0.5),
         "termination": "sample",
         "reward": "sample",
-        "max_doubt": 0.0,
+        "max_prior_entropy": 0.0,
         "backend": "torch",
         "precision": "float32",
         "contexts": {"frames": np.zeros(0), "actions": np.zeros(0)},

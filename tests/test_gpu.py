@@ -10,6 +10,7 @@ import torch
 from glam_agents.storm import ActorCritic, AgentConfig
 
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.fast.graphs import CapturedUpdate
 from glam_env.model.config import LossConfig, WorldModelConfig
 from glam_env.model.cores.mamba import Mamba
@@ -103,7 +104,10 @@ def test_a_seeded_dream_repeats(make_contexts, make_world_model):
     films = []
     for _ in range(2):
         engine = DreamEngine(
-            model, make_contexts(), 64, device="cuda", max_episode_steps=12, temperature=1.0
+            model,
+            make_contexts(),
+            64,
+            DreamOptions(device="cuda", max_episode_steps=12, obs_type="latent"),
         )
         engine.reset(seed=3)
         codes = []
@@ -123,11 +127,13 @@ def test_a_captured_dream_is_the_eager_one(make_contexts, make_world_model, fram
             model,
             make_contexts(),
             16,
-            device="cuda",
-            max_episode_steps=6,
-            termination="sample",
-            reward="sample",
-            frames=frames,
+            DreamOptions(
+                device="cuda",
+                max_episode_steps=6,
+                termination="sample",
+                reward="sample",
+                obs_type="rgb" if frames else "latent",
+            ),
         )
         for _ in range(2)
     ]

@@ -13,15 +13,13 @@ import pytest
 import torch
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.checkpoint.config import load_config
 from glam_env.checkpoint.folder import (
-    load_agent_state,
-    load_contexts,
-    load_world_model,
+    Checkpoint,
     shipped_checkpoints,
 )
 from glam_env.cli.main import main
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,16 +35,19 @@ def test_a_shipped_checkpoint_loads_and_dreams_as_on_the_cpu(game) -> None:
     """At temperature 0, without random draws, nearly all numbers are the same."""
     features, rewards = [], []
     for device in ("cpu", "cuda"):
-        model = load_world_model(SHIPPED[game]).to(device)
+        model = Checkpoint.open(SHIPPED[game]).world_model().to(device)
         assert {p.device.type for p in model.parameters()} == {device}
         engine = DreamEngine(
             model,
-            load_contexts(SHIPPED[game]),
+            Checkpoint.open(SHIPPED[game]).contexts(),
             E,
-            device=device,
-            max_episode_steps=64,
-            temperature=0.0,
-            precision="float32",
+            DreamOptions(
+                device=device,
+                max_episode_steps=64,
+                temperature=0.0,
+                precision="float32",
+                obs_type="latent",
+            ),
         )
         engine.reset(indices=torch.arange(E, device=device))
         seen = [engine.observe().cpu()]
@@ -104,8 +105,11 @@ def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys) -> N
         "120",
     ]
     assert not main(["export", "Pong", "--device", "cuda", *folders, *short])
-    assert load_config(exported).game == "Pong"
-    for state in (load_world_model(exported).state_dict(), load_agent_state(exported)):
+    assert Checkpoint.open(exported).config.game == "Pong"
+    for state in (
+        Checkpoint.open(exported).world_model().state_dict(),
+        Checkpoint.open(exported).agent_state(),
+    ):
         assert all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 

@@ -15,8 +15,9 @@ import torch
 from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 
 import glam_env  # noqa: F401  (registers the ids)
-from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.fast.graphs import WARM_UPS
 from glam_env.model.config import LossConfig
 from glam_env.model.structures import SequenceBatch, tree_tensors
@@ -47,7 +48,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.fixture
 def world_model() -> WorldModel:
-    return load_world_model(find_checkpoint("Pong")).to(DEVICE)
+    return Checkpoint.open("Pong").world_model().to(DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,15 @@ def test_an_engine_steps_and_resets_without_waiting(world_model, frames, drawn) 
     termination, reward = drawn.split()
     engine = DreamEngine(
         world_model,
-        load_contexts(find_checkpoint("Pong")),
+        Checkpoint.open("Pong").contexts(),
         E,
-        device=DEVICE,
-        max_episode_steps=8,
-        frames=frames,
-        termination=termination,
-        reward=reward,
+        DreamOptions(
+            device=DEVICE,
+            max_episode_steps=8,
+            obs_type="rgb" if frames else "latent",
+            termination=termination,
+            reward=reward,
+        ),
     )
     engine.reset(seed=0)
     actions = torch.zeros(E, dtype=torch.int64, device=DEVICE)
@@ -96,7 +99,7 @@ def test_an_engine_steps_and_resets_without_waiting(world_model, frames, drawn) 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_imagination_and_the_agent_s_update_do_not_wait(world_model, bfloat16) -> None:
-    contexts = load_contexts(find_checkpoint("Pong")).to(DEVICE)
+    contexts = Checkpoint.open("Pong").contexts().to(DEVICE)
     agent = ActorCritic(AgentConfig(hidden=32), world_model.config.feature_dim, 6).to(DEVICE)
     start = world_model.warm_up(contexts.codes[:E].long(), contexts.actions[:E].long())
     agent.update(imagine(world_model, agent, start, 5))  # creates the optimiser's state

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.fast.graphs import Captured
 from glam_env.model.structures import tree_tensors
 
@@ -70,11 +71,13 @@ def test_an_engine_dreams_the_same_with_a_graph(
             make_world_model(),
             make_contexts(),
             5,
-            device="cpu",
-            max_episode_steps=6,
-            termination="sample" if sampled else "threshold",
-            reward="sample" if sampled else "mean",
-            frames=frames,
+            DreamOptions(
+                device="cpu",
+                max_episode_steps=6,
+                termination="sample" if sampled else "threshold",
+                reward="sample" if sampled else "mean",
+                obs_type="rgb" if frames else "latent",
+            ),
         )
 
     plain, graphed = make(), make()

@@ -15,9 +15,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from comparison import assert_same
+from comparison import assert_same, to_numpy
 
 import glam_env  # noqa: F401  (registers the ids)
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checkpoint.hub import fetch_checkpoint
 from glam_env.errors import GlamError
 
@@ -130,6 +131,12 @@ def test_a_dream_opens_from_the_hub_and_downloads_once(hub, tiny_checkpoint) -> 
         "contexts.safetensors",
         "world_model.safetensors",
     ]
+
+
+def test_a_checkpoint_opens_from_the_hub(hub, tiny_checkpoint) -> None:
+    checkpoint, local = Checkpoint.open(f"hf://{REPO}@v1"), Checkpoint.open(tiny_checkpoint)
+    assert checkpoint.config == local.config
+    assert_same(to_numpy(checkpoint.agent_state()), to_numpy(local.agent_state()))
 
 
 def test_what_was_downloaded_is_found_without_the_hub(hub) -> None:

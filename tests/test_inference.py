@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.fast.choose import make_stepper, missing
 from glam_env.fast.native.stepper import suits
 from glam_env.model.config import WorldModelConfig
@@ -159,8 +159,8 @@ def test_low_temperatures_of_the_shipped_pong(backend) -> None:
     """The prior's entropy stays close to that of a dream at temperature 0."""
     if backend == "native" and missing():
         pytest.skip(missing())
-    model = load_world_model(find_checkpoint("Pong"), torch.device("cpu"))
-    contexts = load_contexts(find_checkpoint("Pong"), torch.device("cpu"))
+    checkpoint = Checkpoint.open("Pong")
+    model, contexts = checkpoint.world_model(), checkpoint.contexts()
     begin = model.warm_up(contexts.codes[:32].long(), contexts.actions[:32].long())
     entropies = {}
     for temperature in (0.0, 1e-3, 0.02, 0.1):

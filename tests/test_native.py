@@ -16,7 +16,7 @@ import pytest
 import torch
 from test_inference import make_model, tensors
 
-from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.fast import choose as native
 from glam_env.fast.choose import make_stepper
@@ -237,8 +237,8 @@ def test_float16_is_close_to_float32(model) -> None:
 
 @needs_halves
 def test_float16_of_the_shipped_pong_is_as_close_as_documented() -> None:
-    model = load_world_model(find_checkpoint("Pong"), torch.device("cpu"))
-    contexts = load_contexts(find_checkpoint("Pong"), torch.device("cpu"))
+    checkpoint = Checkpoint.open("Pong")
+    model, contexts = checkpoint.world_model(), checkpoint.contexts()
     state = model.warm_up(contexts.codes.long(), contexts.actions.long())
     exact, coarse = NativeStepper(model, precision="float32"), NativeStepper(model)
     generator, errors, others = torch.Generator().manual_seed(0), [], []

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from glam_env.checkpoint.folder import load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.envs.dream.recordings import read_contexts
 from glam_env.errors import GlamError
@@ -25,7 +25,7 @@ L = 16
 
 @pytest.fixture(scope="module")
 def world_model(saved_checkpoint: Path) -> WorldModel:
-    return load_world_model(saved_checkpoint)
+    return Checkpoint.open(saved_checkpoint).world_model()
 
 
 def episode(steps: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -107,7 +107,7 @@ def test_no_context_crosses_the_end_of_an_episode(world_model) -> None:
 
 def test_a_checkpoint_s_own_contexts_are_contexts(world_model, saved_checkpoint) -> None:
     contexts = read_contexts(saved_checkpoint / "contexts.safetensors", world_model, L)
-    assert_equal(contexts, load_contexts(saved_checkpoint))
+    assert_equal(contexts, Checkpoint.open(saved_checkpoint).contexts())
 
 
 @pytest.mark.parametrize("as_folder", [False, True])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from glam_env.checkpoint.folder import load_contexts, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.fast.choose import make_renderer, missing
 from glam_env.fast.native.renderer import NativeRenderer, can_draw
 from glam_env.fast.precision import int8_pays
@@ -76,7 +76,8 @@ def test_bfloat16_is_close() -> None:
 
 @integer_renderers
 def test_integers_draw_the_shipped_pong_as_documented(kind) -> None:
-    model, contexts = load_world_model(PONG), load_contexts(PONG)
+    checkpoint = Checkpoint.open(PONG)
+    model, contexts = checkpoint.world_model(), checkpoint.contexts()
     codes = contexts.codes[:, -1].long()
     render = kind(round_decoder(fold(model.decoder, model.config.categoricals), codes[::8]))
     others = codes[1::16]  # none of them set the steps

@@ -285,7 +285,7 @@ def test_attributes_of_rows(make_bridge):
     assert bridge.get_attr("obs_type") == ["latent"] * E
     assert bridge.get_attr("game", indices=[0, 3]) == ["Pong", "Pong"]
     assert bridge.get_attr("action_space", indices=1) == [gym.spaces.Discrete(6)]
-    assert bridge.has_attr("max_doubt")
+    assert bridge.has_attr("max_prior_entropy")
     assert not bridge.has_attr("no_such_thing")
     with pytest.raises(AttributeError, match="DreamVectorEnv has no attribute 'no_such_thing'"):
         bridge.get_attr("no_such_thing")

@@ -8,11 +8,8 @@ import pytest
 from glam_agents.storm import ActorCritic
 
 import glam_env
-from glam_env.checkpoint.config import load_config
 from glam_env.checkpoint.folder import (
-    load_agent_state,
-    load_contexts,
-    load_world_model,
+    Checkpoint,
     shipped_checkpoints,
 )
 from glam_env.envs.latent_filter import FilteredPolicy
@@ -25,9 +22,9 @@ SHIPPED = shipped_checkpoints()
 
 
 def load_agent(folder) -> ActorCritic:
-    config = load_config(folder)
+    config = Checkpoint.open(folder).config
     sizes = config.world_model
-    state = load_agent_state(folder)
+    state = Checkpoint.open(folder).agent_state()
     return ActorCritic.from_export(config.agent, state, sizes.feature_dim, sizes.num_actions)
 
 
@@ -38,10 +35,10 @@ def test_pong_is_shipped():
 @pytest.mark.parametrize("game", SHIPPED)
 def test_a_shipped_checkpoint_is_whole_and_small(game):
     folder = SHIPPED[game]
-    config = load_config(folder)
+    config = Checkpoint.open(folder).config
     world_model, contexts, agent = (
-        load_world_model(folder),
-        load_contexts(folder),
+        Checkpoint.open(folder).world_model(),
+        Checkpoint.open(folder).contexts(),
         load_agent(folder),
     )
     assert all(p.isfinite().all() for p in [*world_model.parameters(), *agent.parameters()])
@@ -53,14 +50,14 @@ def test_a_shipped_checkpoint_is_whole_and_small(game):
 
 @pytest.mark.parametrize("game", SHIPPED)
 def test_the_card_says_what_was_measured_and_nothing_else(game):
-    config = load_config(SHIPPED[game])
+    config = Checkpoint.open(SHIPPED[game]).config
     assert (SHIPPED[game] / "CARD.md").read_text() == write_card(config)
     assert config.results["score"]["episodes"] >= 20
     assert config.results["fidelity"]["windows"] >= 100
 
 
 def test_the_readme_tells_the_shipped_score():
-    score = load_config(SHIPPED["Pong"]).results["score"]
+    score = Checkpoint.open(SHIPPED["Pong"]).config.results["score"]
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     assert f"{score['mean']:.2f} ± {score['standard_error']:.2f}".replace("-", "−") in readme
 
@@ -85,7 +82,7 @@ def test_a_game_without_a_checkpoint_says_how_to_make_one():
 @pytest.mark.emulator
 def test_the_dream_of_pong_knows_the_game():
     """On new play: it draws what moves, and finds the points again."""
-    world_model, agent = load_world_model(SHIPPED["Pong"]), load_agent(SHIPPED["Pong"])
+    world_model, agent = Checkpoint.open(SHIPPED["Pong"]).world_model(), load_agent(SHIPPED["Pong"])
     act = add_noise(lambda f, g: agent.act(f, generator=g), 6, (0.0, 0.5, 1.0))
     policy = FilteredPolicy(world_model, act)
     recording = record_play(policy, "Pong", steps=1500, num_envs=3, seed=77)

@@ -143,7 +143,7 @@ def test_memory_at_its_peak_is_found_though_it_is_freed_again():
 def test_a_preset_is_timed_with_the_checkpoint_of_its_sizes():
     found = find_weights("Pong", ("small", "paper"), None)
     assert found["small"] is not None
-    assert found["small"].name == "Pong"
+    assert found["small"].path.name == "Pong"
     assert found["paper"] is None
     assert find_weights("Krull", ("small",), None) == {"small": None}
 
@@ -161,14 +161,16 @@ def test_the_shipped_weights_are_dreamt_with_unchanged(tmp_path):
     weights = find_weights("Pong", ("small",), None)["small"]
     world = make_world("Pong", "small", weights, tmp_path)
     assert world.weights == "checkpoint Pong"
-    from glam_env.checkpoint.folder import load_contexts, load_world_model
+    from glam_env.checkpoint.folder import Checkpoint
 
-    own, shipped = load_world_model(world.folder), load_world_model(weights)
+    assert weights is not None
+    written = Checkpoint.open(world.folder)
+    own, shipped = written.world_model(), weights.world_model()
     assert all(
         torch.equal(value, shipped.export_state()[name])
         for name, value in own.export_state().items()
     )
-    assert torch.equal(load_contexts(world.folder).codes, load_contexts(weights).codes[:3])
+    assert torch.equal(written.contexts().codes, weights.contexts().codes[:3])
 
 
 # --- dreams --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_game import EmptyScreen, NoReward, ShuffledDecoder, ToyModel, WrongSign, play
 
-from glam_env.checkpoint.folder import load_world_model, shipped_checkpoints
+from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.behavior import report_behavior
 from glam_env.evaluation.measures.open_loop import DETECTORS, measure_fidelity
@@ -120,7 +120,7 @@ def test_broken_heads_of_the_shipped_pong_fail_what_it_passes():
         return {check.name: check for check in check_fidelity(report, played)}
 
     def load():
-        return load_world_model(shipped_checkpoints()["Pong"])
+        return Checkpoint.open(shipped_checkpoints()["Pong"]).world_model()
 
     def passed(checks):
         return {name for name, check in checks.items() if check.passed}

@@ -14,8 +14,7 @@ import pytest
 import torch
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
 
-from glam_env.checkpoint.config import load_config
-from glam_env.checkpoint.folder import load_agent_state, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.model.cores.glam import GlamConfig
@@ -406,13 +405,13 @@ def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
     config = replace(
         DEBUG,
         warm_start=str(shipped),
-        model=load_config(shipped).world_model,
+        model=Checkpoint.open(shipped).config.world_model,
         total_steps=240,
         image_warmup=0,
         model_warmup=0,
         freeze=FreezeConfig(),
     )
-    hidden = load_config(shipped).agent["hidden"]
+    hidden = Checkpoint.open(shipped).config.agent["hidden"]
     run = RunFolder(tmp_path / "warm", {"train": asdict(config)})
 
     def agent(width: int, actions: int) -> ActorCritic:
@@ -422,9 +421,9 @@ def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
     assert trainer.phase == "first play"
     assert_same(
         trainer.world_model.export_state(),
-        load_world_model(shipped, torch.device("cpu")).export_state(),
+        Checkpoint.open(shipped).world_model(torch.device("cpu")).export_state(),
     )
-    assert_same(trainer.agent.export_state(), load_agent_state(shipped))
+    assert_same(trainer.agent.export_state(), Checkpoint.open(shipped).agent_state())
     before = trainer.world_model.decoder.background.clone()
     while trainer.phase == "first play":
         trainer.advance()
@@ -443,13 +442,15 @@ def test_a_warm_start_goes_on_from_a_checkpoints_weights(tmp_path, shipped):
     ],
 )
 def test_a_warm_start_that_cannot_be_is_refused(tmp_path, shipped, change, words):
-    model = load_config(shipped).world_model
+    model = Checkpoint.open(shipped).config.world_model
     config = replace(DEBUG, **({"warm_start": str(shipped), "model": model} | change))
     with pytest.raises(GlamError, match=words):
         make(tmp_path / "warm", config)
 
 
 def test_a_warm_start_needs_its_own_game(tmp_path, shipped):
-    config = replace(DEBUG, warm_start=str(shipped), model=load_config(shipped).world_model)
+    config = replace(
+        DEBUG, warm_start=str(shipped), model=Checkpoint.open(shipped).config.world_model
+    )
     with pytest.raises(GlamError, match="is of Pong; Breakout needs one of its own"):
         make(tmp_path / "warm", config, game="Breakout")

@@ -33,7 +33,7 @@ from glam_env.checks import require_choice, require_count
 from glam_env.cli.options import Bench
 from glam_env.console import ProgressLines
 from glam_env.device import find_device
-from glam_env.envs.base import OBS_TYPES
+from glam_env.envs.dream.options import OBS_TYPES
 from glam_env.errors import GlamError
 from glam_env.fast.choose import missing
 from glam_env.games import find_game

@@ -8,15 +8,9 @@ from typing import Any
 
 import torch
 
-from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, Protocol, Provenance
+from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, PlaySettings, Provenance
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH, Contexts
-from glam_env.checkpoint.folder import (
-    load_contexts,
-    load_world_model,
-    save_checkpoint,
-    shipped_checkpoints,
-)
-from glam_env.envs.base import open_checkpoint
+from glam_env.checkpoint.folder import Checkpoint, save_checkpoint, shipped_checkpoints
 from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.model.config import WorldModelConfig
@@ -75,7 +69,7 @@ def preset_sizes(game: str, preset: str) -> WorldModelConfig:
 
 def find_weights(
     game: str, presets: tuple[str, ...], checkpoint: str | None
-) -> dict[str, Path | None]:
+) -> dict[str, Checkpoint | None]:
     """For each preset the checkpoint that has its sizes, or None.
 
     Args:
@@ -89,15 +83,15 @@ def find_weights(
     sizes = {preset: preset_sizes(game, preset) for preset in presets}
     if checkpoint is None and game not in shipped_checkpoints():
         return dict.fromkeys(presets)
-    folder, config = open_checkpoint(checkpoint, game)
+    opened = Checkpoint.open(game if checkpoint is None else checkpoint, game)
     found = {
-        preset: folder if _same_sizes(own, config.world_model) else None
+        preset: opened if _same_sizes(own, opened.config.world_model) else None
         for preset, own in sizes.items()
     }
     if checkpoint is not None and not any(found.values()):
         raise GlamError(
-            f"checkpoint {folder} has the sizes of no preset named here ({', '.join(presets)}); "
-            "name its own with --preset"
+            f"checkpoint {opened.path} has the sizes of no preset named here "
+            f"({', '.join(presets)}); name its own with --preset"
         )
     return found
 
@@ -107,7 +101,7 @@ def _same_sizes(one: WorldModelConfig, other: WorldModelConfig) -> bool:
     return one == replace(other, **unsized)
 
 
-def make_world(game: str, preset: str, weights: Path | None, parent: Path) -> BenchWorld:
+def make_world(game: str, preset: str, weights: Checkpoint | None, parent: Path) -> BenchWorld:
     """Writes the checkpoint that a preset is timed with.
 
     Random weights dream nonsense, which takes as long as sense; no dream of theirs ends before
@@ -128,18 +122,18 @@ def make_world(game: str, preset: str, weights: Path | None, parent: Path) -> Be
             agent={"class": "none"},
             contexts=ContextsConfig(contexts.count, contexts.length),
             max_episode_steps=HORIZON,
-            protocol=Protocol(),
+            protocol=PlaySettings(),
             provenance=origin,
         )
         told = "random, of this preset's sizes"
     else:
-        _, config = open_checkpoint(weights, game)
-        state, all_contexts = load_world_model(weights).export_state(), load_contexts(weights)
+        config = Checkpoint.open(weights, game).config
+        state, all_contexts = weights.world_model().export_state(), weights.contexts()
         contexts = Contexts(
             all_contexts.codes[:START_CONTEXTS], all_contexts.actions[:START_CONTEXTS]
         )
         config = replace(config, contexts=ContextsConfig(contexts.count, contexts.length))
-        told = f"checkpoint {weights.name}"
+        told = f"checkpoint {weights.path.name}"
     folder = save_checkpoint(
         parent / preset / game,
         config=config,

@@ -1,4 +1,4 @@
-"""``config.json`` of a checkpoint: versioned, typed, and checked value by value."""
+"""``config.json`` of a checkpoint: a versioned format, every value of which is checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from glam_env.model.config import WorldModelConfig, upgrade_config
 from glam_env.model.cores.base import CoreConfig, core_config_type
 from glam_env.model.world_model import WorldModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, 2)  # 1: the sizes of the core lay among those of the world model
 CONFIG = "config.json"
 WORLD_MODEL, AGENT, CONTEXTS = (
     "world_model.safetensors",
@@ -35,20 +36,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ContextsConfig:
-    """Size of the contexts: ``count`` N of ``length`` L known steps each."""
+    """Size of the start contexts.
+
+    Attributes:
+        count: N contexts.
+        length: L known steps in each.
+    """
 
     count: int
     length: int
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How the real game was played: the dream is a dream of that.
+class PlaySettings:
+    """Settings of the real game that the world model learned from.
 
     Attributes:
-        repeat_action_probability: sticky actions, in [0, 1).
-        frame_skip: emulator frames to an agent step.
-        noop_max: most no-ops at a reset.
+        repeat_action_probability: of sticky actions, in [0, 1).
+        frame_skip: emulator frames in an agent step.
+        noop_max: the largest number of no-ops at a reset.
     """
 
     repeat_action_probability: float = 0.0
@@ -58,19 +64,19 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the weights come from.
+    """How the weights were trained.
 
     Attributes:
-        preset: named settings the training began from.
+        preset: named settings of the training.
         environment_steps: agent steps on the real game.
         updates: of the world model.
-        hours: of training, wall clock.
-        hardware: what it ran on, in words.
+        hours: wall-clock time of the training.
+        hardware: a description of the machine.
         seed: of the run.
         versions: of glam-env and the libraries that matter, by name.
-        begun_from: provenance, as JSON, of the checkpoint whose weights a warm start took; empty
-            if the run began from nothing.
-        note: what else is to be known of how the run went.
+        begun_from: provenance, as JSON, of the checkpoint that a warm start took its weights from;
+            empty without a warm start.
+        note: remarks on the run.
     """
 
     preset: str
@@ -86,7 +92,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What ``config.json`` vouches for: a file's size in bytes and its SHA-256 in hex."""
+    """A file's size in bytes and its SHA-256 in hex."""
 
     bytes: int
     sha256: str
@@ -94,17 +100,20 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """``config.json``.
+    """The content of ``config.json``.
 
     Attributes:
         game: name as in :data:`~glam_env.games.GAMES`.
         world_model: sizes of the world model.
-        agent: ``class`` and the settings the agent is built from; read by the agent's package.
+        agent: ``class`` and the settings that the agent is built from; the agent's package reads
+            them.
         contexts: size of the start contexts.
         max_episode_steps: the dream's horizon, in agent steps.
-        protocol, provenance: see there.
-        results: measured figures, such as scores; kept as they are.
-        files: filled in by :func:`save_checkpoint`.
+        protocol: settings of the real game.
+        provenance: how the weights were trained.
+        results: measured figures, such as scores; not interpreted here.
+        files: size and hash of each safetensors file; filled in by
+            :func:`~glam_env.checkpoint.folder.save_checkpoint`.
         format_version: of this format.
     """
 
@@ -113,7 +122,7 @@ class CheckpointConfig:
     agent: Mapping[str, Any]
     contexts: ContextsConfig
     max_episode_steps: int
-    protocol: Protocol
+    protocol: PlaySettings
     provenance: Provenance
     results: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
@@ -121,7 +130,9 @@ class CheckpointConfig:
 
 
 def from_json(kind: type[T], value: Any, where: str) -> T:
-    """Builds a dataclass from what JSON gave, strictly: every key known, present and typed.
+    """Build a dataclass from JSON, strictly: every key known, and every value of its type.
+
+    A key may be absent if its field has a default, so that a new field leaves older files readable.
 
     Args:
         kind: a dataclass of bool, int, float, str, tuples, mappings and dataclasses.
@@ -129,7 +140,7 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
         where: named in errors, such as the file.
 
     Raises:
-        GlamError: an unknown key, a missing one, or a value of another type.
+        GlamError: a key is unknown or missing, or a value is of another type.
     """
     if not isinstance(value, Mapping):
         raise GlamError(f"{where}: expected an object, got {value!r}; {CURE}")
@@ -141,22 +152,15 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
         except ValueError as error:
             raise GlamError(f"{where}: {error}; {CURE}") from error
     hints = get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    if unknown := sorted(value.keys() - set(names)):
-        raise GlamError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(names)}")
-    needed = [
-        f.name
-        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing := [name for name in needed if name not in value]:
-        raise GlamError(f"{where}: key {missing[0]!r} is missing; {CURE}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(value.keys() - fields.keys()):
+        raise GlamError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+    for name, f in fields.items():
+        needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if needed and name not in value:
+            raise GlamError(f"{where}: key {name!r} is missing; {CURE}")
     return kind(
-        **{
-            name: _decode(hints[name], value[name], f"{where}: {name}")
-            for name in names
-            if name in value
-        }
+        **{name: _decode(hints[name], item, f"{where}: {name}") for name, item in value.items()}
     )
 
 
@@ -165,7 +169,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return from_json(kind, value, where)  # type: ignore[arg-type]
     if kind is Any:
         return value
-    if get_origin(kind) is tuple:  # of any length, of one type
+    if get_origin(kind) is tuple:  # tuple[X, ...]
         if not isinstance(value, list | tuple):
             raise GlamError(f"{where}: expected a list, got {value!r}; {CURE}")
         of = get_args(kind)[0]
@@ -177,13 +181,13 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return {name: _decode(of, item, f"{where}.{name}") for name, item in value.items()}
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not kind:  # so that true is no int
+    if type(value) is not kind:  # isinstance would take true for an int
         raise GlamError(f"{where}: expected {kind.__name__}, got {value!r}; {CURE}")
     return value
 
 
 def to_json(value: Any) -> Any:
-    """The reverse of :func:`from_json`: dataclasses and mappings to plain dicts."""
+    """Convert dataclasses, mappings and tuples to JSON; the reverse of :func:`from_json`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -193,11 +197,11 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def load_config(folder: str | Path) -> CheckpointConfig:
-    """Reads and checks ``config.json``.
+def read_config(folder: str | Path) -> CheckpointConfig:
+    """Read and check ``config.json``, in this format or an older one.
 
     Raises:
-        GlamError: it is missing, no JSON, of another version, or holds an impossible value.
+        GlamError: the file is missing, no JSON, of an unknown format, or holds an impossible value.
     """
     path = Path(folder) / CONFIG
     try:
@@ -206,13 +210,18 @@ def load_config(folder: str | Path) -> CheckpointConfig:
         raise GlamError(f"{path} cannot be read ({error.strerror}); {CURE}") from error
     except ValueError as error:
         raise GlamError(f"{path} is no JSON ({error}); {CURE}") from error
-    version = plain.get("format_version") if isinstance(plain, dict) else None
-    if version != FORMAT_VERSION:
+    if not isinstance(plain, dict) or "format_version" not in plain:
         raise GlamError(
-            f"{path}: format_version is {version!r}, this glam-env reads {FORMAT_VERSION}; "
+            f"{path} is not of a checkpoint: it has no format_version; "
+            "a training run becomes a checkpoint with `glam export`"
+        )
+    if (version := plain["format_version"]) not in READABLE:
+        readable = " and ".join(map(str, READABLE))
+        raise GlamError(
+            f"{path}: format_version is {version!r}, this glam-env reads {readable}; "
             "update glam-env, or export the checkpoint again with `glam export`"
         )
-    config = from_json(CheckpointConfig, plain, str(path))
+    config = from_json(CheckpointConfig, {**plain, "format_version": FORMAT_VERSION}, str(path))
     check_values(config, str(path))
     if set(config.files) != {WORLD_MODEL, AGENT, CONTEXTS}:
         raise GlamError(f"{path}: files must name the three safetensors files; {CURE}")
@@ -220,23 +229,32 @@ def load_config(folder: str | Path) -> CheckpointConfig:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def world_model_tensors(config: CheckpointConfig) -> Mapping[str, Tensor]:
-    """Names, shapes and dtypes of the exported world model, without its memory."""
+    """Return the exported world model's tensors without data: names, shapes and dtypes."""
     return _exported(config.world_model)
 
 
-@cache  # every env that is made asks for it several times
+@cache  # opening one env needs it several times
 def _exported(config: WorldModelConfig) -> Mapping[str, Tensor]:
     with torch.device("meta"):
         return MappingProxyType(WorldModel(config).export_state())
 
 
 def check_values(config: CheckpointConfig, where: str) -> None:
+    """Check the values of a config beyond their types.
+
+    Args:
+        config: of a checkpoint.
+        where: named in errors, such as the file.
+
+    Raises:
+        GlamError: the first value that is impossible.
+    """
     if config.game not in GAMES:
-        raise GlamError(f"{where}: game is {config.game!r}, none of Atari 100k; {CURE}")
+        raise GlamError(f"{where}: game is {config.game!r}, no game of Atari 100k; {CURE}")
     positive = {
         "max_episode_steps": config.max_episode_steps,
         "contexts.count": config.contexts.count,
@@ -244,7 +262,7 @@ def check_values(config: CheckpointConfig, where: str) -> None:
         "protocol.frame_skip": config.protocol.frame_skip,
     }
     for name, value in positive.items():
-        if type(value) is int and value < 1:
+        if value < 1:
             raise GlamError(f"{where}: {name} must be at least 1, got {value}")
     try:
         config.world_model.validate()
@@ -261,9 +279,13 @@ def check_values(config: CheckpointConfig, where: str) -> None:
         raise GlamError(
             f"{where}: protocol.repeat_action_probability {probability} is not in [0, 1)"
         )
-    if not 0.0 <= config.provenance.hours < math.inf:
-        raise GlamError(f"{where}: provenance.hours must be a time, got {config.provenance.hours}")
+    if config.protocol.noop_max < 0:
+        raise GlamError(
+            f"{where}: protocol.noop_max must be at least 0, got {config.protocol.noop_max}"
+        )
+    if not 0.0 <= (hours := config.provenance.hours) < math.inf:
+        raise GlamError(f"{where}: provenance.hours must be finite and at least 0, got {hours}")
     try:
         world_model_tensors(config)
     except ValueError as error:
-        raise GlamError(f"{where}: no world model has such sizes ({error}); {CURE}") from error
+        raise GlamError(f"{where}: no world model has these sizes ({error}); {CURE}") from error

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -31,11 +31,12 @@ from glam_env.checkpoint.config import (
     CheckpointConfig,
     FileRecord,
     check_values,
-    load_config,
+    read_config,
     to_json,
     world_model_tensors,
 )
 from glam_env.checkpoint.contexts import Contexts
+from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
 from glam_env.errors import GlamError
 from glam_env.games import GAMES, find_game
 from glam_env.model.world_model import WorldModel
@@ -65,16 +66,18 @@ def shipped_checkpoints() -> dict[str, Path]:
     return found
 
 
-def find_checkpoint(name_or_path: str | Path) -> Path:
-    """The folder of a game's checkpoint, or the one a path names.
+def _find_folder(name: str | Path) -> Path:
+    """Return the folder that a game's name, a path or an ``hf://`` address stands for.
 
     Raises:
-        GlamError: no such game, no checkpoint of it, or no checkpoint at that path.
+        GlamError: there is no such game or checkpoint, or a download failed.
     """
-    path = Path(name_or_path).expanduser()
-    is_name = isinstance(name_or_path, str) and path.name == name_or_path
-    if is_name and (name_or_path in GAMES or not path.is_dir()):
-        game = find_game(str(name_or_path)).name
+    if isinstance(name, str) and name.startswith(SCHEME):
+        return fetch_checkpoint(name)
+    path = Path(name).expanduser()
+    is_name = isinstance(name, str) and path.name == name
+    if is_name and (name in GAMES or not path.is_dir()):
+        game = find_game(str(name)).name
         shipped = shipped_checkpoints()
         if game not in shipped:
             raise GlamError(
@@ -83,8 +86,107 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
             )
         return shipped[game]
     if not (path / CONFIG).is_file():
-        raise GlamError(f"{path} is no checkpoint: give a folder with {CONFIG}, or a game's name")
+        raise GlamError(
+            f"{path} is no checkpoint: give a game's name, a folder with {CONFIG}, "
+            f"or {SCHEME}owner/name"
+        )
     return path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: its config is checked, its tensors are read on demand.
+
+    Make one with :meth:`open`. Wherever a checkpoint is asked for by name, an opened one is taken
+    as well, and ``config.json`` is then not read again.
+
+    Attributes:
+        path: the folder.
+        config: ``config.json``.
+    """
+
+    path: Path
+    config: CheckpointConfig
+
+    @classmethod
+    def open(cls, name: str | Path | Checkpoint, game: str | None = None) -> Checkpoint:
+        """Find a checkpoint and check its ``config.json``.
+
+        Args:
+            name: a game's name (its shipped checkpoint), a folder, or
+                ``hf://owner/name[@revision]``; an opened checkpoint is returned as it is.
+            game: the game that the checkpoint must be of; None allows any.
+
+        Raises:
+            GlamError: there is no such checkpoint, it is broken, or it is of another game.
+        """
+        if isinstance(name, Checkpoint):
+            checkpoint = name
+        else:
+            path = _find_folder(name)
+            checkpoint = cls(path, read_config(path))
+        if game is not None and checkpoint.config.game != game:
+            raise GlamError(
+                f"checkpoint {checkpoint.path} is of {checkpoint.config.game}, not of {game}"
+            )
+        return checkpoint
+
+    def world_model(self, device: torch.device | str = "cpu") -> WorldModel:
+        """Read the world model: float32, in eval mode, without gradients.
+
+        Raises:
+            GlamError: the file or one of its tensors is not what it should be.
+        """
+        expected = world_model_tensors(self.config)
+        where = str(self.path / WORLD_MODEL)
+        state = check_tensors(self._read(WORLD_MODEL), expected, where)
+        with torch.random.fork_rng(devices=[]):  # building a model draws; reading one must not
+            world_model = WorldModel(self.config.world_model)
+        world_model.load_exported(state)
+        return world_model.to(device).eval().requires_grad_(False)
+
+    def contexts(self, device: torch.device | str = "cpu") -> Contexts:
+        """Read the start contexts.
+
+        Raises:
+            GlamError: the file or one of its tensors is not what it should be.
+        """
+        where = str(self.path / CONTEXTS)
+        contexts = Contexts.from_tensors(self._read(CONTEXTS), self.config.world_model, where)
+        _check_contexts(contexts, self.config, where)
+        return contexts.to(device)
+
+    def agent_state(self, expected: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Read the agent's state dict, on the CPU.
+
+        Args:
+            expected: a state dict whose names, shapes and dtypes the agent's must have; the
+                result has its dtypes. None leaves the tensors as they are stored.
+
+        Raises:
+            GlamError: the file or one of its tensors is not what it should be.
+        """
+        state = self._read(AGENT)
+        return state if expected is None else check_tensors(state, expected, str(self.path / AGENT))
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        """Read a safetensors file, after checking its size and SHA-256."""
+        path, record = self.path / name, self.config.files[name]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise GlamError(f"{path} cannot be read ({error.strerror}); {CURE}") from error
+        if len(data) != record.bytes:
+            sizes = f"has {len(data)} bytes where {CONFIG} says {record.bytes}"
+            raise GlamError(f"{path} {sizes}; {CURE}")
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise GlamError(f"{path} is not the file whose SHA-256 {CONFIG} gives; {CURE}")
+        try:
+            tensors = safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise GlamError(f"{path} is no safetensors file ({error}); {CURE}") from error
+        _check_finite(tensors, str(path))
+        return tensors
 
 
 # --- saving ------------------------------------------------------------------------------------
@@ -228,53 +330,7 @@ def _pack(tensors: Mapping[str, Tensor], weights: torch.dtype) -> bytes:
     )
 
 
-# --- loading -----------------------------------------------------------------------------------
-
-
-def load_world_model(folder: str | Path, device: torch.device | str = "cpu") -> WorldModel:
-    """The world model: float32, in eval mode, without gradients.
-
-    Raises:
-        GlamError: a file or a tensor that is not what it should be.
-    """
-    config = load_config(folder)
-    state = _read_tensors(Path(folder), WORLD_MODEL, config)
-    state = check_tensors(state, world_model_tensors(config), str(Path(folder) / WORLD_MODEL))
-    with torch.random.fork_rng(devices=[]):  # building draws weights; a load must not
-        world_model = WorldModel(config.world_model)
-    world_model.load_exported(state)
-    return world_model.to(device).eval().requires_grad_(False)
-
-
-def load_agent_state(
-    folder: str | Path, expected: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The agent's state dict, on the CPU.
-
-    Args:
-        folder: the checkpoint.
-        expected: a state dict to check names, shapes and dtypes against, and to take dtypes from.
-
-    Raises:
-        GlamError: a file or a tensor that is not what it should be.
-    """
-    state = _read_tensors(Path(folder), AGENT, load_config(folder))
-    where = str(Path(folder) / AGENT)
-    return state if expected is None else check_tensors(state, expected, where)
-
-
-def load_contexts(folder: str | Path, device: torch.device | str = "cpu") -> Contexts:
-    """The start contexts.
-
-    Raises:
-        GlamError: a file or a tensor that is not what it should be.
-    """
-    config = load_config(folder)
-    where = str(Path(folder) / CONTEXTS)
-    tensors = _read_tensors(Path(folder), CONTEXTS, config)
-    contexts = Contexts.from_tensors(tensors, config.world_model, where)
-    _check_contexts(contexts, config, where)
-    return contexts.to(device)
+# --- checks --------------------------------------------------------------------------------------
 
 
 def check_tensors(
@@ -311,25 +367,6 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise GlamError(f"{where}: tensor {name!r} holds numbers that are not finite; {CURE}")
-
-
-def _read_tensors(folder: Path, name: str, config: CheckpointConfig) -> dict[str, Tensor]:
-    path, record = folder / name, config.files[name]
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise GlamError(f"{path} cannot be read ({error.strerror}); {CURE}") from error
-    if len(data) != record.bytes:
-        sizes = f"has {len(data)} bytes where {CONFIG} says {record.bytes}"
-        raise GlamError(f"{path} {sizes}; {CURE}")
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise GlamError(f"{path} is not the file whose SHA-256 {CONFIG} tells; {CURE}")
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise GlamError(f"{path} is no safetensors file ({error}); {CURE}") from error
-    _check_finite(tensors, str(path))
-    return tensors
 
 
 def _check_contexts(contexts: Contexts, config: CheckpointConfig, where: str) -> None:

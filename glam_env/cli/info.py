@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glam_env.checkpoint.config import load_config, to_json
-from glam_env.checkpoint.folder import find_checkpoint, shipped_checkpoints
+from glam_env.checkpoint.config import to_json
+from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
 from glam_env.cli.options import Curves, Info
 from glam_env.device import find_device
 from glam_env.errors import GlamError
@@ -55,8 +55,8 @@ def info(args: Info) -> int:
         game = find_game(run.settings.get("game", ""))
         facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
     else:
-        path = find_checkpoint(args.what)
-        config = load_config(path)
+        checkpoint = Checkpoint.open(args.what)
+        path, config = checkpoint.path, checkpoint.config
         game, facts = find_game(config.game), {"folder": str(path), **to_json(config)}
     metrics = path / METRICS
     history = read_history(path) if metrics.is_file() and metrics.stat().st_size else None

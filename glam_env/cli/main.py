@@ -17,16 +17,13 @@ from glam_agents.storm import AGENT_PRESETS, ActorCritic, AgentConfig
 from glam_env.checkpoint.config import (
     CheckpointConfig,
     ContextsConfig,
-    Protocol,
+    PlaySettings,
     from_json,
-    load_config,
     to_json,
 )
 from glam_env.checkpoint.folder import (
     EXPORT_DTYPES,
-    find_checkpoint,
-    load_agent_state,
-    load_world_model,
+    Checkpoint,
     save_checkpoint,
     write_results,
 )
@@ -100,20 +97,20 @@ class Trained(NamedTuple):
     game: str
     world_model: WorldModel
     agent: ActorCritic
-    protocol: Protocol
+    protocol: PlaySettings
     max_episode_steps: int
 
 
-def _load(name: str, device: str) -> Trained:
+def _load(name: str | Checkpoint, device: str) -> Trained:
     """From a game's shipped checkpoint, a checkpoint folder, or a run as it stands."""
     where = find_device(device)
-    if is_run(Path(name)):
+    if isinstance(name, str) and is_run(Path(name)):
         return _load_run(Path(name), where)[0]
-    folder = find_checkpoint(name)
-    config, world_model = load_config(folder), load_world_model(folder, where)
+    checkpoint = Checkpoint.open(name)
+    config, world_model = checkpoint.config, checkpoint.world_model(where)
     c = config.world_model
     agent = ActorCritic.from_export(
-        config.agent, load_agent_state(folder), c.feature_dim, c.num_actions
+        config.agent, checkpoint.agent_state(), c.feature_dim, c.num_actions
     ).to(where)
     return Trained(config.game, world_model, agent, config.protocol, config.max_episode_steps)
 
@@ -131,7 +128,7 @@ def _load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
     agent = ActorCritic(settings, c.feature_dim, c.num_actions).to(device)
     agent.load_learner_state(trained.learner)
     agent.eval().requires_grad_(False)
-    protocol = Protocol(trained.config.repeat_action_probability)
+    protocol = PlaySettings(trained.config.repeat_action_probability)
     return Trained(trained.game, world_model, agent, protocol, Export.max_episode_steps), trained
 
 
@@ -148,7 +145,7 @@ def _policy(trained: Trained, greedy: bool = False) -> FilteredPolicy:
 def _evaluate(
     policy: Policy,
     game: str,
-    protocol: Protocol,
+    protocol: PlaySettings,
     *,
     episodes: int,
     seed: int,
@@ -203,7 +200,7 @@ def train(args: Train) -> int:
         args.train.validate()
         settings = {"train": asdict(args.train), "agent": asdict(args.agent)}
         if args.train.warm_start:
-            origin = load_config(find_checkpoint(args.train.warm_start)).provenance
+            origin = Checkpoint.open(args.train.warm_start).config.provenance
             settings["begun_from"] = to_json(origin)
         RunFolder(path, {"game": game, "preset": args.preset, **settings})
     run = RunFolder(path)
@@ -246,7 +243,7 @@ def evaluate(args: Eval) -> int:
 
     if args.random:
         game = find_game(args.game)
-        name, policy, protocol = game.name, RandomPolicy(game.num_actions), Protocol()
+        name, policy, protocol = game.name, RandomPolicy(game.num_actions), PlaySettings()
     else:
         trained = _load(args.game, args.device)
         name, policy, protocol = trained.game, _policy(trained, args.greedy), trained.protocol
@@ -324,7 +321,7 @@ def demo(args: Demo) -> int:
         device=args.device,
         array_type="torch",
         obs_type="latent",
-        checkpoint=str(find_checkpoint(args.game)),
+        checkpoint=Checkpoint.open(args.game),
     )
     dreamt = play_dreams(env, act, args.steps, args.seed)
     env.close()
@@ -435,9 +432,9 @@ def card(args: Card) -> int:
 
     from glam_env.evaluation.report.card import write_card
 
-    folder = find_checkpoint(args.game)
-    trained = _load(str(folder), args.device)
-    config = replace(load_config(folder), results=_measure(trained, args))
+    checkpoint = Checkpoint.open(args.game)
+    folder, trained = checkpoint.path, _load(checkpoint, args.device)
+    config = replace(checkpoint.config, results=_measure(trained, args))
     write_results(folder, config, write_card(config))
     print(f"measured anew: {folder}")
     return 0

@@ -1,15 +1,14 @@
-"""``PixelVectorEnv``: what a dreamt and a real vector env of Atari have in common.
+"""``PixelVectorEnv``: Gymnasium's contract, shared by dreams and real games.
 
 A world (dreams, or games in the emulator) begins and advances its E rows and shows them as frames
-or as the agent's features. All else is here, once for both: Gymnasium's contract with its three
-autoreset modes, array and observation types, checks before anything moves, rendering.
+or as the agent's features. This class adds the rest for both: the three autoreset modes, array
+and observation types, checks before anything moves, rendering.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
@@ -20,25 +19,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from glam_env.checkpoint.config import CheckpointConfig, load_config
-from glam_env.checkpoint.folder import find_checkpoint
-from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
-from glam_env.checks import (
-    read_actions,
-    read_autoreset_mode,
-    read_mask,
-    require_choice,
-    require_count,
-)
-from glam_env.envs.attributes import RowAttributes
-from glam_env.envs.spec import PlainSpec
+from glam_env.checks import read_actions, read_mask, require_count
+from glam_env.device import find_device
+from glam_env.envs.dream.options import RENDER_MODES, DreamOptions
+from glam_env.envs.plain_spec import PlainSpec
+from glam_env.envs.row_attributes import RowAttributes
 from glam_env.envs.window import Window
 from glam_env.errors import GlamError
 from glam_env.games import find_game
 
-ARRAY_TYPES = ("numpy", "torch")
-OBS_TYPES = ("rgb", "latent", "grayscale")
-RENDER_MODES = ("rgb_array", "rgb_grid", "human")
 RENDER_FPS = 15  # an agent step is 4 of the game's 60 frames a second
 FRAME_SHAPE = (64, 64, 3)
 
@@ -46,8 +35,13 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Transition(NamedTuple):
-    """One step of E rows: ``reward`` (E) float32, ``terminated`` and ``truncated`` (E) bool, and
-    ``prior_entropy`` (E) float32 nats, or None in a world that has none."""
+    """One step of E rows.
+
+    Attributes:
+        reward: (E) float32.
+        terminated, truncated: (E) bool.
+        prior_entropy: (E) float32 nats; None in a world without a model.
+    """
 
     reward: Tensor
     terminated: Tensor
@@ -60,65 +54,48 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
 
     Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64, 1) uint8, or ``latent``, the
     agent's features [one-hot z_t, h_{t−1}] (K·C + D) float32. Rewards are float32, flags bool.
-    Whatever is returned belongs to the caller: no storage is used twice.
+    Returned arrays and tensors belong to the caller: the env never writes to them again.
 
-    ``info["prior_entropy"]`` (E) float32, in every step, is the world model's doubt in nats about
-    what it foretold for this step; 0 where a row did not act but began (NEXT_STEP). As Gymnasium
-    has it, ``final_info`` repeats what belongs to the rows that SAME_STEP has begun anew, and the
-    mask ``_prior_entropy`` leaves them out.
+    ``info["prior_entropy"]`` (E) float32, in every step, is the entropy in nats of the world
+    model's prediction for this step; 0 where a row began instead of acting (NEXT_STEP). As in
+    Gymnasium, ``final_info`` repeats what belongs to the rows that SAME_STEP has begun again, and
+    the mask ``_prior_entropy`` excludes them.
 
-    A subclass gives the world: :meth:`_seed_world`, :meth:`_begin`, :meth:`_advance`,
+    A subclass provides the world: :meth:`_seed_world`, :meth:`_begin`, :meth:`_advance`,
     :meth:`_frames`, :meth:`_features`, :meth:`_release`; it calls :meth:`_set_spaces` once.
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
         num_envs: E.
-        device: where observations are made.
-        array_type: ``"numpy"``, or ``"torch"`` for tensors that stay on the device.
-        obs_type: see above.
-        autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
-        render_mode: None; ``"rgb_array"``, a tuple of frames; ``"rgb_grid"``, all frames in one
-            picture; ``"human"``, that picture in a window at every reset and step.
+        options: where observations are made, of which type they are, and how rows begin again.
 
     Raises:
-        GlamError: an impossible option.
+        GlamError: an option is impossible.
     """
 
     rows_are: ClassVar[str] = "rows"
-    """What messages call the E rows."""
+    """The plural that messages use for the E rows."""
 
     single_action_space: spaces.Discrete
     closed = True  # until there is something to close
     _window: Window | None = None
 
-    def __init__(
-        self,
-        game: str,
-        num_envs: int,
-        *,
-        device: torch.device,
-        array_type: str,
-        obs_type: str,
-        autoreset_mode: AutoresetMode | str,
-        render_mode: str | None,
-    ) -> None:
+    def __init__(self, game: str, num_envs: int, options: DreamOptions) -> None:
         self.num_envs = require_count("num_envs", num_envs)
-        require_choice("array_type", array_type, ARRAY_TYPES)
-        require_choice("obs_type", obs_type, OBS_TYPES)
-        require_choice("render_mode", render_mode, (None, *RENDER_MODES))
         self.game = find_game(game).name
-        self.device = device
+        self.device = find_device(options.device)
         self._luminance: Tensor | None = None  # on the device, from the first use on
-        self.array_type, self.obs_type, self.render_mode = array_type, obs_type, render_mode
-        self.autoreset_mode = read_autoreset_mode(autoreset_mode)
+        self.array_type, self.obs_type = options.array_type, options.obs_type
+        self.render_mode = options.render_mode
+        self.autoreset_mode = options.autoreset_mode
         self.metadata = {
             "render_modes": list(RENDER_MODES),
             "render_fps": RENDER_FPS,
             "autoreset_mode": self.autoreset_mode,
         }
-        if render_mode == "human":
+        if self.render_mode == "human":
             self._window = Window(type(self).__name__, RENDER_FPS)
-        self._done: Tensor | None = None  # rows that have ended and not begun anew
+        self._done: Tensor | None = None  # rows that have ended and not begun again
         self.closed = False
 
     def _set_spaces(self, num_actions: int, feature_dim: int) -> None:
@@ -135,34 +112,37 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
 
     @abstractmethod
     def _seed_world(self, seed: int) -> None:
-        """Fixes all that the world draws from here on; ``seed`` lies in [0, 2^63)."""
+        """Fix all random draws from here on; ``seed`` lies in [0, 2^63)."""
 
     @abstractmethod
     def _begin(self, mask: Tensor, start: Any) -> None:
-        """Begins the rows of the (E) bool mask; ``start`` is of :meth:`_checked_start`, or None."""
+        """Begin the rows of the (E) bool mask; ``start`` is of :meth:`_checked_start`, or None."""
 
     @abstractmethod
     def _advance(self, actions: Tensor, waiting: Tensor) -> Transition:
-        """Moves all rows on by (E) int64 actions; those of the (E) bool mask have ended before,
-        begin afterwards, and may become anything."""
+        """Step all rows by (E) int64 actions.
+
+        The rows of the (E) bool mask ``waiting`` have ended before and begin afterwards: what
+        becomes of them in this step is not used.
+        """
 
     @abstractmethod
     def _frames(self) -> Tensor:
-        """(E, 64, 64, 3) uint8 on the device, what the rows look like now; the world's own."""
+        """Return the current frames, (E, 64, 64, 3) uint8 on the device, without a copy."""
 
     @abstractmethod
     def _features(self) -> Tensor:
-        """(E, K·C + D) float32 features of all rows as they stand, a fresh tensor."""
+        """Return the current features, (E, K·C + D) float32, in a new tensor."""
 
     @abstractmethod
     def _release(self) -> None:
-        """Lets go of everything that takes memory."""
+        """Release everything that takes memory."""
 
     def _checked_start(self, options: Mapping[str, Any]) -> Any:
-        """Where rows shall start, from reset's options without its ``reset_mask``."""
+        """Read where rows start from the options of reset, without its ``reset_mask``."""
         if options:
             raise GlamError(
-                f"unknown reset option {str(next(iter(options)))!r}; there is reset_mask"
+                f"unknown reset option {str(next(iter(options)))!r}; the known one is reset_mask"
             )
         return None
 
@@ -171,13 +151,18 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins rows, all of them unless a mask says otherwise.
+        """Begin all rows, or those of a mask.
+
+        Args:
+            seed: fixes all random draws from here on, those of all rows.
+            options: ``reset_mask``, an (E) bool array or tensor of the rows to begin; a subclass
+                may know others.
 
         Returns:
-            Observations of all rows, and an empty info: nothing has been foretold yet.
+            Observations of all rows, and an empty info: nothing has been predicted yet.
 
         Raises:
-            GlamError: a bad option; nothing has moved then.
+            GlamError: an option is wrong; nothing has moved then.
         """
         self._require_open()
         others = dict(options or {})
@@ -192,16 +177,17 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         return self._export(self._observe()), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Steps all rows.
+        """Step all rows.
 
         Args:
-            actions: (E) integers in numpy or torch.
+            actions: (E) integers in numpy, torch or a list.
 
         Returns:
-            Observations, rewards, terminations, truncations, info, as the autoreset mode has it.
+            Observations, rewards (E) float32, terminations and truncations (E) bool, and info, as
+            the autoreset mode defines them.
 
         Raises:
-            GlamError: bad actions, or a row that has yet to begin; nothing has moved then.
+            GlamError: actions are invalid, or a row has to begin first; nothing has moved then.
         """
         self._require_open()
         if self._done is None:
@@ -216,18 +202,18 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         reward, terminated, truncated, entropy = self._advance(chosen, waiting)
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             done = terminated | truncated
-            info = self._doubt(entropy, None, ~done)
+            info = self._entropy_info(entropy, None, ~done)
             if bool(done.any()):
                 info |= self._final_info(entropy, done)
                 self._begin(done, None)
         else:
             acted = ~waiting
             if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(waiting.any()):
-                # Those that had ended begin in this step; what they have just done is dropped.
+                # Rows that had ended begin in this step; what they have just done is dropped.
                 self._begin(waiting, None)
                 reward = reward.masked_fill(waiting, 0.0)
                 terminated, truncated = terminated & acted, truncated & acted
-            info = self._doubt(entropy, acted, acted.clone())
+            info = self._entropy_info(entropy, acted, acted.clone())
             self._done = terminated | truncated
         self._show()
         return (
@@ -239,8 +225,11 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         )
 
     def render(self) -> Any:
-        """``rgb_array``: E frames (64, 64, 3) uint8 in a tuple; ``rgb_grid``: one picture with all
-        of them, row after row; ``human``: None, the window shows it anyway."""
+        """Return what the render mode defines.
+
+        ``rgb_array``: a tuple of E frames (64, 64, 3) uint8; ``rgb_grid``: one picture with all of
+        them; ``human``: None, since the window shows each step anyway.
+        """
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without render_mode, such as 'rgb_array'")
             return None
@@ -251,18 +240,18 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         return tuple(frames.copy()) if self.render_mode == "rgb_array" else tile_frames(frames)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Lets go of the world, of its tensors on the device, and of the window."""
+        """Release the world, its tensors on the device, and the window."""
         self._done = self._luminance = None
         self._release()
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # PyTorch keeps what has been freed; others may want it
+            torch.cuda.empty_cache()  # PyTorch keeps freed memory, which others may need
         if self._window is not None:
             self._window.close()
 
     # --- parts -------------------------------------------------------------------------------
 
     def _observe(self) -> Tensor:
-        """Observations of all rows as they stand, a fresh tensor."""
+        """Return the current observations of all rows, in a new tensor."""
         if self.obs_type == "latent":
             return self._features()
         if self.obs_type == "grayscale":
@@ -276,21 +265,27 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
             self._window.show(tile_frames(self._frames().cpu().numpy()))
 
     def _export(self, tensor: Tensor) -> Any:
-        """A tensor in the caller's array type."""
+        """Convert a tensor to the caller's array type."""
         return tensor if self.array_type == "torch" else tensor.cpu().numpy()
 
-    def _doubt(self, entropy: Tensor | None, acted: Tensor | None, told: Tensor) -> dict[str, Any]:
-        """``prior_entropy`` of the rows that have ``acted`` (None: all), 0 of the others, and its
-        mask ``told``, which is given away: those whose info this is. A world without a model masks
-        all."""
+    def _entropy_info(
+        self, entropy: Tensor | None, acted: Tensor | None, mask: Tensor
+    ) -> dict[str, Any]:
+        """Return ``prior_entropy`` and its mask.
+
+        Args:
+            entropy: (E) nats; None in a world without a model, which masks all rows.
+            acted: (E) bool, the other rows have entropy 0; None is all rows.
+            mask: (E) bool, the rows whose info this is; handed on, not copied.
+        """
         if entropy is None:
-            entropy, told = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(told)
+            entropy, mask = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(mask)
         elif acted is not None:
             entropy = entropy.masked_fill(~acted, 0.0)
-        return {"prior_entropy": self._export(entropy), "_prior_entropy": self._export(told)}
+        return {"prior_entropy": self._export(entropy), "_prior_entropy": self._export(mask)}
 
     def _final_info(self, entropy: Tensor | None, done: Tensor) -> dict[str, Any]:
-        """What finished rows leave behind: ``final_obs`` and ``final_info`` with their masks.
+        """Return ``final_obs`` and ``final_info`` of finished rows, with their masks.
 
         In numpy ``final_obs`` is an array of objects, None where its mask is false; in torch it
         is a batch whose rows count where the mask is true.
@@ -303,7 +298,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         return {
             "final_obs": final_obs,
             "_final_obs": self._export(done.clone()),
-            "final_info": self._doubt(entropy, done, done.clone()),
+            "final_info": self._entropy_info(entropy, done, done.clone()),
             "_final_info": self._export(done.clone()),
         }
 
@@ -319,12 +314,12 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
             raise GlamError(f"the {self.rows_are} have not begun: call reset() first")
 
     def _checked_actions(self, actions: Any) -> Tensor:
-        """(E) int64 actions on the device, valid ones."""
+        """Check actions; return them as (E) int64 on the device."""
         num_actions = int(self.single_action_space.n)
         return read_actions(actions, self.num_envs, num_actions).to(self.device)
 
     def _checked_mask(self, value: Any) -> Tensor:
-        """The (E) bool mask of the rows to begin, on the device; None is all of them."""
+        """Check the mask of rows to begin; return it as (E) bool on the device (None: all)."""
         if value is None:
             return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         row = self.rows_are[:-1]
@@ -334,29 +329,11 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         return mask.to(self.device)
 
 
-def open_checkpoint(checkpoint: str | Path | None, game: str) -> tuple[Path, CheckpointConfig]:
-    """A checkpoint's folder and config.
-
-    Args:
-        checkpoint: a folder, a game's name, ``hf://owner/name[@revision]``; None is ``game``'s own.
-        game: its name.
-
-    Raises:
-        GlamError: there is none, it is broken, or it is of another game.
-    """
-    if isinstance(checkpoint, str) and checkpoint.startswith(SCHEME):
-        folder = fetch_checkpoint(checkpoint)
-    else:
-        folder = find_checkpoint(game if checkpoint is None else checkpoint)
-    config = load_config(folder)
-    if config.game != game:
-        raise GlamError(f"checkpoint {folder} is of {config.game}, not of {game}")
-    return folder, config
-
-
 def tile_frames(frames: np.ndarray) -> np.ndarray:
-    """(E, H, W, 3) frames in one picture, row after row and about as wide as high; black where
-    the last row has none left."""
+    """Put (E, H, W, 3) frames into one picture, row after row, about as wide as high.
+
+    The rest of the last row is black.
+    """
     count, height, width, channels = frames.shape
     columns = int(np.ceil(np.sqrt(count)))
     rows = -(-count // columns)

@@ -1,4 +1,4 @@
-"""The real game seen through the world model: frames in, the agent's features out."""
+"""``LatentFilter``: real frames in, the agent's features out."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from glam_env.model.structures import DreamState, tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
 
 Act = Callable[[Tensor, torch.Generator], Tensor]
-"""(E, F) features and a generator to (E) int64 actions."""
+"""Maps (E, F) features and a generator to (E) int64 actions."""
 
 
 class LatentFilter:
-    """Follows E real streams with the encoder and the recurrent core.
+    """Follows E real streams with the encoder and the sequence core.
 
-    At each step first :meth:`see` the frames, then :meth:`act` to tell the actions taken on them.
-    An agent so acts on the latent of the frame just seen and on h_{t−1}, as in a dream.
+    At each step call :meth:`see` with the frames, then :meth:`act` with the actions taken on them.
+    The agent then acts on the latent of the current frame and on h_{t−1}, as in a dream.
 
     Args:
-        world_model: used in evaluation mode (the filter switches it there for the encoder and
-            back to the mode in which it found it).
+        world_model: It is used in evaluation mode; the filter restores the mode that it had.
         num_envs: E.
-        generator: for the posterior's samples, on the model's device.
+        generator: For the posterior's samples, on the model's device.
     """
 
     def __init__(
@@ -47,14 +46,14 @@ class LatentFilter:
 
     @torch.no_grad()
     def see(self, frames: np.ndarray | Tensor, first: np.ndarray | Tensor) -> Tensor:
-        """Takes in what is seen now.
+        """Encode the current frames.
 
         Args:
             frames: (E, 64, 64, 3) uint8.
             first: (E) bool, true where the frame is the first of an episode.
 
         Returns:
-            (E, K·C + D) float32 features; h is zero on an episode's first frame.
+            (E, K·C + D) float32 features; h is zero at an episode's first frame.
         """
         device = self._first.device
         images, self._first = upload(frames, device), upload(first, device)
@@ -68,11 +67,11 @@ class LatentFilter:
         return self.world_model.features(self.state)
 
     def begin(self, code: Tensor, mask: Tensor) -> None:
-        """Begins an episode in some rows with what is seen there, in place of :meth:`see`.
+        """Start an episode in some rows with known latents, instead of :meth:`see`.
 
         Args:
-            code: (E, K) int64 latents of the frames; those outside the mask are not read.
-            mask: (E) bool, the rows; the others stay as they are.
+            code: (E, K) int64 latents of the frames; rows outside the mask are not read.
+            mask: (E) bool, the rows; the others are unchanged.
         """
         rows, before = mask[:, None], self.state
         self._first = self._first | mask
@@ -82,13 +81,13 @@ class LatentFilter:
 
     @torch.no_grad()
     def act(self, actions: Tensor) -> None:
-        """Takes in the (E) int64 actions that follow the frames last seen."""
+        """Process the (E) int64 actions taken on the current frames."""
         code, _, core = self.state
         h, core = self.world_model.observe(code, actions, core, self._first)
         self.state = DreamState(code, h, core)
 
     def memory(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return what a run's checkpoint stores."""
         return {
             "code": self.state.code,
             "h": self.state.h,
@@ -96,11 +95,11 @@ class LatentFilter:
         }
 
     def load_memory(self, memory: dict[str, Any]) -> None:
-        """Goes back to a :meth:`memory`."""
+        """Return to a :meth:`memory`, in this format or that of earlier versions."""
         core = self.world_model.core
         parts = list(memory["core"])
         if isinstance(core, GlamCore) and len(parts) == len(GlamState._fields) - 1:
-            parts.append(core.lmamba.inputs(parts[0]))  # saved before there was ``local``
+            parts.append(core.lmamba.inputs(parts[0]))  # from a version without ``local``
         given = iter(parts)
         self.state = DreamState(
             memory["code"], memory["h"], tree_map(lambda _: next(given), self.state.core)
@@ -108,24 +107,24 @@ class LatentFilter:
 
 
 class FilteredPolicy:
-    """An agent of the latent features as a policy on real frames.
+    """An agent that acts on latent features, as a policy on real frames.
 
     Args:
-        world_model: filters the frames.
-        act: chooses the actions.
+        world_model: Filters the frames.
+        act: Chooses the actions.
     """
 
     def __init__(self, world_model: WorldModel, act: Act) -> None:
         self.world_model, self._act = world_model, act
 
     def begin(self, num_envs: int, seed: int) -> None:
-        """Forgets everything and draws from ``seed`` on."""
+        """Start from an empty state, with draws from ``seed``."""
         device = next(self.world_model.parameters()).device
         self.generator = torch.Generator(device).manual_seed(seed)
         self.filter = LatentFilter(self.world_model, num_envs, self.generator)
 
     def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """(E, 64, 64, 3) uint8 frames and (E) bool firsts to (E) int64 actions."""
+        """Map (E, 64, 64, 3) uint8 frames and (E) bool firsts to (E) int64 actions."""
         actions = self._act(self.filter.see(frames, first), self.generator)
         self.filter.act(actions)
         return actions.cpu().numpy()

@@ -1,8 +1,9 @@
-"""``PixelEnv``: one dream, or one game, as a Gymnasium env."""
+"""``PixelEnv``: one dream, or one real game, as a Gymnasium env."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -10,30 +11,32 @@ from gymnasium.vector import AutoresetMode
 
 from glam_env.checks import require_choice, require_integers
 from glam_env.envs.base import RENDER_FPS, PixelVectorEnv
-from glam_env.envs.spec import PlainSpec
+from glam_env.envs.dream.options import DreamOptions, read_options
+from glam_env.envs.plain_spec import PlainSpec
 from glam_env.errors import GlamError
 
 SINGLE_RENDER_MODES = ("rgb_array", "human")
 
 
 class PixelEnv(PlainSpec, gym.Env):
-    """The only row of a :class:`~glam_env.envs.base.PixelVectorEnv`, to the bit.
+    """The only row of a :class:`~glam_env.envs.base.PixelVectorEnv`, bit for bit.
 
     Observations, info and options are those of the vector env, without its batch dimension; there
     is no autoreset and no ``reset_mask``. With ``array_type="torch"`` observations are tensors on
-    the device; rewards and flags are Python's own either way.
+    the device; rewards and flags are always Python numbers.
 
     ``gymnasium.make`` keeps ``max_episode_steps`` for itself and wraps a ``TimeLimit`` around
-    the env, which can shorten the env's own horizon but not extend it: give it ``horizon``.
+    the env, which can shorten the env's own horizon but not extend it: use ``horizon`` instead.
 
     Args:
         make: the vector env's class.
-        render_mode: None, ``"rgb_array"`` for a frame, ``"human"`` for a window.
-        horizon: another name of ``max_episode_steps``, which gets through ``gymnasium.make``.
-        options: of the vector env.
+        kind: the class of its options.
+        horizon: another name of ``max_episode_steps``, which ``gymnasium.make`` passes on.
+        options: options of the vector env, or None.
+        given: options as keyword arguments; they win.
 
     Raises:
-        GlamError: an impossible option.
+        GlamError: an option is unknown or impossible.
     """
 
     metadata = {"render_modes": list(SINGLE_RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
@@ -41,30 +44,42 @@ class PixelEnv(PlainSpec, gym.Env):
     def __init__(
         self,
         make: Callable[..., PixelVectorEnv],
-        render_mode: str | None,
+        kind: type[DreamOptions],
+        game: str,
         horizon: int | None,
-        **options: Any,
+        options: DreamOptions | None,
+        given: Mapping[str, Any],
     ) -> None:
-        require_choice("render_mode", render_mode, (None, *SINGLE_RENDER_MODES))
+        if "autoreset_mode" in given:
+            raise GlamError("autoreset_mode is an option of the vector env; this env has none")
+        chosen = read_options(kind, options, given)
+        require_choice("render_mode", chosen.render_mode, (None, *SINGLE_RENDER_MODES))
         if horizon is not None:
-            if options["max_episode_steps"] not in (None, horizon):
-                raise GlamError("horizon and max_episode_steps are two names of one: give either")
-            options["max_episode_steps"] = horizon
-        self._envs = make(
-            num_envs=1,
-            autoreset_mode=AutoresetMode.DISABLED,
-            render_mode=render_mode,
-            **options,
-        )
+            if chosen.max_episode_steps not in (None, horizon):
+                raise GlamError("horizon and max_episode_steps are the same option: give only one")
+            chosen = replace(chosen, max_episode_steps=horizon)
+        chosen = replace(chosen, autoreset_mode=AutoresetMode.DISABLED)
+        self._envs = make(game, 1, options=chosen)
         self.metadata = {"render_modes": list(SINGLE_RENDER_MODES), "render_fps": RENDER_FPS}
-        self.render_mode = render_mode
+        self.render_mode = chosen.render_mode
         self.action_space = self._envs.single_action_space
         self.observation_space = self._envs.single_observation_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins anew."""
+        """Begin an episode.
+
+        Args:
+            seed: fixes all random draws from here on.
+            options: those of the vector env without ``reset_mask``.
+
+        Returns:
+            The first observation, and an empty info.
+
+        Raises:
+            GlamError: an option is wrong; nothing has moved then.
+        """
         if options and "reset_mask" in options:
             one = self._envs.rows_are[:-1]
             raise GlamError(f"reset_mask is an option of the vector env; this is one {one}")
@@ -73,10 +88,13 @@ class PixelEnv(PlainSpec, gym.Env):
         return observations[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Takes one action, an integer of Python, numpy or torch.
+        """Take one action, an integer of Python, numpy or torch.
+
+        Returns:
+            Observation, reward, termination, truncation, and info.
 
         Raises:
-            GlamError: it is anything else, or the env has to be reset; nothing has moved then.
+            GlamError: the action is invalid, or the env has to be reset; nothing has moved then.
         """
         chosen = require_integers("action", action)
         if chosen.numel() != 1:
@@ -87,15 +105,15 @@ class PixelEnv(PlainSpec, gym.Env):
             float(rewards[0]),
             bool(terminations[0]),
             bool(truncations[0]),
-            # A name and its mask: what the row has no value of is left out.
+            # An entry comes with a mask; what is masked for the row is left out.
             {name: float(info[name][0]) for name in info if info.get(f"_{name}", [False])[0]},
         )
 
     def render(self) -> Any:
-        """The (64, 64, 3) uint8 frame with ``render_mode="rgb_array"``, else None."""
+        """Return the (64, 64, 3) uint8 frame with ``render_mode="rgb_array"``, else None."""
         frames = self._envs.render()
         return None if frames is None else frames[0]
 
     def close(self) -> None:
-        """Lets go of the world, of its tensors on the device, and of the window."""
+        """Release the world, its tensors on the device, and the window."""
         self._envs.close()

@@ -178,7 +178,7 @@ class LoopScan(torch.autograd.Function):
 
 
 def doubled(decay: Tensor, state: Tensor) -> Tensor:
-    """Compute h_t = decay_t ⊙ h_{t−1} + state_t along dim 1 in ⌈log₂ L⌉ rounds, in place.
+    """Compute h_t = decay_t ⊙ h_{t−1} + state_t along dim 1 in ⌈log₂ L⌉ rounds.
 
     After round k each position holds the sum over its last 2ᵏ inputs. Both arguments are
     overwritten.
@@ -194,7 +194,7 @@ def doubled(decay: Tensor, state: Tensor) -> Tensor:
 
 
 class ParallelScan(torch.autograd.Function):
-    """:func:`mamba.selective_scan` over all positions at once: few large operations, for a GPU."""
+    """:func:`mamba.selective_scan` over all positions at once, for a GPU."""
 
     @staticmethod
     def forward(ctx, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor):
@@ -223,7 +223,7 @@ class ParallelScan(torch.autograd.Function):
 
 
 class CausalTaps(torch.autograd.Function):
-    """The convolution of :func:`mamba.convolve`: one product a tap, so that no layout changes."""
+    """The convolution of :func:`mamba.convolve`, one product for each tap."""
 
     @staticmethod
     def forward(ctx, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class CausalTaps(torch.autograd.Function):
 
 
 class WindowTaps(torch.autograd.Function):
-    """The convolution of :func:`mamba.convolve_windows`, which does not copy the windows."""
+    """The convolution of :func:`mamba.convolve_windows`, without a copy of windows."""
 
     @staticmethod
     def forward(ctx, inputs: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tensor:
@@ -276,9 +276,10 @@ class WindowTaps(torch.autograd.Function):
 
 
 class _DecayedRead(torch.autograd.Function):
-    """:func:`decayed_read` a few rows at a time, so that (rows, N, d_inner) stays in the cache.
+    """:func:`decayed_read` a few rows at a time.
 
-    The backward pass computes the decays again.
+    Tensors of (rows, N, d_inner) then stay in the cache; the backward pass computes the decays
+    again.
     """
 
     ROWS = 32
@@ -319,7 +320,7 @@ class _DecayedRead(torch.autograd.Function):
 
 
 def decayed_read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """Compute Σ_n weight_n exp(after_d A_dn): how much of an input is left some time later.
+    """Compute Σ_n weight_n exp(after_d A_dn), what is left of inputs some time later.
 
     Args:
         after: (M, d_inner), the time.

@@ -1,1 +1,1 @@
-"""The GLAM world model in pure PyTorch: it knows no environment, no file and no agent."""
+"""The world model as the paper describes it, readable before it is fast."""

@@ -93,17 +93,20 @@ class LossConfig:
     """Weights and settings of the loss; the defaults are the paper's.
 
     Attributes:
-        dynamics, representation, variation: weights of L_dyn, L_rep, L_var (eq. 12).
-        free_nats, variation_free_nats: floors of the KL terms.
-        decode_fraction: share of a batch's frames that the reconstruction is taken on.
-        foreground_weight: weight of pixels that differ from the background (1: all alike).
-        foreground_threshold: how much they differ, in [0, 1], over the largest channel.
-        margin: pixels around such pixels that belong to their margin.
-        margin_weight: weight there: without it a small object is drawn as a cloud, since what is
-            drawn beside it costs next to nothing.
-        latent_gradient: scale of the sequence losses' gradient through z into the encoder.
-        reward_weight: weight of the reward loss on transitions with a reward other than zero
-            (1: all alike).
+        dynamics: Weight of L_dyn.
+        representation: Weight of L_rep.
+        variation: Weight of L_var.
+        free_nats: Lower bound of the KL of L_dyn and of L_rep.
+        variation_free_nats: Lower bound of the KL of L_var.
+        decode_fraction: Share of a batch's frames that the reconstruction is computed on.
+        foreground_weight: Weight of pixels that differ from the background (1: all alike).
+        foreground_threshold: By how much they differ, in [0, 1], in the channel that differs most.
+        margin: Width in pixels of the margin around such pixels.
+        margin_weight: Weight in the margin. Without it a small object becomes a cloud, since
+            errors beside it cost next to nothing.
+        latent_gradient: Scale of the sequence losses' gradient through z into the encoder.
+        reward_weight: Weight of the reward loss on transitions whose reward is not zero (1: all
+            alike).
     """
 
     dynamics: float = 0.5

@@ -1,8 +1,8 @@
 """The distributions of the world model and the agent.
 
-Categorical latents with 1 % uniform mixed in and straight-through samples (DreamerV2/V3), and
-the symlog two-hot code for scalars (DreamerV3). All of it computes in float32, whatever the
-autocast around it.
+Categorical latents with a uniform share and straight-through samples (DreamerV2 and V3), and the
+symlog two-hot code for scalars (DreamerV3). Everything computes in float32, whatever the autocast
+around it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 UNIMIX = 0.01
-"""Share of the uniform distribution in every categorical (model.md § 1)."""
+"""Default share of the uniform distribution in every categorical."""
 
 
 def unimix_log_probs(logits: Tensor, share: float = UNIMIX) -> Tensor:
-    """Log-probabilities of softmax(logits) with a share of the uniform distribution mixed in.
+    """Return log-probabilities of softmax(logits) mixed with the uniform distribution.
 
     Args:
         logits: (..., C), any float dtype.
-        share: how much of the uniform distribution, in [0, 1].
+        share: Of the uniform distribution, in (0, 1).
 
     Returns:
         (..., C) float32 log-probabilities, normalised.
@@ -32,12 +32,12 @@ def unimix_log_probs(logits: Tensor, share: float = UNIMIX) -> Tensor:
 def sample_codes(
     log_probs: Tensor, *, temperature: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draws a class of every categorical, each by a uniform number of its own.
+    """Draw a class of every categorical, each by its own uniform random number.
 
     Args:
         log_probs: (..., C) log-probabilities or logits.
-        temperature: divides the log-probabilities; 0 takes the likeliest class.
-        generator: on the tensor's device; the default generator if None.
+        temperature: Divides the log-probabilities; 0 takes the likeliest class.
+        generator: On the tensor's device; the default generator if None.
 
     Returns:
         (...) int64 class indices.
@@ -49,20 +49,20 @@ def sample_codes(
 
 
 def sample_at(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tensor:
-    """The classes that numbers fall on: :func:`sample_codes` with numbers already drawn.
+    """Return the classes that given random numbers select; see :func:`sample_codes`.
 
     Args:
         log_probs: (..., C) log-probabilities or logits.
         draw: (...) in [0, 1).
-        temperature: see :func:`sample_codes`.
+        temperature: See :func:`sample_codes`.
 
     Returns:
         (...) int64 class indices.
     """
     if temperature == 0.0:
         return log_probs.argmax(-1)
-    # Inverse of the cumulative distribution: one number a categorical, not one a class. Nothing
-    # is normalised: the number is scaled by the last sum instead.
+    # The inverse of the cumulative distribution: one number for each categorical, not for each
+    # class. Instead of normalising the weights, scale the number by their sum.
     scaled = log_probs.float()
     if temperature != 1.0:
         scaled = scaled / temperature
@@ -71,7 +71,10 @@ def sample_at(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tens
 
 
 def running_sums(x: Tensor) -> Tensor:
-    """``x.cumsum(-1)`` of (..., C) float32; of few classes on a CPU as a product, far faster."""
+    """Compute ``x.cumsum(-1)`` of (..., C) float32.
+
+    On a CPU, for few classes, a product with a triangle of ones is far faster.
+    """
     classes = x.shape[-1]
     if x.device.type != "cpu" or classes > 64:
         return x.cumsum(-1)
@@ -81,20 +84,20 @@ def running_sums(x: Tensor) -> Tensor:
 
 
 def fall_on(cumulative: Tensor, draw: Tensor) -> Tensor:
-    """The class in whose share of (..., C) rising sums a number (...) in [0, 1) falls."""
+    """Return the class whose share of (..., C) running sums holds (...) in [0, 1)."""
     threshold = (draw * cumulative[..., -1]).unsqueeze(-1)
     found = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-    return found.clamp_max_(cumulative.shape[-1] - 1)  # where there are NaNs, and at the very end
+    return found.clamp_max_(cumulative.shape[-1] - 1)  # NaNs, and rounding at the end
 
 
 def one_hot(codes: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(...) int64 class indices to (..., C) one-hot vectors."""
+    """Map (...) int64 class indices to (..., C) one-hot vectors."""
     zeros = torch.zeros((*codes.shape, classes), dtype=dtype, device=codes.device)
     return zeros.scatter_(-1, codes.unsqueeze(-1), 1)
 
 
 def one_hot_linear(weight: Tensor, codes: Tensor, rest: Tensor) -> Tensor:
-    """``F.linear(cat([one_hot(codes), rest]), weight)``: K rows are added up, the zeros skipped.
+    """Compute ``F.linear(cat([one_hot(codes), rest]), weight)`` as a sum of K rows.
 
     Args:
         weight: (outputs, K·C + R).
@@ -112,7 +115,7 @@ def one_hot_linear(weight: Tensor, codes: Tensor, rest: Tensor) -> Tensor:
 
 
 def straight_through(log_probs: Tensor, codes: Tensor) -> Tensor:
-    """One-hot of ``codes`` whose gradient is that of the probabilities.
+    """Return one-hot vectors of ``codes`` with the gradient of the probabilities.
 
     Args:
         log_probs: (..., C) float32 normalised log-probabilities.
@@ -126,10 +129,11 @@ def straight_through(log_probs: Tensor, codes: Tensor) -> Tensor:
 
 
 def categorical_kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) in nats, summed over the categoricals.
+    """Compute KL(p ‖ q) in nats, summed over the categoricals.
 
     Args:
-        p, q: (..., K, C) float32 normalised log-probabilities.
+        p: (..., K, C) float32 normalised log-probabilities.
+        q: (..., K, C) float32 normalised log-probabilities.
 
     Returns:
         (...) float32.
@@ -161,42 +165,42 @@ class _KLToLogits(torch.autograd.Function):
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of x ⊙ y over the last two dimensions, with nothing of their size in between."""
+    """Sum x ⊙ y over the last two dimensions without storing the product."""
     x, y = x.flatten(-2), y.flatten(-2)
     return (x.unsqueeze(-2) @ y.unsqueeze(-1)).squeeze(-1).squeeze(-1)
 
 
 def kl_to_logits(target: Tensor, logits: Tensor, share: float = UNIMIX) -> tuple[Tensor, Tensor]:
-    """KL(p ‖ q), q the softmax of logits with a share of the uniform mixed in, p standing still.
+    """Compute KL(p ‖ q) for fixed p and q = softmax(logits) with a uniform share.
 
-    :func:`categorical_kl` of :func:`unimix_log_probs` with the gradient written out: a third of
-    the passes over (..., K, C).
+    It is :func:`categorical_kl` of :func:`unimix_log_probs` with the gradient written out, which
+    takes a third of the passes over (..., K, C).
 
     Args:
         target: (..., K, C) float32 normalised log-probabilities of p; gets no gradient.
         logits: (..., K, C), any float dtype.
-        share: see :func:`unimix_log_probs`.
+        share: See :func:`unimix_log_probs`.
 
     Returns:
-        The KL in nats, (...) float32, and the entropy of q without gradient, both summed over the
-        categoricals.
+        The KL in nats, (...) float32, and the entropy of q without gradient; both are summed over
+        the categoricals.
     """
     with torch.autocast(logits.device.type, enabled=False):
         return _KLToLogits.apply(target.detach(), logits, share)  # type: ignore[no-any-return]
 
 
 def categorical_entropy(log_probs: Tensor) -> Tensor:
-    """Entropy in nats over the last dimension of normalised log-probabilities."""
+    """Compute the entropy in nats of (..., C) normalised log-probabilities."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def symlog(x: Tensor) -> Tensor:
-    """sign(x) · log(1 + |x|), DreamerV3's squashing of rewards and returns."""
+    """Compute sign(x) · log(1 + |x|), by which DreamerV3 squashes rewards and returns."""
     return x.sign() * x.abs().log1p()
 
 
 def symexp(x: Tensor) -> Tensor:
-    """The inverse of :func:`symlog`."""
+    """Compute the inverse of :func:`symlog`."""
     return x.sign() * x.abs().expm1()
 
 
@@ -204,11 +208,15 @@ class SymlogTwoHot(nn.Module):
     """A scalar as a distribution over bins that are evenly spaced in symlog space.
 
     The mean is taken in symlog space and then expanded, as in STORM: with 255 bins on [−20, 20]
-    a mean of the expanded bins would be ruled by the outermost ones.
+    the outermost bins would dominate a mean of expanded bins.
 
     Args:
-        bins: number of bins, at least 2.
-        low, high: first and last bin centre, in symlog units.
+        bins: Number of bins, at least 2.
+        low: First bin centre, in symlog units.
+        high: Last bin centre, in symlog units.
+
+    Raises:
+        ValueError: Fewer than 2 bins, or ``low`` is not below ``high``.
     """
 
     centers: Tensor
@@ -224,42 +232,42 @@ class SymlogTwoHot(nn.Module):
 
     @torch.no_grad()
     def _neighbours(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The two bins (..., 2) int64 that (...) values lie between, and their weights (..., 2)."""
+        """Return the bins on both sides of (...) values, and their weights, (..., 2)."""
         bins = self.centers.numel()
         position = (symlog(values.float()).clamp(self.low, self.high) - self.low) * (
             (bins - 1) / (self.high - self.low)
         )
         below = position.floor().clamp(max=bins - 2)
         upper = position - below
-        index = below.nan_to_num().long()  # a NaN stays one in the weights
+        index = below.nan_to_num().long()  # a NaN stays in the weights
         return torch.stack([index, index + 1], -1), torch.stack([1.0 - upper, upper], -1)
 
     def encode(self, values: Tensor) -> Tensor:
-        """(...) values to (..., bins) float32: two neighbouring weights that sum to one."""
+        """Map (...) values to (..., bins) float32: two weights that sum to one."""
         index, weights = self._neighbours(values)
         target = torch.zeros(*values.shape, self.centers.numel(), device=values.device)
         return target.scatter_(-1, index, weights)
 
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy (nats) of (..., bins) logits against the two-hot of (...) values."""
+        """Compute the cross-entropy (nats) of (..., bins) logits and two-hot (...) values."""
         return self.losses(logits, values)[0]
 
     def losses(self, logits: Tensor, *values: Tensor) -> list[Tensor]:
-        """As :meth:`loss`, against each of several values, in one pass over the logits."""
+        """Compute :meth:`loss` for each of several values, in one pass over the logits."""
         found = [self._neighbours(value) for value in values]
         index, weights = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
         terms = weights * logits.float().log_softmax(-1).gather(-1, index)
         return [-part.sum(-1) for part in terms.split(2, -1)]
 
     def mean(self, logits: Tensor) -> Tensor:
-        """(..., bins) logits to the (...) float32 values that they stand for."""
+        """Map (..., bins) logits to the (...) float32 values that they stand for."""
         with torch.autocast(logits.device.type, enabled=False):
             return symexp(logits.float().softmax(-1) @ self.centers)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draws a bin of (..., bins) logits and returns its (...) float32 value."""
+        """Draw a bin of (..., bins) logits and return its (...) float32 value."""
         return self.at(sample_codes(logits, generator=generator))
 
     def at(self, bins: Tensor) -> Tensor:
-        """(...) int64 bins to the (...) float32 values of their centres."""
+        """Map (...) int64 bins to the (...) float32 values of their centres."""
         return symexp(self.centers[bins])

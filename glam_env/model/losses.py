@@ -116,7 +116,7 @@ def termination_loss(logits: Tensor, life_lost: Tensor) -> Tensor:
 def dynamics_loss(
     posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute max(free nats, KL(sg q(z_{t+1}) ‖ p(z_{t+1} | h_t))) (eq. 9, dynamics).
+    """Compute max(free, KL(sg q(z_{t+1}) ‖ p(z_{t+1} | h_t))) (eq. 9, dynamics).
 
     The KL is summed over the categoricals, then averaged, then bounded.
 
@@ -137,7 +137,7 @@ def dynamics_loss(
 def representation_loss(
     posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig
 ) -> Tensor:
-    """Compute max(free nats, KL(q(z_{t+1}) ‖ sg p(z_{t+1} | h_t))) (eq. 9, representation).
+    """Compute max(free, KL(q(z_{t+1}) ‖ sg p(z_{t+1} | h_t))) (eq. 9, representation).
 
     Args:
         posterior: (M, K, C) float32 log-probabilities q of z_{t+1}.

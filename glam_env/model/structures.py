@@ -1,4 +1,4 @@
-"""What goes into a world model and comes out of it, and functions of such trees of tensors."""
+"""Inputs and outputs of a world model, and functions of trees of tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tree_map(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any:
-    """Apply a function to the tensors of a pytree, and to those at the same places of others.
+    """Apply a function to the tensors of a pytree, or of several of one structure.
 
     A pytree is a tensor, None, or a tuple, NamedTuple, list or dict of pytrees. (Written out here,
     since it runs in every step of a dream, where ``torch.utils._pytree`` takes ten times as long.)

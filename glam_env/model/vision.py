@@ -1,4 +1,4 @@
-"""Image encoder and decoder (eq. 4): four strided convolutions and their mirror image."""
+"""The image model: four strided convolutions, and their mirror image."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ MAP_SIZE = 4  # side of the encoder's last feature map
 
 
 def stem_channels(stem: int) -> list[int]:
-    """Channels after each of the four convolutions: 32, 64, 128, 256 for a stem of 32."""
+    """Return the channels after each convolution: 32, 64, 128, 256 for a stem of 32."""
     return [stem, 2 * stem, 4 * stem, 8 * stem]
 
 
 def _channels_last(module: nn.Sequential) -> nn.Sequential:
-    """Lays weights out as the images come; convolutions are then twice as fast on a CPU."""
+    """Lay weights out as the images are; convolutions are then twice as fast on a CPU."""
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -23,11 +23,12 @@ def _channels_last(module: nn.Sequential) -> nn.Sequential:
 
 
 class ImageEncoder(nn.Module):
-    """o → x (feature map) → logits of K × C classes.
+    """Image to feature map x to the logits of z ~ q(z | o) (eq. 4, encoder).
 
     Args:
-        stem: channels of the first convolution (paper: 32).
-        categoricals, classes: K and C.
+        stem: Channels of the first convolution (paper: 32).
+        categoricals: K.
+        classes: C.
     """
 
     def __init__(self, stem: int, categoricals: int, classes: int) -> None:
@@ -47,13 +48,10 @@ class ImageEncoder(nn.Module):
         self.head = nn.Linear(self.feature_dim, categoricals * classes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Encodes images.
-
-        Args:
-            images: (N, 64, 64, 3) uint8.
+        """Encode (N, 64, 64, 3) uint8 images.
 
         Returns:
-            x: (N, 16·8·stem) the flattened feature map; logits: (N, K, C).
+            x (N, 16 · 8 · stem), the flattened feature map, and the logits (N, K, C).
         """
         pixels = images.permute(0, 3, 1, 2) / 255.0  # float32, and channels last as they are
         x = self.convolutions(pixels).flatten(1)
@@ -61,11 +59,14 @@ class ImageEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """z → ô. With a background, the network draws the difference from it.
+    """Latent to image, ô = p(z) (eq. 4, decoder).
 
     Args:
-        stem, categoricals, classes: as in the encoder.
-        residual: add the ``background`` buffer to the output (setting ``background_residual``).
+        stem: As in the encoder.
+        categoricals: K.
+        classes: C.
+        residual: Add the ``background`` buffer to the output: the network then draws the
+            difference from it (setting ``background_residual``).
     """
 
     background: Tensor
@@ -90,14 +91,7 @@ class ImageDecoder(nn.Module):
         self.register_buffer("background", torch.zeros(IMAGE_SIZE, IMAGE_SIZE, 3))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Draws images.
-
-        Args:
-            z: (N, K·C) one-hot latents.
-
-        Returns:
-            (N, 64, 64, 3) float32, trained towards [0, 1]; not clamped.
-        """
+        """Draw (N, K·C) one-hot latents as (N, 64, 64, 3) float32, not clamped to [0, 1]."""
         maps = self.project(z).unflatten(-1, (self.first, MAP_SIZE, MAP_SIZE))
         maps = maps.contiguous(memory_format=torch.channels_last)
         images = self.convolutions(maps).permute(0, 2, 3, 1).float()

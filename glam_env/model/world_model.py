@@ -40,7 +40,7 @@ VARIATION_PROJECTION = "variation_target"  # prefix of the tensors that an expor
 
 
 class WorldModel(nn.Module):
-    """Feature encoder, sequence core and predictors (eq. 5), with the image model around them.
+    """Feature encoder, sequence core and predictors (eq. 5), and the image model.
 
     Args:
         config: Sizes.
@@ -109,7 +109,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def set_background(self, images: Tensor) -> None:
-        """Take the per-pixel median of (N, 64, 64, 3) uint8 images as the game's background."""
+        """Take the pixels' median of (N, 64, 64, 3) uint8 images as the background."""
         self.decoder.background.copy_(images.float().median(0).values / 255.0)
 
     # --- observe and predict -----------------------------------------------------------------
@@ -269,7 +269,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (N, 64, 64, 3) uint8 images to ``log_probs`` and ``projected`` of a LatentBatch."""
+        """Map (N, 64, 64, 3) uint8 images to ``log_probs`` and ``projected`` of a batch."""
         x, logits = self.encoder(images)
         return unimix_log_probs(logits, self.config.unimix), self._project(x)
 
@@ -328,7 +328,7 @@ class WorldModel(nn.Module):
         return terms, {name: value.detach() for name, value in metrics.items()}, output
 
     def freeze_images(self, frozen: bool = True) -> None:
-        """Freeze encoder and decoder, BatchNorm's statistics included, or let them learn again."""
+        """Freeze encoder, decoder and their statistics, or let them learn again."""
         self._images_frozen = frozen
         for part in (self.encoder, self.decoder):
             part.requires_grad_(not frozen).train(self.training and not frozen)
@@ -344,7 +344,7 @@ class WorldModel(nn.Module):
     # --- export ------------------------------------------------------------------------------
 
     def export_state(self) -> dict[str, Tensor]:
-        """Return the state dict without the fixed random projection, which only training needs."""
+        """Return the state dict without the fixed projection, which only training needs."""
         return {
             name: value
             for name, value in self.state_dict().items()

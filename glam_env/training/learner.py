@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glam_env.checkpoint.config import load_config
-from glam_env.checkpoint.folder import find_checkpoint, load_agent_state, load_world_model
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.fast.graphs import CapturedUpdate
 from glam_env.fast.precision import autocast
@@ -189,8 +188,8 @@ class Learner:
         Raises:
             GlamError: a checkpoint of another game or of other sizes.
         """
-        folder = find_checkpoint(checkpoint)
-        config, own = load_config(folder), self.world_model.config
+        opened = Checkpoint.open(checkpoint)
+        folder, config, own = opened.path, opened.config, self.world_model.config
         if config.game != self.game.name:
             raise GlamError(
                 f"warm_start {folder} is of {config.game}; {self.game.name} needs one of its own"
@@ -201,5 +200,5 @@ class Learner:
                     f"warm_start {folder} has model.{name} {size}, this run {getattr(own, name)}; "
                     "they must be equal"
                 )
-        self.world_model.load_exported(load_world_model(folder, self.device).export_state())
-        self.agent.load_exported(load_agent_state(folder))
+        self.world_model.load_exported(opened.world_model(self.device).export_state())
+        self.agent.load_exported(opened.agent_state())

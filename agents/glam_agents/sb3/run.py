@@ -22,8 +22,8 @@ import torch
 
 from glam_agents.progress import ProgressBar
 from glam_agents.sb3.score import DreamScore, measure_dreams, own_draws, show_report
-from glam_env.checkpoint.config import WORLD_MODEL, CheckpointConfig, load_config
-from glam_env.checkpoint.folder import find_checkpoint, load_world_model
+from glam_env.checkpoint.config import WORLD_MODEL
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checks import require_choice, require_count
 from glam_env.cli.options import Sb3
 from glam_env.console import StopRequest
@@ -95,8 +95,8 @@ class Sb3Run:
             raise GlamError("features remember by themselves: leave out frame_stack with latent")
         algorithm = find_algorithm(args.algo)
         self.args, self.device = args, find_device(args.device)
-        self.checkpoint = find_checkpoint(args.game)
-        self.config: CheckpointConfig = load_config(self.checkpoint)
+        self.checkpoint = Checkpoint.open(args.game)
+        self.config = self.checkpoint.config
         self.game = self.config.game
         self.path = args.run or Path("runs/sb3") / f"{self.game}-{args.algo}-{args.obs}"
         self.settings = {
@@ -232,7 +232,7 @@ class Sb3Run:
             chosen = self._choose(features.cpu().numpy())
             return torch.from_numpy(chosen).to(features.device)
 
-        return FilteredPolicy(load_world_model(self.checkpoint, self.device), act)
+        return FilteredPolicy(self.checkpoint.world_model(self.device), act)
 
     def _begin(self) -> DreamScore:
         """Measures and saves what has learned nothing yet."""

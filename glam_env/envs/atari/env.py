@@ -1,53 +1,78 @@
 """The real game as Gymnasium envs, in the dream's spaces: a policy of one runs in the other.
 
-What differs is the world, not the interface. A dream ends where a life is lost and at a short
-horizon; a real episode is the whole game, cut after half an hour as Atari's protocol has it.
+The worlds differ, the interface does not. A dream ends where a life is lost and at a short
+horizon; a real episode is the whole game, cut after half an hour as in Atari's protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from glam_env.checkpoint.folder import load_world_model
-from glam_env.checks import require_count
-from glam_env.device import find_device
 from glam_env.envs.atari.emulator import MAX_STEPS, Emulator
-from glam_env.envs.base import FRAME_SHAPE, PixelVectorEnv, Transition, open_checkpoint
-from glam_env.envs.dream.engine import require_drawing
-from glam_env.envs.dream.env import require_doubt
+from glam_env.envs.base import FRAME_SHAPE, PixelVectorEnv, Transition
+from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.envs.single import PixelEnv
 from glam_env.errors import GlamError
 from glam_env.model.distributions import categorical_entropy, sample_codes
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 _STEPS, _STARTS = 0, 1  # mixed into the seeds of the filter's two kinds of draws
 
 
+@dataclass(frozen=True)
+class RealOptions(DreamOptions):
+    """The options of real games: those of dreams, and one of the emulator.
+
+    All options of a dream are accepted, so that changing the id is enough. ``temperature``,
+    ``termination``, ``reward``, ``max_prior_entropy``, ``contexts``, ``backend`` and ``precision``
+    have no effect here. ``max_episode_steps`` cuts a game; it is at most 27 000, and that if None.
+    Only ``latent`` observations open the ``checkpoint``. The device ``"auto"`` takes CUDA if
+    there is any and the observations need it.
+
+    Args:
+        repeat_action_probability: chance that a frame repeats the action before it.
+    """
+
+    repeat_action_probability: float = 0.0
+
+
+class RealKeywords(DreamKeywords, total=False):
+    """The fields of :class:`RealOptions` as keyword arguments, for type checkers and editors."""
+
+    repeat_action_probability: float
+
+
 class Games(Emulator):
-    """An emulator that begins games when it is told to, and not by itself."""
+    """An emulator that begins games on request only."""
 
     def reseed(self, seed: int) -> None:
-        """The games begun from here on are those of a fresh emulator of this seed."""
+        """Begin from here on the games of a new emulator of this seed."""
         self.seed = seed
         self._episode[:] = -1
 
     def begin(self, mask: np.ndarray) -> np.ndarray:
-        """Begins the next game where the (E,) bool mask is true; (E, 64, 64, 3) frames of all."""
+        """Begin the next game where the (E,) bool mask is true.
+
+        Returns:
+            (E, 64, 64, 3) uint8 frames of all games.
+        """
         return self._begin(mask, np.where(mask, self._episode + 1, self._episode))
 
     def play(self, actions: np.ndarray, waiting: np.ndarray) -> tuple[np.ndarray, ...]:
-        """One step of all games.
+        """Step all games.
 
         Args:
             actions: (E,) int64, checked.
-            waiting: (E,) bool, games that are over and will be begun right after this step.
+            waiting: (E,) bool, games that are over and begin right after this step.
 
         Returns:
             Frames (E, 64, 64, 3), rewards, terminations and truncations (E,).
@@ -58,12 +83,12 @@ class Games(Emulator):
 
     @property
     def episode(self) -> np.ndarray:
-        """(E,) int64, number of each env's game since the seed."""
+        """Number of each env's game since the seed, (E,) int64."""
         return self._episode
 
     @property
     def length(self) -> np.ndarray:
-        """(E,) int64, steps played in it."""
+        """Steps played in the current games, (E,) int64."""
         return self._length
 
 
@@ -72,93 +97,62 @@ class RealVectorEnv(PixelVectorEnv):
 
     Observations, array types, autoreset and rendering are those of
     :class:`~glam_env.envs.base.PixelVectorEnv`. Rewards are the game's points, not clipped; an
-    episode is the whole game, however many lives it has. ``reset(seed=s)`` fixes everything, and
-    no game touches another.
+    episode is the whole game, with all its lives. ``reset(seed=s)`` fixes everything, and
+    no game affects another.
 
-    ``latent`` observations are what the checkpoint's world model makes of the frames. The env
-    tells it the actions, so a policy has nothing to do but act; and ``info["prior_entropy"]`` then
-    is the model's doubt about the frame to come, before it saw it, as in a dream. With frames
-    there is no world model: the mask ``_prior_entropy`` is all false.
-
-    A dream's options are taken as well, so that to change the id is enough; those that say how to
-    dream make no difference to a real game.
+    ``latent`` observations are the checkpoint's world model's features of the frames. The env
+    follows the actions itself, so a policy only has to act; ``info["prior_entropy"]`` then is the
+    entropy in nats of the model's prediction of the next frame, before it sees it, as in a dream.
+    With frames there is no world model: the mask ``_prior_entropy`` is all false.
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
         num_envs: E.
-        device: of the observations and of the world model; ``"auto"`` takes CUDA if there is any
-            and something to do there.
-        array_type: ``"numpy"``, or ``"torch"`` for tensors that stay on the device.
-        obs_type: ``"rgb"``, ``"grayscale"`` or ``"latent"``.
-        max_episode_steps: agent steps after which a game is cut; at most, and if None, 27 000.
-        autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
-        temperature, termination, reward, max_doubt, contexts, backend, precision: a dream's;
-            they do nothing here.
-        checkpoint: as for dreams; only ``latent`` opens it.
-        repeat_action_probability: chance that a frame repeats the action before it.
-        render_mode: None, ``"rgb_array"``, ``"rgb_grid"`` or ``"human"``.
+        options: a :class:`RealOptions`, or a dream's; None for the defaults.
+        given: its fields as keyword arguments; they win over ``options``.
 
     Raises:
-        GlamError: an impossible option, ale-py not installed, or, for ``latent``, a checkpoint
-            that is missing or broken.
+        GlamError: an option is unknown or impossible, ale-py is not installed, or, for
+            ``latent``, a checkpoint is missing or broken.
     """
 
     rows_are = "games"
 
+    @shows_options(RealOptions)
     def __init__(
         self,
         game: str = "Pong",
         num_envs: int = 1,
         *,
-        device: str | torch.device = "auto",
-        array_type: str = "numpy",
-        obs_type: str = "rgb",
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
-        temperature: float = 1.0,
-        termination: str = "threshold",
-        reward: str = "mean",
-        max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
-        contexts: str | Path | Mapping[str, Any] | None = None,
-        backend: str = "auto",
-        precision: str = "auto",
-        repeat_action_probability: float = 0.0,
-        render_mode: str | None = None,
+        options: DreamOptions | None = None,
+        **given: Unpack[RealKeywords],
     ) -> None:
-        if device == "auto" and array_type == "numpy" and obs_type != "latent":
-            device = "cpu"  # where the frames come from and where they go
-        super().__init__(
-            game,
-            num_envs,
-            device=find_device(device),
-            array_type=array_type,
-            obs_type=obs_type,
-            autoreset_mode=autoreset_mode,
-            render_mode=render_mode,
-        )
-        require_drawing(temperature, termination, reward, backend, precision)
-        require_doubt(max_doubt)
-        self.max_episode_steps = require_count(
-            "max_episode_steps", MAX_STEPS if max_episode_steps is None else max_episode_steps
-        )
+        chosen = read_options(RealOptions, options, given)
+        frames_in_numpy = chosen.array_type == "numpy" and chosen.obs_type != "latent"
+        if chosen.device == "auto" and frames_in_numpy:
+            chosen = replace(chosen, device="cpu")  # the emulator's frames are there already
+        super().__init__(game, num_envs, chosen)
+        self.max_episode_steps = chosen.max_episode_steps or MAX_STEPS
         if self.max_episode_steps > MAX_STEPS:
             raise GlamError(
                 f"max_episode_steps must be at most {MAX_STEPS}, where the emulator cuts a game; "
-                f"got {max_episode_steps}"
+                f"got {self.max_episode_steps}"
             )
         feature_dim = 0
         self._filter: LatentFilter | None = None
-        if obs_type == "latent":
-            folder, config = open_checkpoint(checkpoint, self.game)
-            world_model = load_world_model(folder, self.device)
+        if self.obs_type == "latent":
+            checkpoint = chosen.open_checkpoint(self.game)
+            world_model = checkpoint.world_model(self.device)
             self._generators = {kind: torch.Generator(self.device) for kind in (_STEPS, _STARTS)}
             self._filter = LatentFilter(world_model, self.num_envs, self._generators[_STEPS])
-            feature_dim = config.world_model.feature_dim
+            feature_dim = world_model.config.feature_dim
         shape = (self.num_envs, *FRAME_SHAPE)
         self._seen = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         self.games = Games(
-            self.game, self.num_envs, seed=0, repeat_action_probability=repeat_action_probability
+            self.game,
+            self.num_envs,
+            seed=0,
+            repeat_action_probability=chosen.repeat_action_probability,
         )
         self._set_spaces(self.games.num_actions, feature_dim)
 
@@ -176,10 +170,10 @@ class RealVectorEnv(PixelVectorEnv):
             self._filter.begin(self._first_codes(self._filter, mask), mask)
 
     def _first_codes(self, latents: LatentFilter, mask: Tensor) -> Tensor:
-        """(E, K) int64 latents of the first frames of the games in an (E) bool mask.
+        """Draw the (E, K) int64 latents of the first frames of the games in an (E) bool mask.
 
-        What is drawn for a game hangs on the seed, its row and its number alone; so games that end
-        do not move what the others draw.
+        The draw for a game depends on the seed, its row and its number only, so that games that
+        end do not change the draws of the others.
         """
         log_probs = latents.world_model.encode(self._seen)
         code = torch.zeros_like(latents.state.code)
@@ -219,7 +213,7 @@ class RealVectorEnv(PixelVectorEnv):
 
     def _checked_start(self, options: Mapping[str, Any]) -> None:
         if "context" in options:
-            raise GlamError("a game starts at its beginning: context is an option of dreams")
+            raise GlamError("a real game starts at its beginning: context is an option of dreams")
         super()._checked_start(options)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -227,53 +221,33 @@ class RealVectorEnv(PixelVectorEnv):
 
 
 class RealEnv(PixelEnv):
-    """One real game: the only row of a :class:`RealVectorEnv`, to the bit.
+    """One real game: the only row of a :class:`RealVectorEnv`, bit for bit.
 
-    Arguments, observations and info are those of the vector env; see
-    :class:`~glam_env.envs.single.PixelEnv` for what one row has not.
+    Observations and info are those of the vector env; :class:`~glam_env.envs.single.PixelEnv`
+    lists what a single env has not.
+
+    Args:
+        game: one of :data:`~glam_env.games.GAMES`.
+        horizon: another name of ``max_episode_steps``, which ``gymnasium.make`` passes on.
+        options: a :class:`RealOptions`, or a dream's; None for the defaults.
+        given: its fields as keyword arguments; they win over ``options``.
+
+    Raises:
+        GlamError: as for :class:`RealVectorEnv`.
     """
 
+    @shows_options(RealOptions, without=("autoreset_mode",))
     def __init__(
         self,
         game: str = "Pong",
         *,
-        device: str | torch.device = "auto",
-        array_type: str = "numpy",
-        obs_type: str = "rgb",
-        max_episode_steps: int | None = None,
         horizon: int | None = None,
-        temperature: float = 1.0,
-        termination: str = "threshold",
-        reward: str = "mean",
-        max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
-        contexts: str | Path | Mapping[str, Any] | None = None,
-        backend: str = "auto",
-        precision: str = "auto",
-        repeat_action_probability: float = 0.0,
-        render_mode: str | None = None,
+        options: DreamOptions | None = None,
+        **given: Unpack[RealKeywords],
     ) -> None:
-        super().__init__(
-            RealVectorEnv,
-            render_mode,
-            horizon,
-            game=game,
-            device=device,
-            array_type=array_type,
-            obs_type=obs_type,
-            max_episode_steps=max_episode_steps,
-            temperature=temperature,
-            termination=termination,
-            reward=reward,
-            max_doubt=max_doubt,
-            checkpoint=checkpoint,
-            contexts=contexts,
-            backend=backend,
-            precision=precision,
-            repeat_action_probability=repeat_action_probability,
-        )
+        super().__init__(RealVectorEnv, RealOptions, game, horizon, options, given)
 
 
 def _mix(*words: Any) -> int:
-    """One seed of several."""
+    """Combine several numbers into one seed."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])

@@ -1,27 +1,23 @@
-"""The dream engine: E dreams of one world model, as tensors on its device and nothing else."""
+"""``DreamEngine``: E dreams of one world model, as tensors on its device."""
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from glam_env.checkpoint.contexts import Contexts
-from glam_env.checks import require_choice, require_count
+from glam_env.checks import require_count
+from glam_env.device import find_device
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.envs.dream.pool import ContextPool
 from glam_env.errors import GlamError
-from glam_env.fast.choose import BACKENDS, make_renderer, make_stepper
+from glam_env.fast.choose import make_renderer, make_stepper
 from glam_env.fast.graphs import Captured
-from glam_env.fast.render import PRECISIONS
 from glam_env.model.distributions import sample_at
 from glam_env.model.structures import DreamState, tree_map
 from glam_env.model.world_model import WorldModel
-
-TERMINATIONS = ("threshold", "sample")
-REWARDS = ("mean", "sample")
 
 _UINT64 = 1 << 64
 
@@ -29,9 +25,12 @@ _UINT64 = 1 << 64
 class EngineStep(NamedTuple):
     """One transition of E dreams; every part comes from the same h_t.
 
-    ``reward`` (E) float32 in the game's units; ``terminated`` (E) bool, it ended the life;
-    ``truncated`` (E) bool, it reached the horizon without; ``prior_entropy`` (E) float32 nats, the
-    model's doubt about the latent it drew, summed over the K categoricals.
+    Attributes:
+        reward: (E) float32, in the game's units.
+        terminated: (E) bool, the transition ended the life.
+        truncated: (E) bool, it reached the horizon and did not end the life.
+        prior_entropy: (E) float32 nats, the entropy of the prior that the latent was drawn from,
+            summed over the K categoricals.
     """
 
     reward: Tensor
@@ -41,8 +40,13 @@ class EngineStep(NamedTuple):
 
 
 class EngineDraws(NamedTuple):
-    """What a batch of dreams will draw: ``generator``, the state of the one that steps draw from
-    (bytes, on the CPU); ``start_key`` and ``starts_drawn`` (E) int64, of the hash of starts."""
+    """What determines all further draws of a batch of dreams.
+
+    Attributes:
+        generator: State of the generator that steps draw from (bytes, on the CPU).
+        start_key: Key of the hash that draws starts.
+        starts_drawn: (E) int64, how many starts each dream has drawn.
+    """
 
     generator: Tensor
     start_key: int
@@ -50,7 +54,12 @@ class EngineDraws(NamedTuple):
 
 
 class EngineState(NamedTuple):
-    """Where all dreams stand: ``dream``, and ``steps`` (E) int64 since each began."""
+    """The state of all dreams.
+
+    Attributes:
+        dream: The world model's state.
+        steps: (E) int64, steps since each dream began.
+    """
 
     dream: DreamState
     steps: Tensor
@@ -59,29 +68,23 @@ class EngineState(NamedTuple):
 class DreamEngine:
     """Steps and resets E dreams.
 
-    Each dream draws its own numbers, and none depends on the others: what comes next in a dream
-    hangs on the seed, its place in the batch, its own past and how often the engine has stepped,
-    never on what happens to its neighbours. The world model's draws come from one generator that
-    only :meth:`step` moves; starts come from a hash, which resets of others can't move on.
+    No dream depends on the others: what happens next in a dream depends on the seed, its place in
+    the batch, its own past and the number of steps of the engine, never on its neighbours. The
+    world model's draws come from one generator, which only :meth:`step` advances; starts come from
+    a hash, which resets of other dreams do not change.
 
     Args:
-        world_model: in eval mode, on ``device``, without gradients.
-        contexts: where dreams may start.
+        world_model: In eval mode, on ``device``, without gradients.
+        contexts: Where dreams may start.
         num_envs: E.
-        device: where everything happens.
-        max_episode_steps: the horizon: a dream is truncated after so many steps.
-        temperature: of the latent's draw; 0 takes its mode.
-        termination: ``"threshold"`` ends a dream when that is likelier than not, ``"sample"``
-            draws it.
-        reward: ``"mean"`` of the head's distribution or a ``"sample"`` of its bins.
-        frames: whether :attr:`pool` shall hold first frames, and steps shall draw.
-        precision: of the drawing, see :data:`~glam_env.fast.render.PRECISIONS`; ``"auto"``
-            also lets a native step multiply in float16, see
-            :class:`~glam_env.fast.native.stepper.NativeStepper`. All that is remembered is float32.
-        backend: of step and drawing, see :func:`~glam_env.fast.choose.make_stepper`.
+        options: How to dream, see :class:`~glam_env.envs.dream.options.DreamOptions`. The engine
+            needs ``max_episode_steps``, draws frames unless ``obs_type`` is ``"latent"``, and
+            leaves the other options of observations and episodes to the env. With precision
+            ``"auto"`` a native step multiplies in float16, see
+            :class:`~glam_env.fast.native.stepper.NativeStepper`; states are always float32.
 
     Raises:
-        GlamError: an option out of range, or a backend that can't be had.
+        GlamError: An option is out of range, or the backend is not available.
     """
 
     def __init__(
@@ -89,24 +92,20 @@ class DreamEngine:
         world_model: WorldModel,
         contexts: Contexts,
         num_envs: int,
-        *,
-        device: torch.device | str,
-        max_episode_steps: int,
-        temperature: float = 1.0,
-        termination: str = "threshold",
-        reward: str = "mean",
-        frames: bool = False,
-        precision: str = "auto",
-        backend: str = "auto",
+        options: DreamOptions,
     ) -> None:
         self.num_envs = num_envs = require_count("num_envs", num_envs)
-        self.max_episode_steps = require_count("max_episode_steps", max_episode_steps)
-        require_drawing(temperature, termination, reward, backend, precision)
+        self.max_episode_steps = require_count("max_episode_steps", options.max_episode_steps)
         self.world_model = world_model
-        self.device = torch.device(device)
-        self._temperature = float(temperature)
-        self._sample_termination = termination == "sample"
-        self._sample_reward = reward == "sample"
+        self.device = find_device(options.device)
+        self._temperature = options.temperature
+        self._sample_termination = options.termination == "sample"
+        self._sample_reward = options.reward == "sample"
+        frames, backend, precision = (
+            options.obs_type != "latent",
+            options.backend,
+            options.precision,
+        )
         codes = contexts.codes[:, -1].to(self.device)
         self._render = (
             make_renderer(world_model.decoder, codes, precision, backend) if frames else None
@@ -126,7 +125,7 @@ class DreamEngine:
             arrange=self._stepper.arrange,
         )
         self._graph = Captured(self._advance) if self.device.type == "cuda" else None
-        self._shown: Tensor | None = None  # what the last step showed, until it is handed out
+        self._shown: Tensor | None = None  # observation of the last step, until it is returned
         self._generator = torch.Generator(self.device)
         self._rows = torch.arange(num_envs, device=self.device)
         self._everyone = torch.ones(num_envs, dtype=torch.bool, device=self.device)
@@ -136,13 +135,13 @@ class DreamEngine:
 
     @property
     def state(self) -> DreamState:
-        """Where the dreams stand, no copy: read it only, and before the next call."""
+        """The dreams' state, not a copy: only read it, and before the next call."""
         if self._state is None:
-            raise GlamError("the dreams have not begun: call reset() first")
+            raise GlamError("no dream has started: call reset() first")
         return self._state
 
     def seed(self, seed: int | None) -> int:
-        """Fixes all that is drawn from here on; None takes fresh entropy. Returns the seed."""
+        """Seed all further draws, None from fresh entropy; return the seed."""
         if seed is None:
             seed = self._generator.seed()
         self._generator.manual_seed(seed % _UINT64)
@@ -154,18 +153,21 @@ class DreamEngine:
     def reset(
         self, mask: Tensor | None = None, indices: Tensor | None = None, seed: int | None = None
     ) -> Tensor:
-        """Begins dreams anew and leaves the others as they are, bit for bit.
+        """Start dreams and leave the others bit for bit unchanged.
 
         Args:
-            mask: (E) bool, the dreams to begin; None is all of them.
-            indices: (E) int64, the context each starts from; None draws them.
-            seed: given to :meth:`seed` first; it touches the draws of all dreams.
+            mask: (E) bool, the dreams to start; None starts all.
+            indices: (E) int64, the context that each starts from; None draws them.
+            seed: Passed to :meth:`seed` first; it changes the draws of all dreams.
 
         Returns:
-            (E) int64 contexts; where the mask is false they mean nothing.
+            (E) int64 contexts, undefined where the mask is false.
+
+        Raises:
+            GlamError: The first reset has a mask that leaves dreams out.
         """
         if self._state is None and mask is not None and not bool(mask.all()):
-            raise GlamError("the first reset must begin every dream: give it no mask")
+            raise GlamError("the first reset must start every dream: give it no mask")
         if seed is not None:
             self.seed(seed)
         mask = self._everyone if mask is None else mask
@@ -175,7 +177,7 @@ class DreamEngine:
         self._shown = None
         if self._state is None:
             self._state = self.pool.states(indices, mask)
-        elif self.device.type == "cpu":  # there, to know which costs less than to move them all
+        elif self.device.type == "cpu":  # finding the rows costs less there than moving all
             rows = mask.nonzero().flatten()
             source = self.pool.all_states(indices, mask)
             self._stepper.put(self._state, rows, source, indices[rows])
@@ -186,13 +188,13 @@ class DreamEngine:
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> EngineStep:
-        """Dreams one step on.
+        """Dream one step.
 
         Args:
             actions: (E) int64 on the device, each in [0, A); not checked.
 
         Returns:
-            The transition, in fresh tensors.
+            The transition, in new tensors.
         """
         draws = [self._rand(self.num_envs, self.world_model.config.categoricals)]
         if self._sample_reward:
@@ -211,7 +213,7 @@ class DreamEngine:
     def _advance(
         self, state: DreamState, steps: Tensor, actions: Tensor, draws: tuple[Tensor, ...]
     ) -> tuple[EngineStep, DreamState, Tensor, Tensor | None]:
-        """The step without its lots, which are given: static, and never waiting for the device."""
+        """Step with given draws; shapes are static, and nothing waits for the device."""
         next_code, *others = draws
         latent = self._render is None
         step = self._stepper.step(state, actions, next_code, spend=True, show=latent)
@@ -237,63 +239,55 @@ class DreamEngine:
 
     @torch.no_grad()
     def observe(self) -> Tensor:
-        """What the dreams show as they stand, a fresh tensor: (E, 64, 64, 3) uint8 frames of an
-        engine with ``frames``, else the agent's features (E, K·C + D) float32."""
+        """Return the observation of all dreams, in a new tensor.
+
+        Frames (E, 64, 64, 3) uint8, or with ``obs_type`` ``"latent"`` the agent's features
+        (E, K·C + D) float32.
+        """
         shown, self._shown = self._shown, None
         return self._show(self.state) if shown is None else shown
 
     def close(self) -> None:
-        """Lets go of the captured step, whose memory is the graph's own; the last call."""
+        """Release the captured step and its memory; no call may follow."""
         self._graph = None
 
     def get_state(self) -> EngineState:
-        """A copy of where all dreams stand; what will be drawn is no part of it."""
+        """Return a copy of the state of all dreams, without their further draws."""
         return EngineState(tree_map(torch.clone, self.state), self._steps.clone())
 
     def set_state(self, state: EngineState) -> None:
-        """Puts all dreams where :meth:`get_state` found them; the argument is copied."""
+        """Set all dreams to a :meth:`get_state`, which is copied."""
         self._state, self._shown = tree_map(torch.clone, state.dream), None
         self._steps = state.steps.clone()
 
     def get_draws(self) -> EngineDraws:
-        """A copy of what will be drawn."""
+        """Return a copy of what determines further draws."""
         return EngineDraws(self._generator.get_state(), self._start_key, self._starts_drawn.clone())
 
     def set_draws(self, draws: EngineDraws) -> None:
-        """Draws from here on what would have been drawn after :meth:`get_draws`.
+        """Draw from now on what would have been drawn after :meth:`get_draws`.
 
         Args:
-            draws: of an engine with as many dreams, on a device of the same type.
+            draws: Of an engine with as many dreams, on a device of the same type.
         """
         self._generator.set_state(draws.generator)
         self._start_key = draws.start_key
         self._starts_drawn = draws.starts_drawn.clone()
 
     def _draw_starts(self) -> Tensor:
-        """The next start of each dream, (E) int64 contexts: a hash of the key and of a position of
-        the dream's own."""
+        """Return the next start of each dream, (E) int64 contexts.
+
+        It is a hash of the key, the dream's place and the number of its starts so far.
+        """
         drawn, rows = self._starts_drawn, self._rows
-        if self.device.type == "cpu":  # numpy takes less time over so few numbers
+        if self.device.type == "cpu":  # numpy is faster for so few numbers
             drawn, rows = drawn.numpy(), rows.numpy()
         position = drawn * self.num_envs + rows + 1
         return torch.as_tensor(_shift(_split_mix(position, self._start_key), 1) % len(self.pool))
 
 
-def require_drawing(
-    temperature: float, termination: str, reward: str, backend: str, precision: str
-) -> None:
-    """Raises GlamError unless :class:`DreamEngine` knows how to draw so."""
-    number = isinstance(temperature, Real) and not isinstance(temperature, bool)
-    if not number or not 0.0 <= temperature < math.inf:
-        raise GlamError(f"temperature must be a finite number >= 0, got {temperature!r}")
-    require_choice("termination", termination, TERMINATIONS)
-    require_choice("reward", reward, REWARDS)
-    require_choice("backend", backend, BACKENDS)
-    require_choice("precision", precision, PRECISIONS)
-
-
 def _split_mix(position: Any, key: int) -> Any:
-    """SplitMix64 (Steele, Lea and Flood 2014) of int64 positions in numpy or torch, as int64."""
+    """Hash int64 positions, in numpy or torch, by SplitMix64 (Steele et al. 2014)."""
     x = position * _signed(0x9E3779B97F4A7C15) + _signed(key)
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
@@ -301,17 +295,17 @@ def _split_mix(position: Any, key: int) -> Any:
 
 
 def _signed(value: int) -> int:
-    """The low 64 bits of an integer as int64, which wraps around as uint64 does."""
+    """Return the low 64 bits of an integer as int64."""
     return (value + _UINT64 // 2) % _UINT64 - _UINT64 // 2
 
 
 def _shift(x: Any, bits: int) -> Any:
-    """Logical right shift of int64 (the libraries' own repeats the sign)."""
+    """Shift int64 right, filling with zeros (the libraries' own repeats the sign)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _choose(mask: Tensor, new: DreamState, old: DreamState) -> DreamState:
-    """Rows of ``new`` where the (E) bool mask is true, of ``old`` elsewhere; fresh tensors."""
+    """Return rows of ``new`` where the (E) bool mask is true, else of ``old``."""
 
     def choose(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(mask.view(-1, *(1,) * (a.ndim - 1)), a, b)

@@ -2,133 +2,93 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from numbers import Real
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from glam_env.checkpoint.config import WORLD_MODEL
-from glam_env.checkpoint.folder import load_contexts, load_world_model
 from glam_env.checks import require_integers, require_range
-from glam_env.device import find_device
-from glam_env.envs.base import PixelVectorEnv, Transition, open_checkpoint
+from glam_env.envs.base import PixelVectorEnv, Transition
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.envs.dream.recordings import read_contexts
 from glam_env.envs.dream.snapshot import DreamSnapshot
 from glam_env.envs.single import PixelEnv
 from glam_env.errors import GlamError
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class DreamVectorEnv(PixelVectorEnv):
     """E dreams of one game, stepped together.
 
     Observations, array types, autoreset and rendering are those of
-    :class:`~glam_env.envs.base.PixelVectorEnv`. ``info["prior_entropy"]`` is the model's doubt
-    about what it dreamt in this step, in nats. A dream terminates where a life is lost.
+    :class:`~glam_env.envs.base.PixelVectorEnv`. ``info["prior_entropy"]`` is the entropy in nats
+    of the model's prediction in this step. A dream terminates where a life is lost.
 
     ``reset(seed=s)`` fixes everything: the same seed, E, device and actions give the same bits.
-    Options of reset: ``reset_mask``, a bool array or tensor (E) of the dreams to begin anew
-    (a seed given along with it still touches the draws of all); ``context``, a number or (E) of
-    them, the real moments to start from. :meth:`get_state` and :meth:`set_state` copy dreams.
+    Options of reset: ``reset_mask``, an (E) bool array or tensor of the dreams to begin again (a
+    seed given with it still affects the draws of all); ``context``, a number or (E) of them, the
+    contexts to start from. :meth:`get_state` and :meth:`set_state` copy dreams.
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
         num_envs: E.
-        device: where the dreams live; ``"auto"`` takes CUDA if there is any.
-        array_type: ``"numpy"``, or ``"torch"`` for tensors that stay on the device.
-        obs_type: ``"rgb"``, ``"grayscale"`` or ``"latent"``.
-        max_episode_steps: the horizon, after which dreams are truncated; the checkpoint's if None.
-        autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
-        temperature, termination, reward: see :class:`~glam_env.envs.dream.engine.DreamEngine`.
-        max_doubt: nats; a dream whose ``prior_entropy`` exceeds it is truncated at that step.
-        checkpoint: a folder, or ``hf://owner/name[@revision]``; the game's shipped one if None.
-        contexts: real play to start from instead of the checkpoint's moments, see
-            :func:`~glam_env.envs.dream.recordings.read_contexts`.
-        backend: ``"native"`` (C++, on CPUs), ``"torch"``, or ``"auto"``: native where it can be
-            had, see :func:`~glam_env.fast.choose.make_stepper`.
-        precision: ``"auto"``, the fastest numbers that suit the hardware (8-bit and float16 on
-            CPUs, bfloat16 on CUDA devices), or ``"float32"`` throughout; see
-            :class:`~glam_env.envs.dream.engine.DreamEngine`.
-        render_mode: None, ``"rgb_array"``, ``"rgb_grid"`` or ``"human"``.
+        options: a :class:`~glam_env.envs.dream.options.DreamOptions`, or None for the defaults.
+        given: its fields as keyword arguments; they win over ``options``.
 
     Raises:
-        GlamError: an impossible option, or a checkpoint that is missing or broken.
+        GlamError: an option is unknown or impossible, or a checkpoint is missing or broken.
     """
 
     rows_are = "dreams"
 
+    @shows_options(DreamOptions)
     def __init__(
         self,
         game: str = "Pong",
         num_envs: int = 1,
         *,
-        device: str | torch.device = "auto",
-        array_type: str = "numpy",
-        obs_type: str = "rgb",
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
-        temperature: float = 1.0,
-        termination: str = "threshold",
-        reward: str = "mean",
-        max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
-        contexts: str | Path | Mapping[str, Any] | None = None,
-        backend: str = "auto",
-        precision: str = "auto",
-        render_mode: str | None = None,
+        options: DreamOptions | None = None,
+        **given: Unpack[DreamKeywords],
     ) -> None:
-        super().__init__(
-            game,
-            num_envs,
-            device=find_device(device),
-            array_type=array_type,
-            obs_type=obs_type,
-            autoreset_mode=autoreset_mode,
-            render_mode=render_mode,
-        )
-        self.max_doubt = require_doubt(max_doubt)
-        folder, config = open_checkpoint(checkpoint, self.game)
+        chosen = read_options(DreamOptions, options, given)
+        super().__init__(game, num_envs, chosen)
+        self.max_prior_entropy = chosen.max_prior_entropy
+        checkpoint = chosen.open_checkpoint(self.game)
+        config = checkpoint.config
         self._world = config.files[WORLD_MODEL].sha256
-        world_model = load_world_model(folder, self.device)
+        world_model = checkpoint.world_model(self.device)
         self.engine = DreamEngine(
             world_model,
-            load_contexts(folder, self.device)
-            if contexts is None
-            else read_contexts(contexts, world_model, config.contexts.length),
+            checkpoint.contexts(self.device)
+            if chosen.contexts is None
+            else read_contexts(chosen.contexts, world_model, config.contexts.length),
             self.num_envs,
-            device=self.device,
-            max_episode_steps=(
-                config.max_episode_steps if max_episode_steps is None else max_episode_steps
-            ),
-            temperature=temperature,
-            termination=termination,
-            reward=reward,
-            frames=obs_type != "latent",
-            backend=backend,
-            precision=precision,
+            replace(chosen, max_episode_steps=chosen.max_episode_steps or config.max_episode_steps),
         )
         self._set_spaces(config.world_model.num_actions, config.world_model.feature_dim)
         self.max_episode_steps = self.engine.max_episode_steps
-        self._drawn: Tensor | None = None  # what the dreams look like now, unless latent
+        self._drawn: Tensor | None = None  # the current frames, unless observations are latent
 
     @property
     def num_contexts(self) -> int:
-        """Real moments that dreams can start from: those of reset's ``context``, from 0."""
+        """Number of contexts: the option ``context`` of reset counts them from 0."""
         return len(self.engine.pool)
 
     # --- copies of dreams --------------------------------------------------------------------
 
     def get_state(self) -> DreamSnapshot:
-        """A copy of all dreams and of what they will draw.
+        """Copy all dreams and the state of their random draws.
 
         Raises:
-            GlamError: they have not begun.
+            GlamError: the dreams have not begun.
         """
         self._require_begun()
         assert self._done is not None
@@ -141,18 +101,18 @@ class DreamVectorEnv(PixelVectorEnv):
         )
 
     def set_state(self, state: DreamSnapshot) -> Any:
-        """Puts all dreams where a snapshot's stood; it is copied and can be used again.
+        """Continue all dreams from a snapshot, which is copied and can be used again.
 
-        With the draws to come (a whole snapshot) the dreams go on as those it was taken from, to
-        the bit; without (a selection of ``rows``, or ``without_draws()``) the env's own draws go
-        on, each row's different: ``envs.set_state(state.rows([0] * 1000))`` branches one moment
-        into a thousand futures. ``reset(seed=s)`` before it fixes which.
+        A whole snapshot holds the random draws too: the dreams continue like those it was taken
+        from, bit for bit. Without draws (a selection of ``rows``, or ``without_draws()``) the
+        env's own draws continue, different in each row: ``envs.set_state(state.rows([0] * 1000))``
+        branches one moment into a thousand futures. ``reset(seed=s)`` before it fixes them.
 
         Returns:
             Observations of all dreams.
 
         Raises:
-            GlamError: a snapshot that does not fit; nothing has moved then.
+            GlamError: the snapshot does not fit this env; nothing has moved then.
         """
         self._require_open()
         self._check_snapshot(state)
@@ -178,7 +138,7 @@ class DreamVectorEnv(PixelVectorEnv):
     def _begin(self, mask: Tensor, start: Tensor | None) -> None:
         indices = self.engine.reset(mask, start)
         if self.obs_type != "latent":
-            if self._drawn is not None and self.device.type == "cpu":  # see the engine's reset
+            if self._drawn is not None and self.device.type == "cpu":  # as in the engine's reset
                 rows = mask.nonzero().flatten()
                 self._drawn[rows] = self.engine.pool.frames(indices[rows], mask[rows])
                 return
@@ -192,12 +152,13 @@ class DreamVectorEnv(PixelVectorEnv):
         if self.obs_type != "latent":
             self._drawn = self.engine.observe()
         truncated = step.truncated
-        if self.max_doubt is not None:
-            truncated = truncated | ((step.prior_entropy > self.max_doubt) & ~step.terminated)
+        if self.max_prior_entropy is not None:
+            uncertain = step.prior_entropy > self.max_prior_entropy
+            truncated = truncated | (uncertain & ~step.terminated)
         return Transition(step.reward, step.terminated, truncated, step.prior_entropy)
 
     def _frames(self) -> Tensor:
-        if self._drawn is None:  # a latent env, asked for a picture now and then
+        if self._drawn is None:  # a latent env that renders
             return draw_frames(self.engine.world_model, self.engine.state.code)
         return self._drawn
 
@@ -213,9 +174,9 @@ class DreamVectorEnv(PixelVectorEnv):
     # --- checks ------------------------------------------------------------------------------
 
     def _checked_start(self, options: Mapping[str, Any]) -> Tensor | None:
-        """(E) int64 contexts, or None to draw them."""
+        """Read the option ``context`` as (E) int64; None draws contexts."""
         if unknown := sorted(map(str, options.keys() - {"context"})):
-            raise GlamError(f"unknown reset option {unknown[0]!r}; there are reset_mask, context")
+            raise GlamError(f"unknown reset option {unknown[0]!r}; known are reset_mask, context")
         if options.get("context") is None:
             return None
         name = "options['context']"
@@ -230,13 +191,15 @@ class DreamVectorEnv(PixelVectorEnv):
 
     def _check_snapshot(self, state: DreamSnapshot) -> None:
         if not isinstance(state, DreamSnapshot):
-            raise GlamError(f"set_state() takes what get_state() gave, not {type(state).__name__}")
+            raise GlamError(
+                f"set_state() takes a DreamSnapshot of get_state(), not {type(state).__name__}"
+            )
         if state.world != self._world:
-            raise GlamError("these dreams are of another world model: use a snapshot of this one")
+            raise GlamError("the snapshot is of another world model: take one of this env's")
         if state.num_envs != self.num_envs:
             raise GlamError(
                 f"the snapshot holds {state.num_envs} dreams and this env {self.num_envs}: "
-                "select as many with its rows()"
+                "select that many with its rows()"
             )
         if self.autoreset_mode == AutoresetMode.SAME_STEP and bool(state.done.any()):
             rows = state.done.nonzero().flatten().tolist()
@@ -244,80 +207,48 @@ class DreamVectorEnv(PixelVectorEnv):
         if state.draws is not None and state.draws.starts_drawn.device.type != self.device.type:
             raise GlamError(
                 f"the snapshot draws on {state.draws.starts_drawn.device.type}, this env on "
-                f"{self.device.type}: take its dreams alone with without_draws()"
+                f"{self.device.type}: leave its draws out with without_draws()"
             )
 
 
-def require_doubt(value: float | None) -> float | None:
-    """The option ``max_doubt`` as a float, or None.
+class DreamEnv(PixelEnv):
+    """One dream of a game: the only row of a :class:`DreamVectorEnv`, bit for bit.
+
+    Observations, info and options are those of the vector env (``context`` among the options of
+    reset); :class:`~glam_env.envs.single.PixelEnv` lists what a single env has not.
+
+    Args:
+        game: one of :data:`~glam_env.games.GAMES`.
+        horizon: another name of ``max_episode_steps``, which ``gymnasium.make`` passes on.
+        options: a :class:`~glam_env.envs.dream.options.DreamOptions`, or None for the defaults.
+        given: its fields as keyword arguments; they win over ``options``.
 
     Raises:
-        GlamError: no number of nats.
-    """
-    if value is None:
-        return None
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or math.isnan(value) or value < 0:
-        raise GlamError(f"max_doubt must be a number of nats >= 0, or None; got {value!r}")
-    return float(value)
-
-
-class DreamEnv(PixelEnv):
-    """One dream of a game: the only row of a :class:`DreamVectorEnv`, to the bit.
-
-    Arguments, observations, info and options are those of the vector env (``context`` among the
-    options of reset); see :class:`~glam_env.envs.single.PixelEnv` for what one row has not.
+        GlamError: an option is unknown or impossible, or a checkpoint is missing or broken.
     """
 
     _envs: DreamVectorEnv
 
+    @shows_options(DreamOptions, without=("autoreset_mode",))
     def __init__(
         self,
         game: str = "Pong",
         *,
-        device: str | torch.device = "auto",
-        array_type: str = "numpy",
-        obs_type: str = "rgb",
-        max_episode_steps: int | None = None,
         horizon: int | None = None,
-        temperature: float = 1.0,
-        termination: str = "threshold",
-        reward: str = "mean",
-        max_doubt: float | None = None,
-        checkpoint: str | Path | None = None,
-        contexts: str | Path | Mapping[str, Any] | None = None,
-        backend: str = "auto",
-        precision: str = "auto",
-        render_mode: str | None = None,
+        options: DreamOptions | None = None,
+        **given: Unpack[DreamKeywords],
     ) -> None:
-        super().__init__(
-            DreamVectorEnv,
-            render_mode,
-            horizon,
-            game=game,
-            device=device,
-            array_type=array_type,
-            obs_type=obs_type,
-            max_episode_steps=max_episode_steps,
-            temperature=temperature,
-            termination=termination,
-            reward=reward,
-            max_doubt=max_doubt,
-            checkpoint=checkpoint,
-            contexts=contexts,
-            backend=backend,
-            precision=precision,
-        )
+        super().__init__(DreamVectorEnv, DreamOptions, game, horizon, options, given)
 
     @property
     def num_contexts(self) -> int:
-        """Real moments that the dream can start from: those of reset's ``context``, from 0."""
+        """Number of contexts: the option ``context`` of reset counts them from 0."""
         return self._envs.num_contexts
 
     def get_state(self) -> DreamSnapshot:
-        """A copy of the dream and of what it will draw: a snapshot of one."""
+        """Copy the dream and the state of its random draws: a snapshot of one."""
         return self._envs.get_state()
 
     def set_state(self, state: DreamSnapshot) -> Any:
-        """Puts the dream where a snapshot's stood; returns its observation."""
+        """Continue the dream from a snapshot; returns its observation."""
         return self._envs.set_state(state)[0]

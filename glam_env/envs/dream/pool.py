@@ -17,7 +17,7 @@ _WARM_UP_BATCH = 128  # contexts at once on an accelerator
 
 
 def draw_frames(world_model: WorldModel, codes: Tensor) -> Tensor:
-    """What dreams look like: (..., K) int64 codes to (..., 64, 64, 3) uint8 frames."""
+    """Map (..., K) int64 codes to (..., 64, 64, 3) uint8 frames."""
     with torch.no_grad():
         return world_model.decode(codes).mul_(255.0).round_().to(torch.uint8)
 
@@ -25,17 +25,17 @@ def draw_frames(world_model: WorldModel, codes: Tensor) -> Tensor:
 class ContextPool:
     """Start states (and first frames) of all contexts, each warmed up once.
 
-    On an accelerator everything is computed at construction, so a start is one gather. On a CPU,
-    where that would take many seconds, each context is warmed up when first asked for. Either
-    way the batch a context is computed in is always the same, and so are its bits.
+    On an accelerator the pool computes everything at construction, so a start is one gather. On a
+    CPU that would take many seconds, and each context is warmed up when it is first needed. In
+    both cases a context is always computed in the same batch, and so has the same bits.
 
     Args:
-        world_model: in eval mode, on ``device``.
-        contexts: where dreams may start.
-        device: where the states live.
-        frames: whether first frames will be asked for.
-        draw: draws them; :func:`draw_frames` if None.
-        arrange: puts states in the order of memory that they shall be kept in.
+        world_model: In eval mode, on ``device``.
+        contexts: Where dreams may start.
+        device: Of the states.
+        frames: Whether first frames are needed.
+        draw: Draws them; :func:`draw_frames` if None.
+        arrange: Puts states in the memory order in which they are kept.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ContextPool:
         self._contexts = contexts.to(device)
         self._batch = 1 if device.type == "cpu" else min(_WARM_UP_BATCH, contexts.count)
         self._batches_missing = set(range(-(-contexts.count // self._batch)))
-        # Uninitialised memory costs nothing until a context is written to it.
+        # Memory that is not initialised costs nothing until a context is written to it.
         first = arrange(self._warm_up(0))
         rows = contexts.count
         self._states: DreamState = tree_map(partial(_memory_for, rows), first)
@@ -68,11 +68,11 @@ class ContextPool:
         return self._contexts.count
 
     def states(self, indices: Tensor, mask: Tensor) -> DreamState:
-        """Start states.
+        """Return start states.
 
         Args:
             indices: (E) int64 contexts.
-            mask: (E) bool, the rows that will be used; the others hold anything.
+            mask: (E) bool, the rows that are needed; the others are undefined.
 
         Returns:
             E states, copies.
@@ -80,14 +80,16 @@ class ContextPool:
         return self.all_states(indices, mask).rows(indices)
 
     def all_states(self, indices: Tensor, mask: Tensor) -> DreamState:
-        """The start states of all contexts, no copies; they hold anything but at those of the (N)
-        ``indices`` where the mask is true."""
+        """Return the start states of all contexts, not copies.
+
+        Those of the (N) ``indices`` where the mask is true are computed; others may be undefined.
+        """
         self._require(indices, mask)
         return self._states
 
     def frames(self, indices: Tensor, mask: Tensor) -> Tensor:
-        """First frames (E, 64, 64, 3) uint8, copies; arguments as in :meth:`states`."""
-        assert self._frames is not None, "this pool was made without frames"
+        """Return first frames (E, 64, 64, 3) uint8, copies; see :meth:`states`."""
+        assert self._frames is not None, "this pool has no frames"
         self._require(indices, mask)
         if indices.device.type != "cpu":
             return self._frames[indices]
@@ -117,7 +119,7 @@ class ContextPool:
 
 
 def _memory_for(rows: int, part: Tensor) -> Tensor:
-    """Memory for as many rows like those of (E, ...), in the order that they have there."""
+    """Allocate (rows, ...) for rows like those of (E, ...), in their memory order."""
     order = sorted(range(1, part.ndim), key=lambda axis: -part.stride(axis))
-    room = part.new_empty((rows, *(part.shape[axis] for axis in order)))
-    return room.permute(0, *(1 + order.index(axis) for axis in range(1, part.ndim)))
+    memory = part.new_empty((rows, *(part.shape[axis] for axis in order)))
+    return memory.permute(0, *(1 + order.index(axis) for axis in range(1, part.ndim)))

@@ -1,4 +1,4 @@
-"""``DreamSnapshot``: dreams, copied out of an env to be gone on with later, or many times over."""
+"""``DreamSnapshot``: a copy of dreams, to continue later or many times."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from glam_env.model.structures import tree_map
 
 @dataclass(frozen=True)
 class DreamSnapshot:
-    """E dreams as they stood, in tensors of their own.
+    """The state of E dreams, in tensors of its own.
 
-    A whole snapshot holds the draws to come as well: an env that is set to it goes on, bit for
-    bit, as the one it was taken from. A selection of its :meth:`rows` holds none, and an env that
-    is set to it goes on with its own draws: branches of one moment become different futures.
+    A whole snapshot contains the further draws as well: an env that is set to it continues, bit
+    for bit, as the env that it was taken from. A selection of its :meth:`rows` contains none, and
+    an env that is set to it continues with its own draws: branches of one moment become different
+    futures.
 
     Attributes:
-        world: SHA-256 of the world model that dreamt them; another can't go on with them.
-        engine: where they stand, and steps since each began.
-        done: (E) bool, dreams that have ended and not begun anew.
-        frames: (E, 64, 64, 3) uint8, what they look like; None of an env that shows latents.
-        draws: what will be drawn; None in a selection.
+        world: SHA-256 of the world model that dreamt them; no other can continue them.
+        engine: State of the dreams, and steps since each began.
+        done: (E) bool, dreams that have ended and have not been reset.
+        frames: (E, 64, 64, 3) uint8, their frames; None from an env of latents.
+        draws: What determines further draws; None in a selection.
     """
 
     world: str
@@ -42,7 +43,7 @@ class DreamSnapshot:
         return len(self.done)
 
     def rows(self, index: Any) -> DreamSnapshot:
-        """Some of the dreams, any of them as often as wanted, without the draws to come.
+        """Select dreams, each as often as wanted, without their further draws.
 
         Args:
             index: (N) integers from 0 to E − 1, a number (N = 1), or (E) bool; in numpy, torch
@@ -52,7 +53,7 @@ class DreamSnapshot:
             N dreams, copies.
 
         Raises:
-            GlamError: an index that is none, or that is out of range.
+            GlamError: The index is of another kind, or out of range.
         """
         chosen = self._checked_index(index).to(self.done.device)
         return replace(
@@ -64,11 +65,11 @@ class DreamSnapshot:
         )
 
     def without_draws(self) -> DreamSnapshot:
-        """All of the dreams, without the draws to come."""
+        """Return all dreams, without their further draws."""
         return replace(self, draws=None)
 
     def to(self, device: torch.device | str) -> DreamSnapshot:
-        """The same dreams in tensors on a device; the draws to come are made for the first one."""
+        """Return the same dreams on a device; their draws stay for the first device."""
         return replace(
             self,
             engine=tree_map(lambda part: part.to(device), self.engine),
@@ -80,7 +81,7 @@ class DreamSnapshot:
         try:
             chosen = index if isinstance(index, Tensor) else torch.from_numpy(np.array(index))
         except (TypeError, ValueError) as error:
-            raise GlamError(f"an index of dreams is made of integers, not {index!r}") from error
+            raise GlamError(f"an index of dreams must be integers, not {index!r}") from error
         if chosen.dtype == torch.bool and tuple(chosen.shape) == (self.num_envs,):
             chosen = chosen.nonzero().flatten()
         if chosen.ndim == 0:
@@ -90,7 +91,7 @@ class DreamSnapshot:
         )
         if not whole or chosen.ndim != 1 or len(chosen) == 0:
             raise GlamError(
-                f"an index of dreams is integers of shape (N,), or bool of shape "
+                f"an index of dreams must be integers of shape (N,), or bool of shape "
                 f"({self.num_envs},); got {chosen.dtype} of shape {tuple(chosen.shape)}"
             )
         if bool(((chosen < 0) | (chosen >= self.num_envs)).any()):

@@ -9,6 +9,7 @@ import torch
 
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.envs.latent_filter import Act
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.recording import Recording
@@ -94,9 +95,12 @@ def play_dreams_from(
         world_model,
         contexts,
         len(indices),
-        device=device,
-        max_episode_steps=horizon,
-        precision="float32",  # the same figures on every CPU
+        DreamOptions(
+            device=device,
+            obs_type="latent",
+            max_episode_steps=horizon,
+            precision="float32",  # the same figures on every CPU
+        ),
     )
     engine.reset(indices=indices, seed=seed)
     generator = torch.Generator(device).manual_seed(seed)

@@ -38,7 +38,9 @@ class CoreConfig:
             ValueError: The name is not that of this class in :data:`CORES`, or a size is below 1.
         """
         if find_core(self.name).config is not type(self):
-            raise ValueError(f"core.name is {self.name!r}, which {type(self).__name__} is not for")
+            raise ValueError(
+                f"core.name is {self.name!r}, but {type(self).__name__} is not for that core"
+            )
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is int and value < 1:
@@ -142,7 +144,7 @@ def find_core(name: str) -> CoreKind:
 
 
 def core_config_type(plain: Mapping[str, Any]) -> type[CoreConfig]:
-    """Return the config class for a core's settings as JSON has them, by their ``name``.
+    """Return the config class of a core's settings in JSON, by their ``name``.
 
     Raises:
         ValueError: The name is missing, or there is no core of that name.

@@ -1,9 +1,8 @@
-"""The sequence core: GMamba, LMamba and their sum (eqs. 6 and 7, algorithm 1).
+"""The core of GLAM: GMamba, LMamba, and their sum.
 
-Features e_0 … e_{L−1} go in; deterministic states h_t = u^g_t + u^l_t come out for
-t = s − 1 … L − 1, s being the local window. In parallel over a sequence
-(:meth:`GlamCore.forward`) or one position at a time (:meth:`GlamCore.step`): the same
-numbers either way.
+Symbols: e_t features, d_t = e_t − e_{t−1} their differences, u^g_t what GMamba predicts of the
+variation, u^l_t what LMamba infers from the window, h_t = u^g_t + u^l_t. Shapes: B batch, L length,
+D width, s the local window, d_inner and N as in :mod:`glam_env.model.cores.mamba`.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ class GlamConfig(CoreConfig):
         local_window: s, the features that LMamba sees.
         global_depth: Mamba blocks stacked in GMamba.
         local_depth: Mamba blocks stacked in LMamba.
-        state_size: N, SSM states a channel.
+        state_size: N, SSM states of each inner channel.
         conv_width: Width of Mamba's causal convolution.
-        expand: Mamba's inner width over D.
+        expand: d_inner / D.
     """
 
     name: str = "glam"
@@ -75,7 +74,7 @@ class GlamTrace(NamedTuple):
     Attributes:
         features: (B, L, D).
         local: (B, L, ·) of LMamba, as in :class:`GlamState`.
-        blocks: One trace a block of GMamba.
+        blocks: One trace for each block of GMamba.
     """
 
     features: Tensor
@@ -84,7 +83,7 @@ class GlamTrace(NamedTuple):
 
 
 class MambaBlock(nn.Module):
-    """x + Mamba(LayerNorm(x))."""
+    """A residual block, x + Mamba(LayerNorm(x))."""
 
     def __init__(self, width: int, config: GlamConfig) -> None:
         super().__init__()
@@ -96,7 +95,14 @@ class MambaBlock(nn.Module):
 
 
 class GMamba(nn.Module):
-    """Global variation: foretells change from all the changes seen so far (eq. 7)."""
+    """Predict the next variation from all variations so far (eq. 7).
+
+    g_t = d_t + Mamba(LayerNorm(d))_t, u^g_t = SiLU(LayerNorm(W g_t)).
+
+    Args:
+        width: D.
+        config: Sizes.
+    """
 
     def __init__(self, width: int, config: GlamConfig) -> None:
         super().__init__()
@@ -104,11 +110,8 @@ class GMamba(nn.Module):
         self.project = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def _head(self, g: Tensor) -> Tensor:
-        return F.silu(self.norm(self.project(g)))
-
     def forward(self, differences: Tensor) -> tuple[Tensor, list[MambaTrace]]:
-        """(B, L−1, D) differences d_1 … d_{L−1} to u^g of the same shape, and the traces."""
+        """Map (B, L−1, D) differences d_1 … d_{L−1} to u^g, and return the traces."""
         g, traces = differences, []
         for block in self.blocks:
             assert isinstance(block, MambaBlock)
@@ -118,7 +121,7 @@ class GMamba(nn.Module):
         return self._head(g), traces
 
     def step(self, d: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One difference (B, D); returns u^g (B, D) and the new conv and ssm states."""
+        """Map one difference (B, D) to u^g (B, D) and the new conv and ssm states."""
         g, convs, ssms = d, [], []
         for depth, block in enumerate(self.blocks):
             assert isinstance(block, MambaBlock)
@@ -128,14 +131,25 @@ class GMamba(nn.Module):
             ssms.append(new_ssm)
         return self._head(g), stacked(convs), stacked(ssms)
 
+    def _head(self, g: Tensor) -> Tensor:
+        return F.silu(self.norm(self.project(g)))
+
 
 def stacked(states: list[Tensor]) -> Tensor:
-    """Blocks' states along dim 1; the usual one block needs no copy."""
+    """Stack the states of blocks along dim 1; one block needs no copy."""
     return states[0].unsqueeze(1) if len(states) == 1 else torch.stack(states, 1)
 
 
 class LMamba(nn.Module):
-    """Local variation: reads the last s features and nothing older (eq. 6)."""
+    """Infer from the last s features, and from nothing older (eq. 6).
+
+    On the window e_{t−s+1} … e_t, u^l_t = W' l_t, where l_t is the last position of
+    e + Mamba(LayerNorm(e)).
+
+    Args:
+        width: D.
+        config: Sizes.
+    """
 
     def __init__(self, width: int, config: GlamConfig) -> None:
         super().__init__()
@@ -145,44 +159,27 @@ class LMamba(nn.Module):
         self.cache_width = config.expand * width if config.local_depth == 1 else 0
 
     def forward(self, e: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, L, D) features to u^l of every full window, (B, L−s+1, D), and :meth:`inputs`."""
+        """Map (B, L, D) features to u^l (B, L−s+1, D), and return :meth:`inputs`."""
         *lower, top = self.blocks
         assert isinstance(top, MambaBlock)
         if lower:
             windows = e.unfold(1, self.window, 1).transpose(2, 3)  # (B, W, s, D)
             out = self._over_windows(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
             return out, self.inputs(e)
-        # One block alone projects each feature once, not once for every window that holds it.
+        # A single block projects each feature once, not once for every window that contains it.
         inputs, z = top.mamba.project(top.norm(e))
-        out = top.mamba.last(inputs, z[:, self.window - 1 :], self.window)
+        out = top.mamba.last(inputs, z[:, self.window - 1 :], self.window)  # (B, W, D)
         return self.project(e[:, self.window - 1 :] + out), inputs
-
-    def inputs(self, e: Tensor) -> Tensor:
-        """What is kept of (..., D) features for the windows to come, (..., ``cache_width``)."""
-        if not self.cache_width:
-            return e[..., :0]
-        block = self.blocks[0]
-        assert isinstance(block, MambaBlock)
-        return block.mamba.project(block.norm(e))[0]
-
-    def _over_windows(self, x: Tensor) -> Tensor:
-        """(N, s, D) windows to u^l at their last position, (N, D)."""
-        *lower, top = self.blocks
-        for block in lower:
-            x = block(x)
-        assert isinstance(top, MambaBlock)
-        inputs, z = top.mamba.project(top.norm(x))
-        return self.project(x[:, -1] + top.mamba.last(inputs, z[:, -1:], self.window).squeeze(1))
 
     def step(
         self, window: Tensor, local: Tensor, first: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One position.
+        """Run one position.
 
         Args:
             window: (B, s, D), the features of the window that ends now.
             local: (B, s−1, cache_width), the :meth:`inputs` of all but the last.
-            first: (B) bool, rows whose window holds the last feature s times.
+            first: (B) bool, rows whose window consists of the last feature s times.
 
         Returns:
             u^l (B, D), and ``local`` with the last feature's inputs added, (B, s, cache_width).
@@ -191,96 +188,76 @@ class LMamba(nn.Module):
             return self._over_windows(window), local.new_empty(len(window), self.window, 0)
         block = self.blocks[0]
         assert isinstance(block, MambaBlock)
-        inputs, z = block.mamba.project(block.norm(window[:, -1:]))
+        inputs, z = block.mamba.project(block.norm(window[:, -1:]))  # (B, 1, d_inner) each
         local = local.to(inputs.dtype)
         if first is not None:
             local = torch.where(first[:, None, None], inputs, local)
-        inputs = torch.cat([local, inputs], 1)
-        out = block.mamba.last(inputs, z, self.window).squeeze(1)
+        inputs = torch.cat([local, inputs], 1)  # (B, s, d_inner)
+        out = block.mamba.last(inputs, z, self.window).squeeze(1)  # (B, D)
         return self.project(window[:, -1] + out), inputs
+
+    def inputs(self, e: Tensor) -> Tensor:
+        """Return what later windows need of (..., D) features, (..., ``cache_width``)."""
+        if not self.cache_width:
+            return e[..., :0]
+        block = self.blocks[0]
+        assert isinstance(block, MambaBlock)
+        return block.mamba.project(block.norm(e))[0]
+
+    def _over_windows(self, x: Tensor) -> Tensor:
+        """Map (N, s, D) windows to u^l at their last position, (N, D)."""
+        *lower, top = self.blocks
+        for block in lower:
+            x = block(x)
+        assert isinstance(top, MambaBlock)
+        inputs, z = top.mamba.project(top.norm(x))
+        return self.project(x[:, -1] + top.mamba.last(inputs, z[:, -1:], self.window).squeeze(1))
 
 
 class GlamCore(SequenceCore):
-    """h_t = u^g_t + u^l_t."""
+    """The sum of GMamba and LMamba, h_t = u^g_t + u^l_t.
+
+    Args:
+        width: D.
+        config: Sizes.
+    """
 
     has_variation = True
 
-    def __init__(self, width: int, config: CoreConfig) -> None:
+    def __init__(self, width: int, config: GlamConfig) -> None:
         super().__init__()
-        assert isinstance(config, GlamConfig)
         config.validate()
         self.width, self.config, self.context = width, config, config.context
         self.gmamba = GMamba(width, config)
         self.lmamba = LMamba(width, config)
 
     def forward(self, e: Tensor) -> CoreOutput:
-        """A sequence at once.
+        """Infer the states of known sequences in parallel (algorithm 1).
 
         Args:
             e: (B, L, D) features, L ≥ s.
 
         Returns:
-            The states for t = s−1 … L−1.
+            The states for t = s − 1 … L − 1, the first with a full window.
+
+        Raises:
+            ValueError: L is less than s.
         """
         first = self.context - 1
         if e.shape[1] <= first:
             raise ValueError(f"a sequence needs at least {first + 1} steps, got {e.shape[1]}")
-        variation, traces = self.gmamba(e[:, 1:] - e[:, :-1])
-        variation = variation[:, first - 1 :]
-        local, inputs = self.lmamba(e)
+        variation, traces = self.gmamba(e[:, 1:] - e[:, :-1])  # (B, L−1, D) from t = 1
+        variation = variation[:, first - 1 :]  # (B, L−s+1, D) from t = s − 1
+        local, inputs = self.lmamba(e)  # (B, L−s+1, D)
         return CoreOutput(variation + local, variation, GlamTrace(e, inputs, traces))
-
-    def initial_state(self, batch: int, device: torch.device | str | None = None) -> GlamState:
-        """The state before any step (zeros); give ``first`` to the step that follows."""
-        c = self.config
-        inner = c.expand * self.width
-        return GlamState(
-            torch.zeros(batch, c.local_window - 1, self.width, device=device),
-            torch.zeros(batch, c.global_depth, inner, c.conv_width - 1, device=device),
-            torch.zeros(batch, c.global_depth, inner, c.state_size, device=device),
-            torch.zeros(batch, c.local_window - 1, self.lmamba.cache_width, device=device),
-        )
-
-    def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> GlamState:
-        """The states in which a parallel pass stood after given positions, without gradient.
-
-        Args:
-            output: of :meth:`forward`.
-            rows, positions: (N) int64, sequence and position t, s−1 ≤ t < L.
-
-        Returns:
-            N rows from which :meth:`step` goes on with e_{t+1}.
-        """
-        c = self.config
-        device = rows.device
-        back = torch.arange(c.local_window - 2, -1, -1, device=device)
-        behind = rows[:, None], positions[:, None] - back
-        features, inputs, blocks = output.trace
-        window, local = features.detach()[behind], inputs.detach()[behind]
-        taps = torch.arange(c.conv_width - 1, device=device)
-        convs, ssms = [], []
-        for trace in blocks:
-            padded = F.pad(trace.inputs.detach(), (0, 0, c.conv_width - 1, 0))
-            # d_t has index t − 1, so its tail ends at t − 1 + (d_conv − 1) of the padded inputs.
-            tail = padded[rows[:, None], positions[:, None] + taps]
-            convs.append(tail.transpose(1, 2).float())
-            ssms.append(trace.states.detach()[rows, positions - 1])
-        return GlamState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float())
 
     def step(
         self, e: Tensor, state: GlamState, first: Tensor | None = None
     ) -> tuple[Tensor, GlamState]:
-        """One position.
+        """Run one position; see :meth:`SequenceCore.step`.
 
-        Args:
-            e: (B, D) feature e_t.
-            state: after position t − 1.
-            first: (B) bool, rows whose sequence begins here: whatever they remember is
-                forgotten, and their missing past counts as having stood still.
-
-        Returns:
-            h_t (B, D) and the state after it. From the s-th step of a sequence on, h_t is what
-            :meth:`forward` gives; before that the window is padded with the first feature.
+        In a sequence shorter than the window, the first feature fills the missing places, as if
+        nothing had changed before it.
         """
         window, conv, ssm, local = state
         e = e.float()
@@ -293,6 +270,35 @@ class GlamCore(SequenceCore):
         if first is not None:  # the parallel pass has no difference at its first position
             new_conv = torch.where(row[..., None], conv, new_conv)
             new_ssm = torch.where(row[..., None], ssm, new_ssm)
-        window = torch.cat([window, e.unsqueeze(1)], dim=1)
+        window = torch.cat([window, e.unsqueeze(1)], dim=1)  # (B, s, D)
         u_l, local = self.lmamba.step(window, local, first)
         return variation + u_l, GlamState(window[:, 1:], new_conv, new_ssm, local[:, 1:].float())
+
+    def initial_state(self, batch: int, device: torch.device | str | None = None) -> GlamState:
+        """Return zeros; the next :meth:`step` must mark all rows as first."""
+        c = self.config
+        inner = c.expand * self.width
+        return GlamState(
+            torch.zeros(batch, c.local_window - 1, self.width, device=device),
+            torch.zeros(batch, c.global_depth, inner, c.conv_width - 1, device=device),
+            torch.zeros(batch, c.global_depth, inner, c.state_size, device=device),
+            torch.zeros(batch, c.local_window - 1, self.lmamba.cache_width, device=device),
+        )
+
+    def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> GlamState:
+        """Return the states after given positions; see :meth:`SequenceCore.state_at`."""
+        c = self.config
+        device = rows.device
+        back = torch.arange(c.local_window - 2, -1, -1, device=device)
+        behind = rows[:, None], positions[:, None] - back
+        features, inputs, blocks = output.trace
+        window, local = features.detach()[behind], inputs.detach()[behind]
+        taps = torch.arange(c.conv_width - 1, device=device)
+        convs, ssms = [], []
+        for trace in blocks:
+            padded = F.pad(trace.inputs.detach(), (0, 0, c.conv_width - 1, 0))
+            # d_t has index t − 1, so its tail ends at t − 1 + (d_conv − 1) of the padded inputs.
+            tail = padded[rows[:, None], positions[:, None] + taps]  # (N, d_conv−1, d_inner)
+            convs.append(tail.transpose(1, 2).float())
+            ssms.append(trace.states.detach()[rows, positions - 1])
+        return GlamState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float())

@@ -1,4 +1,4 @@
-"""Mamba-1, the selective state space layer (Gu and Dao 2023; eqs. 1 to 3 of the GLAM paper).
+"""Mamba-1, the selective state space layer (Gu and Dao 2023; eqs. 1 to 3).
 
 Symbols, with their names in the ``mamba_ssm`` package where they have one:
 
@@ -54,7 +54,7 @@ def discretize(x: Tensor, dt: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 def selective_step(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Advance the state one position and read it: h ← exp(dt A) h + dt B x, y = C h (eq. 2).
+    """Advance and read the state: h ← exp(dt A) h + dt B x, y = C h (eq. 2).
 
     Args:
         x: (..., d_inner).
@@ -95,7 +95,7 @@ def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tu
 
 
 def scan_windows(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Run :func:`selective_step` over short windows and return the last output of each.
+    """Run :func:`selective_step` over windows and return each one's last output.
 
     Args:
         x: (s, ..., d_inner), the position in the window first.
@@ -114,7 +114,7 @@ def scan_windows(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tens
 
 
 def convolve(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-    """Apply the causal depthwise convolution and SiLU; before the start there are zeros.
+    """Apply the causal depthwise convolution, from zeros, and SiLU.
 
     Args:
         x: (..., L, d_inner).
@@ -148,7 +148,7 @@ def convolve_windows(x: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tens
 
 
 class Operations(NamedTuple):
-    """The functions along time that :class:`Mamba` calls; the defaults are the plain ones."""
+    """The functions along time that :class:`Mamba` calls, by default the plain ones."""
 
     convolve: Callable[[Tensor, Tensor, Tensor], Tensor] = convolve
     convolve_windows: Callable[[Tensor, Tensor, Tensor, int], Tensor] = convolve_windows
@@ -160,7 +160,7 @@ _operations = Operations()
 
 
 def use_operations(operations: Operations) -> Operations:
-    """Let all layers run other functions of the same numbers; return those that they ran before."""
+    """Let all layers run other functions of the same results; return the former ones."""
     global _operations
     previous, _operations = _operations, operations
     return previous
@@ -170,7 +170,7 @@ def use_operations(operations: Operations) -> Operations:
 
 
 class MambaTrace(NamedTuple):
-    """What a pass over a sequence keeps, so that a step can continue from any position.
+    """What a pass over a sequence keeps, so that steps can continue from it.
 
     Attributes:
         inputs: (B, L, d_inner) the convolution's inputs.
@@ -182,7 +182,7 @@ class MambaTrace(NamedTuple):
 
 
 class Mamba(nn.Module):
-    """A Mamba-1 layer: projection, causal convolution, selective scan, gate, projection.
+    """A Mamba-1 layer: project, convolve, scan, gate, project.
 
     The parameters have the names, shapes and initial values of ``mamba_ssm.Mamba``, so that state
     dicts move either way. The recurrence runs in float32, whatever the autocast around it.
@@ -286,7 +286,7 @@ class Mamba(nn.Module):
         return x, z
 
     def select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute dt, B and C from the input itself, which makes the scan selective (eq. 3).
+        """Compute dt, B and C from the input: the scan becomes selective (eq. 3).
 
         Args:
             x: (..., d_inner), convolved.

@@ -1,4 +1,4 @@
-"""Attributes of the rows of a vector env, asked for as of Gymnasium's ``SyncVectorEnv``."""
+"""``RowAttributes``: attributes of rows, with the interface of Gymnasium's ``SyncVectorEnv``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from glam_env.errors import GlamAttributeError, GlamError
 
 
 class RowAttributes:
-    """Of vector envs whose rows have all attributes in common: ``call``, ``get_attr`` and others.
+    """Mixin of vector envs whose rows share all attributes: ``call``, ``get_attr``, ``set_attr``.
 
-    SB3's bridge and other libraries ask envs so, row by row.
+    SB3's bridge and other libraries read attributes this way, row by row.
     """
 
     rows_are: ClassVar[str]
     num_envs: int
     render: Callable[..., Any]
 
-    _noted: frozenset[str] = frozenset()  # attributes that set_attr has added
+    _added: frozenset[str] = frozenset()  # attributes that set_attr has added
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """An attribute of each row, or what a method of each row gives, of which there is one:
-        ``render``.
+        """Return an attribute of each row, or the result of ``render`` for each row.
+
+        Args:
+            name: an attribute, or ``"render"``.
+            args, kwargs: passed to ``render``.
 
         Raises:
-            GlamError: another method, which acts on all rows at once.
-            GlamAttributeError: no such attribute.
+            GlamError: the name is another method, which acts on all rows at once.
+            GlamAttributeError: there is no such attribute.
         """
         if name == "render":
             frames = self.render(*args, **kwargs)
@@ -45,35 +48,35 @@ class RowAttributes:
         return (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute, once a row.
+        """Return an attribute once for each row.
 
         Raises:
-            GlamAttributeError: there is none.
+            GlamAttributeError: there is no such attribute.
         """
         return self.call(name)
 
     def has_attr(self, name: str) -> bool:
-        """Whether :meth:`get_attr` and :meth:`call` know it."""
+        """Say whether :meth:`get_attr` and :meth:`call` know the name."""
         return hasattr(self, name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Notes an attribute of all rows, which share it.
+        """Set an attribute that all rows share.
 
         Args:
-            name: any that the env has not got of its own.
+            name: any name that is not an attribute of the env itself.
             values: one value, or a list or tuple of E equal ones.
 
         Raises:
-            GlamError: a fixed attribute, or values that differ.
+            GlamError: the attribute is fixed, or the values differ.
         """
-        if hasattr(self, name) and name not in self._noted:
-            raise GlamError(f"{name} is fixed when the env is made: make another one")
+        if hasattr(self, name) and name not in self._added:
+            raise GlamError(f"{name} is fixed when the env is made: make another env")
         if isinstance(values, list | tuple):
             if len(values) != self.num_envs or any(value != values[0] for value in values):
                 raise GlamError(
-                    f"{name} is one for all {self.num_envs} {self.rows_are}: "
+                    f"{name} is the same for all {self.num_envs} {self.rows_are}: "
                     "give one value, or as many equal ones"
                 )
             values = values[0]
-        self._noted |= {name}
+        self._added |= {name}
         setattr(self, name, values)

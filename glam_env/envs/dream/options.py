@@ -1,0 +1,203 @@
+"""``DreamOptions``: what a dream env can be asked for, checked in one place."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import torch
+from gymnasium.vector import AutoresetMode
+
+from glam_env.checkpoint.folder import Checkpoint
+from glam_env.checks import read_autoreset_mode, require_choice, require_count
+from glam_env.errors import GlamError
+from glam_env.fast.choose import BACKENDS
+from glam_env.fast.render import PRECISIONS
+
+ARRAY_TYPES = ("numpy", "torch")
+OBS_TYPES = ("rgb", "latent", "grayscale")
+RENDER_MODES = ("rgb_array", "rgb_grid", "human")
+TERMINATIONS = ("threshold", "sample")
+REWARDS = ("mean", "sample")
+
+RENAMED = {"max_doubt": "max_prior_entropy"}
+"""Old names of options, which are still read, with a DeprecationWarning."""
+
+
+@dataclass(frozen=True)
+class DreamOptions:
+    """The options of dreams, each checked when the object is made.
+
+    They are the keyword arguments of ``gymnasium.make``, ``gymnasium.make_vec``,
+    :class:`~glam_env.envs.dream.env.DreamEnv` and
+    :class:`~glam_env.envs.dream.env.DreamVectorEnv`.
+
+    Args:
+        device: where the dreams live; ``"auto"`` takes CUDA if there is any.
+        array_type: ``"numpy"``, or ``"torch"`` for tensors that stay on the device.
+        obs_type: ``"rgb"`` (64, 64, 3) uint8, ``"grayscale"`` (64, 64, 1) uint8, or ``"latent"``,
+            the agent's features (K·C + D) float32.
+        max_episode_steps: the horizon, after which a dream is truncated; None takes the
+            checkpoint's.
+        autoreset_mode: Gymnasium's ``AutoresetMode``, or its name or value.
+        temperature: of the latent's draw; 0 takes the most likely class.
+        termination: ``"threshold"`` ends a dream when an end is more likely than not, ``"sample"``
+            draws it.
+        reward: ``"mean"`` of the predicted distribution, or a ``"sample"`` of it.
+        max_prior_entropy: nats; a dream whose ``info["prior_entropy"]`` exceeds it is truncated
+            at that step. None never truncates for this reason.
+        checkpoint: a game's name, a folder, ``hf://owner/name[@revision]``, or an opened
+            :class:`~glam_env.checkpoint.folder.Checkpoint`; None takes the game's shipped one.
+        contexts: real play to start from instead of the checkpoint's contexts, see
+            :func:`~glam_env.envs.dream.recordings.read_contexts`.
+        backend: ``"native"`` (C++, on CPUs), ``"torch"``, or ``"auto"``, native where it can be
+            built, see :func:`~glam_env.fast.choose.make_stepper`.
+        precision: ``"auto"``, the fastest numbers that suit the hardware (8-bit and float16 on
+            CPUs, bfloat16 on CUDA devices), or ``"float32"`` throughout.
+        render_mode: None; ``"rgb_array"``, a tuple of frames; ``"rgb_grid"``, all frames in one
+            picture; ``"human"``, that picture in a window at every reset and step.
+
+    Raises:
+        GlamError: a value is impossible.
+    """
+
+    device: str | torch.device = "auto"
+    array_type: str = "numpy"
+    obs_type: str = "rgb"
+    max_episode_steps: int | None = None
+    autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP
+    temperature: float = 1.0
+    termination: str = "threshold"
+    reward: str = "mean"
+    max_prior_entropy: float | None = None
+    checkpoint: str | Path | Checkpoint | None = None
+    contexts: str | Path | Mapping[str, Any] | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    render_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("array_type", self.array_type, ARRAY_TYPES)
+        require_choice("obs_type", self.obs_type, OBS_TYPES)
+        require_choice("termination", self.termination, TERMINATIONS)
+        require_choice("reward", self.reward, REWARDS)
+        require_choice("backend", self.backend, BACKENDS)
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("render_mode", self.render_mode, (None, *RENDER_MODES))
+        if not _is_number(self.temperature) or not 0.0 <= self.temperature < math.inf:
+            raise GlamError(f"temperature must be a finite number >= 0, got {self.temperature!r}")
+        limit = self.max_prior_entropy
+        if limit is not None and not (_is_number(limit) and limit >= 0.0):
+            raise GlamError(
+                f"max_prior_entropy must be a number of nats >= 0, or None; got {limit!r}"
+            )
+        read = {
+            "autoreset_mode": read_autoreset_mode(self.autoreset_mode),
+            "temperature": float(self.temperature),
+            "max_prior_entropy": None if limit is None else float(limit),
+        }
+        if self.max_episode_steps is not None:
+            read["max_episode_steps"] = require_count("max_episode_steps", self.max_episode_steps)
+        for name, value in read.items():
+            object.__setattr__(self, name, value)
+
+    def open_checkpoint(self, game: str) -> Checkpoint:
+        """Open the checkpoint, by default the shipped one of the game.
+
+        Raises:
+            GlamError: it is missing, broken, or of another game.
+        """
+        return Checkpoint.open(game if self.checkpoint is None else self.checkpoint, game)
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, by name."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if value is not default}
+
+
+class DreamKeywords(TypedDict, total=False):
+    """The fields of :class:`DreamOptions` as keyword arguments, for type checkers and editors."""
+
+    device: str | torch.device
+    array_type: str
+    obs_type: str
+    max_episode_steps: int | None
+    autoreset_mode: AutoresetMode | str
+    temperature: float
+    termination: str
+    reward: str
+    max_prior_entropy: float | None
+    checkpoint: str | Path | Checkpoint | None
+    contexts: str | Path | Mapping[str, Any] | None
+    backend: str
+    precision: str
+    render_mode: str | None
+
+
+Options = TypeVar("Options", bound=DreamOptions)
+
+
+def read_options(
+    kind: type[Options], options: DreamOptions | None, given: Mapping[str, Any]
+) -> Options:
+    """Combine an options object and keyword arguments, which win.
+
+    Args:
+        kind: the class of the result.
+        options: options of any class, or None.
+        given: keyword arguments; old names are read with a DeprecationWarning.
+
+    Raises:
+        GlamError: an option is unknown, or its value is impossible.
+    """
+    names = [field.name for field in fields(kind)]
+    chosen = {} if options is None else options.changed()
+    for name, value in given.items():
+        if new := RENAMED.get(name):
+            if new in given:
+                raise GlamError(f"{name} is the old name of {new}: give only {new}")
+            warnings.warn(f"the option {name} is now {new}", DeprecationWarning, stacklevel=3)
+        chosen[new or name] = value
+    if unknown := sorted(chosen.keys() - set(names)):
+        close = difflib.get_close_matches(unknown[0], names, n=1)
+        advice = f"did you mean {close[0]}? " if close else ""
+        raise GlamError(f"unknown option {unknown[0]!r}: {advice}known are {', '.join(names)}")
+    return kind(**chosen)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def shows_options(
+    kind: type[DreamOptions], *, without: tuple[str, ...] = ()
+) -> Callable[[Function], Function]:
+    """Let ``help()`` show each option by name in place of a function's ``**kwargs``."""
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        own += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=field.type,
+            )
+            for field in fields(kind)
+            if field.name not in without
+        ]
+        function.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
