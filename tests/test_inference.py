@@ -160,8 +160,7 @@ def test_low_temperatures_of_the_shipped_pong(backend) -> None:
     if backend == "native" and missing():
         pytest.skip(missing())
     checkpoint = Checkpoint.open("Pong")
-    model = checkpoint.world_model("cpu")
-    contexts = checkpoint.contexts("cpu")
+    model, contexts = checkpoint.world_model(), checkpoint.contexts()
     begin = model.warm_up(contexts.codes[:32].long(), contexts.actions[:32].long())
     entropies = {}
     for temperature in (0.0, 1e-3, 0.02, 0.1):

@@ -237,8 +237,8 @@ def test_float16_is_close_to_float32(model) -> None:
 
 @needs_halves
 def test_float16_of_the_shipped_pong_is_as_close_as_documented() -> None:
-    model = Checkpoint.open("Pong").world_model(torch.device("cpu"))
-    contexts = Checkpoint.open("Pong").contexts(torch.device("cpu"))
+    checkpoint = Checkpoint.open("Pong")
+    model, contexts = checkpoint.world_model(), checkpoint.contexts()
     state = model.warm_up(contexts.codes.long(), contexts.actions.long())
     exact, coarse = NativeStepper(model, precision="float32"), NativeStepper(model)
     generator, errors, others = torch.Generator().manual_seed(0), [], []

@@ -76,7 +76,8 @@ def test_bfloat16_is_close() -> None:
 
 @integer_renderers
 def test_integers_draw_the_shipped_pong_as_documented(kind) -> None:
-    model, contexts = Checkpoint.open(PONG).world_model(), Checkpoint.open(PONG).contexts()
+    checkpoint = Checkpoint.open(PONG)
+    model, contexts = checkpoint.world_model(), checkpoint.contexts()
     codes = contexts.codes[:, -1].long()
     render = kind(round_decoder(fold(model.decoder, model.config.categoricals), codes[::8]))
     others = codes[1::16]  # none of them set the steps

@@ -12,6 +12,7 @@ from test_inference import TINY, make_model
 from torch import Tensor, nn
 
 from glam_env.envs.dream.engine import DreamEngine
+from glam_env.envs.dream.options import DreamOptions
 from glam_env.errors import GlamError
 from glam_env.fast import choose
 from glam_env.fast.choose import make_stepper
@@ -143,9 +144,13 @@ def test_auto_takes_it_silently_and_native_is_an_error(model, monkeypatch) -> No
 def test_an_engine_dreams_with_it(model, make_contexts, frames) -> None:
     contexts = make_contexts()
     contexts = type(contexts)(contexts.codes[..., :3], contexts.actions % TINY.num_actions)
-    engine = DreamEngine(
-        model, contexts, E, device="cpu", max_episode_steps=4, frames=frames, termination="sample"
+    options = DreamOptions(
+        device="cpu",
+        max_episode_steps=4,
+        obs_type="rgb" if frames else "latent",
+        termination="sample",
     )
+    engine = DreamEngine(model, contexts, E, options)
     shown = []
     for _ in range(2):
         engine.reset(seed=2)
