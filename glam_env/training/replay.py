@@ -35,7 +35,7 @@ class Replay:
     """A ring of the last ``capacity`` steps of each of ``streams`` streams.
 
     Args:
-        folder: Where the files are; made if missing. Existing files of the same shape are opened with
+        folder: Where the files are; made if missing. Files of the same shape are opened with
             their content; it counts once :meth:`load_state` is called.
         streams: Number of parallel streams.
         capacity: Steps kept of each stream.
