@@ -11,3 +11,7 @@ class GlamError(ValueError):
 
 class GlamAttributeError(GlamError, AttributeError):
     """A missing attribute; also an AttributeError, which ``hasattr`` expects."""
+
+
+class GlamTypeError(GlamError, TypeError):
+    """An unknown keyword argument; also a TypeError, which other libraries catch."""

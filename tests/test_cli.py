@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
         (["train"], "GAME is missing"),
         (["train", "Pong", "--resume"], "without --resume"),
         (["eval", "Krull"], "glam train Krull"),
-        (["eval", "nowhere/at/all"], "no checkpoint"),
+        (["eval", "nowhere/at/all"], "is not a checkpoint"),
         (["fidelity", "Pong", "--check", "--horizon", "8"], "horizon of at least 32"),
         (["info", "--plot", "curves.png"], "glam info RUN --plot FILE"),
         (["curves"], "at least one run"),

@@ -1,4 +1,4 @@
-"""The tests of a GPU, on a CUDA device made of the CPU; and what that device refuses."""
+"""The GPU tests on a CUDA device made of the CPU, and what that device refuses."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def run(*words: str) -> str:
 
 
 @pytest.mark.emulator
-def test_all_tests_of_a_gpu_pass_on_it() -> None:
+def test_gpu_tests_pass_on_it() -> None:
     files = sorted(map(str, TESTS.glob("test_gpu*.py")))
-    told = run("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *files)
-    last = told.strip().splitlines()[-1]
+    output = run("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *files)
+    last = output.strip().splitlines()[-1]
     assert "skipped" not in last
     assert int(last.split(" passed")[0].split()[-1]) >= 40
 
 
-def test_a_graph_is_replayed_on_the_memory_that_it_was_captured_with() -> None:
-    """And what a capture refuses on a GPU: reading a number, lots of a generator of one's own."""
+def test_graphs_replay_on_their_memory() -> None:
+    """A capture refuses to read numbers and to draw from another generator."""
     run("-c", REPLAY)
 
 
@@ -60,7 +60,7 @@ graph = torch.cuda.CUDAGraph()
 with torch.cuda.graph(graph):
     parts = (held * factor).split([1, 2])
     doubled = torch.stack([parts[1][0], held.sum()])
-factor = 100.0  # what Python knew is part of the graph
+factor = 100.0  # the graph keeps the value that Python had
 held.copy_(torch.tensor([1.0, 5.0, 7.0]))
 before = doubled.tolist()
 graph.replay()
@@ -80,5 +80,5 @@ for refused in (
             refused()
     except RuntimeError:
         continue
-    raise AssertionError("captured what can't be")
+    raise AssertionError("the capture should have been refused")
 """

@@ -240,7 +240,7 @@ def test_frame_reward_and_end_come_from_one_transition(
             reward, ended = expected.reward, probability > 0.5
         torch.testing.assert_close(step.reward, reward, atol=1e-5, rtol=1e-5)
         assert torch.equal(step.terminated, ended)
-        prior = expected.prior_logits
+        prior = model.prior_log_probs(expected.state.h)
         torch.testing.assert_close(step.prior_entropy, -(prior.exp() * prior).sum((1, 2)))
         ends.append(ended)
         state = expected.state

@@ -1,6 +1,6 @@
-"""On a CUDA device: every module against the CPU, a dream twice, an update that learns.
+"""CUDA: the modules agree with the CPU, dreams repeat, and updates learn.
 
-Run with ``pytest -m gpu``; without such a device there is nothing to compare, and they skip.
+Run them with ``pytest -m gpu``. Without such a device they are skipped.
 """
 
 from dataclasses import replace
@@ -29,14 +29,14 @@ CLOSE = {"atol": 1e-4, "rtol": 1e-3}
 
 @pytest.fixture(autouse=True)
 def full_precision():
-    """Comparisons with the CPU need float32 products, not TF32."""
+    """Compute products in float32, not TF32, for comparisons with the CPU."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def twins() -> tuple[WorldModel, WorldModel]:
+def both_devices() -> tuple[WorldModel, WorldModel]:
     torch.manual_seed(0)
     cpu = WorldModel(CONFIG).eval()
     gpu = WorldModel(CONFIG).eval()
@@ -65,7 +65,7 @@ def test_mamba_forward_and_gradients(length):
 
 @torch.no_grad()
 def test_world_model_part_by_part():
-    cpu, gpu = twins()
+    cpu, gpu = both_devices()
     images = torch.randint(256, (6, 64, 64, 3), dtype=torch.uint8)
     torch.testing.assert_close(gpu.encode(images.cuda()).cpu(), cpu.encode(images), **CLOSE)
     codes, actions = contexts()
@@ -76,20 +76,21 @@ def test_world_model_part_by_part():
         action = actions[:, t % 16]
         x = cpu.step(a, action, temperature=0.0)
         y = gpu.step(b, action.cuda(), temperature=0.0)
-        torch.testing.assert_close(y.prior_logits.cpu(), x.prior_logits, **CLOSE)
+        expected = cpu.prior_log_probs(x.state.h)
+        torch.testing.assert_close(gpu.prior_log_probs(y.state.h).cpu(), expected, **CLOSE)
         torch.testing.assert_close(y.reward.cpu(), x.reward, **CLOSE)
         a, b = x.state, y.state._replace(code=x.state.code.cuda())
 
 
 def test_loss_and_its_gradients():
-    cpu, gpu = twins()
+    cpu, gpu = both_devices()
     batch = SequenceBatch(
         torch.randint(256, (2, 12, 64, 64, 3), dtype=torch.uint8),
         torch.randint(6, (2, 12)),
         torch.randn(2, 12),
         torch.zeros(2, 12, dtype=torch.bool),
     )
-    peaked = 20.0 * torch.randn(8 * 8)  # so that both draw the same latents
+    peaked = 20.0 * torch.randn(8 * 8)  # so that both models draw the same latents
     for model in (cpu, gpu):
         model.encoder.head.weight.data.zero_()
         model.encoder.head.bias.data.copy_(peaked)
@@ -98,7 +99,7 @@ def test_loss_and_its_gradients():
     torch.testing.assert_close(other.cpu(), loss, atol=1e-2, rtol=0.05)  # 1 % uniform is drawn
 
 
-def test_a_seeded_dream_twice(make_contexts, make_world_model):
+def test_a_seeded_dream_repeats(make_contexts, make_world_model):
     model = make_world_model().cuda()
     films = []
     for _ in range(2):
@@ -119,7 +120,7 @@ def test_a_seeded_dream_twice(make_contexts, make_world_model):
 
 @pytest.mark.parametrize("frames", [False, True])
 def test_a_captured_dream_is_the_eager_one(make_contexts, make_world_model, frames):
-    """To the bit, over resets too, which move the state between two replays."""
+    """The results are equal to the bit; resets move the state between two replays."""
     model = make_world_model().cuda()
     engines = [
         DreamEngine(
@@ -151,7 +152,7 @@ def test_a_captured_dream_is_the_eager_one(make_contexts, make_world_model, fram
 
 
 def test_an_agent_learns_from_a_dream_in_bfloat16():
-    _, gpu = twins()
+    _, gpu = both_devices()
     agent = ActorCritic(replace(StormConfig(), hidden=32), CONFIG.feature_dim, 6).cuda()
     codes, actions = contexts(64)
     start = gpu.warm_up(codes.cuda(), actions.cuda())
@@ -161,13 +162,13 @@ def test_an_agent_learns_from_a_dream_in_bfloat16():
     assert all(bool(value.isfinite()) for value in metrics.values())
 
 
-def test_a_captured_update_runs_once_a_call_and_sees_what_has_changed():
-    """Weights, the optimiser's state and the learning rate lie where the graph finds them."""
+def test_a_captured_update_runs_once_a_call():
+    """It sees changes of the weights, the optimiser's state and the learning rate."""
     weight = torch.nn.Parameter(torch.tensor([1.0, 2.0], device="cuda"))
     rate = torch.tensor(0.5, device="cuda")
     optimizer = torch.optim.Adam([weight], lr=rate, fused=True, capturable=True)
-    twin = torch.nn.Parameter(weight.detach().clone())
-    plain = torch.optim.Adam([twin], lr=0.5, fused=True)
+    copy = torch.nn.Parameter(weight.detach().clone())
+    plain = torch.optim.Adam([copy], lr=0.5, fused=True)
 
     def step(parameter, optimizer, x):
         loss = (parameter * x).square().sum()
@@ -183,6 +184,6 @@ def test_a_captured_update_runs_once_a_call_and_sees_what_has_changed():
             plain.param_groups[0]["lr"] = 0.125
         x = torch.tensor([1.0, call], device="cuda")
         loss = update(x)["loss"].clone()
-        torch.testing.assert_close(loss, step(twin, plain, x)["loss"])
-        torch.testing.assert_close(weight, twin)
+        torch.testing.assert_close(loss, step(copy, plain, x)["loss"])
+        torch.testing.assert_close(weight, copy)
     assert float(optimizer.state[weight]["step"]) == 9

@@ -1,6 +1,6 @@
-"""On a CUDA device: envs whose tensors stay there, and what they leave behind.
+"""CUDA: envs keep their tensors on the device, and free its memory.
 
-Run with ``pytest -m gpu``; without such a device they skip.
+Run them with ``pytest -m gpu``. Without such a device they are skipped.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_tensors_stay_on_the_device(world, obs_type) -> None:
     envs.close()
 
 
-def test_a_seed_fixes_all_bits_in_numpy_and_torch() -> None:
+def test_a_seed_repeats_in_numpy_and_torch() -> None:
     envs, others = make(termination="sample", reward="sample"), make(array_type="numpy")
     envs.reset(seed=3)
     first = play(envs, 20)
@@ -83,7 +83,7 @@ def test_a_seed_fixes_all_bits_in_numpy_and_torch() -> None:
     others.close()
 
 
-def test_a_snapshot_goes_on_to_the_bit_and_its_dreams_move_to_the_cpu() -> None:
+def test_a_snapshot_continues_and_moves_to_the_cpu() -> None:
     envs, elsewhere = make(obs_type="latent"), make(obs_type="latent", device="cpu")
     envs.reset(seed=1)
     play(envs, 3)
@@ -103,8 +103,8 @@ def test_a_snapshot_goes_on_to_the_bit_and_its_dreams_move_to_the_cpu() -> None:
 
 @pytest.mark.parametrize("obs_type", ["rgb", "latent"])
 @pytest.mark.parametrize("world", ["Dream", pytest.param("Real", marks=pytest.mark.emulator)])
-def test_close_gives_the_memory_back(world, obs_type) -> None:
-    """After a first env, which makes the libraries' own workspaces, another leaves nothing."""
+def test_close_frees_the_memory(world, obs_type) -> None:
+    """The first env allocates the libraries' workspaces; the second leaves nothing."""
     left = []
     for _ in range(2):
         envs = make(world, obs_type=obs_type)

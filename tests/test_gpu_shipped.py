@@ -1,6 +1,6 @@
-"""On a CUDA device: what is shipped loads there, dreams as on the CPU, plays, and is trained.
+"""CUDA: shipped checkpoints load, dream as on the CPU, play and are trained.
 
-Run with ``pytest -m gpu``; without such a device they skip.
+Run them with ``pytest -m gpu``. Without such a device they are skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ E = 32
 
 @pytest.mark.parametrize("game", SHIPPED)
 def test_a_shipped_checkpoint_loads_and_dreams_as_on_the_cpu(game) -> None:
-    """The most likely latent each time, so that no lots decide: nearly all are the same."""
+    """At temperature 0, without random draws, nearly all numbers are the same."""
     features, rewards = [], []
     for device in ("cpu", "cuda"):
         model = Checkpoint.open(SHIPPED[game]).world_model().to(device)

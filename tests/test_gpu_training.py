@@ -1,6 +1,6 @@
-"""On a CUDA device: training whose updates are graphs is the training whose updates are not.
+"""CUDA: training with graphs equals training without them.
 
-Run with ``pytest -m gpu``; without such a device they skip.
+Run them with ``pytest -m gpu``. Without such a device they are skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make(folder: Path, config: TrainConfig) -> Trainer:
 
 
 def train(folder: Path, config: TrainConfig, stop_at: int = 0) -> list[dict]:
-    """The metrics of a run that may be stopped and resumed once."""
+    """Train a run, stopped and resumed once if asked, and return its metrics."""
     if stop_at:
         first = make(folder, config)
         first.train(lambda: first.env_steps >= stop_at)
@@ -51,8 +51,8 @@ def train(folder: Path, config: TrainConfig, stop_at: int = 0) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-def test_graphs_train_as_updates_one_by_one_do(tmp_path: Path) -> None:
-    """Through all phases, a falling learning rate, growing horizons, a stop and a resumption."""
+def test_graphs_change_no_update(tmp_path: Path) -> None:
+    """Include all phases, rate decay, growing horizons, and a stop with a resume."""
     config = replace(
         DEBUG,
         log_every=4,
@@ -72,7 +72,7 @@ def test_graphs_train_as_updates_one_by_one_do(tmp_path: Path) -> None:
     assert sum("phase" in line for line in other) >= 8
     for line in [*one, *other, *resumed]:
         assert all(math.isfinite(value) for value in line.values() if isinstance(value, float))
-    if cuda_stand_in.installed():  # a GPU's random numbers hang on how often graphs are replayed
+    if cuda_stand_in.installed():  # on a GPU, random numbers depend on the replays
         for lines in zip(one, other, resumed, strict=True):
             for name, value in lines[0].items():
                 expected = value if isinstance(value, str) else pytest.approx(value, 1e-4, 1e-6)

@@ -1,6 +1,6 @@
-"""On a CUDA device: what must not wait for it on its way does not.
+"""CUDA: hot paths never wait for the device.
 
-Run with ``pytest -m gpu``; without such a device they skip.
+Run them with ``pytest -m gpu``. Without such a device they are skipped.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamOptions
-from glam_env.fast.graphs import WARM_UPS, tensors_of
+from glam_env.fast.graphs import WARM_UPS
 from glam_env.model.config import LossConfig
-from glam_env.model.structures import SequenceBatch
+from glam_env.model.structures import SequenceBatch, tree_tensors
 from glam_env.model.world_model import WorldModel
 from glam_env.training.imagination import imagine
 from glam_env.training.presets import PRESETS
@@ -38,7 +38,7 @@ E = 16
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Whatever waits for the device in here is an error."""
+    """Raise an error for whatever waits for the device inside."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -56,14 +56,14 @@ def world_model() -> WorldModel:
     [lambda x: x.sum().item(), lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: x.cpu()],
     ids=["item", "nonzero", "mask", "cpu"],
 )
-def test_a_wait_is_told(wait) -> None:
+def test_a_wait_is_reported(wait) -> None:
     x = torch.ones(3, device=DEVICE)
     with no_waiting(), pytest.raises(RuntimeError):
         wait(x)
     wait(x)
 
 
-def test_two_devices_don_t_meet() -> None:
+def test_two_devices_in_one_call_are_an_error() -> None:
     with pytest.raises(RuntimeError, match="same device"):
         torch.ones(3, device=DEVICE) + torch.ones(3)
 
@@ -94,7 +94,7 @@ def test_an_engine_steps_and_resets_without_waiting(world_model, frames, drawn) 
             shown = engine.observe()
     assert {part.device for part in [*step, shown]} == {DEVICE}
     assert shown.shape == ((E, 64, 64, 3) if frames else (E, world_model.config.feature_dim))
-    assert {part.device for part in tensors_of(engine.get_state())} == {DEVICE}
+    assert {part.device for part in tree_tensors(engine.get_state())} == {DEVICE}
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -102,7 +102,7 @@ def test_imagination_and_the_agent_s_update_do_not_wait(world_model, bfloat16) -
     contexts = Checkpoint.open("Pong").contexts().to(DEVICE)
     agent = ActorCritic(StormConfig(hidden=32), world_model.config.feature_dim, 6).to(DEVICE)
     start = world_model.warm_up(contexts.codes[:E].long(), contexts.actions[:E].long())
-    agent.update(imagine(world_model, agent, start, 5))  # the optimiser makes its state
+    agent.update(imagine(world_model, agent, start, 5))  # creates the optimiser's state
     with no_waiting(), torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
         metrics = agent.update(imagine(world_model, agent, start, 5))
     assert {value.device for value in metrics.values()} == {DEVICE}
@@ -141,7 +141,7 @@ def test_the_world_model_s_update_does_not_wait(world_model, bfloat16) -> None:
 @pytest.mark.emulator
 @pytest.mark.parametrize("graphs", [False, True])
 def test_a_trainer_s_updates_do_not_wait(tmp_path, graphs) -> None:
-    """Batches included, from images and from stored latents."""
+    """Neither does the sampling of batches, from images and from stored latents."""
     config = replace(PRESETS["debug"], log_every=1000, graphs=graphs)
     run = RunFolder(tmp_path / "run", {"train": asdict(config)})
 
@@ -170,8 +170,8 @@ def test_a_trainer_s_updates_do_not_wait(tmp_path, graphs) -> None:
 
 
 @pytest.mark.parametrize("obs_type", ["rgb", "grayscale", "latent"])
-def test_an_env_s_step_reads_two_flags_and_no_more(obs_type) -> None:
-    """Whether all actions are valid, and whether any dream has ended."""
+def test_an_env_step_reads_two_flags(obs_type) -> None:
+    """It reads whether all actions are valid, and whether any dream has ended."""
     envs = gym.make_vec(
         "GLAMDream-Pong-v0",
         num_envs=E,

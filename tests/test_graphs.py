@@ -1,4 +1,4 @@
-"""``Captured`` with a stand-in for CUDA: the function runs into the same tensors each time."""
+"""``Captured`` with a recorder that runs the function into the same tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamOptions
-from glam_env.fast.graphs import Captured, tensors_of
+from glam_env.fast.graphs import Captured
+from glam_env.model.structures import tree_tensors
 
 
 class Pair(NamedTuple):
@@ -19,17 +20,17 @@ class Pair(NamedTuple):
 
 
 def record(function: Callable[[], Any], _device: torch.device) -> tuple[Any, Callable[[], None]]:
-    """What a graph does: a replay overwrites what the recording returned."""
+    """Act like a graph: a replay overwrites the tensors that the recording returned."""
     returned = function()
 
     def replay() -> None:
-        for old, new in zip(tensors_of(returned), tensors_of(function()), strict=True):
+        for old, new in zip(tree_tensors(returned), tree_tensors(function()), strict=True):
             old.copy_(new)
 
     return returned, replay
 
 
-def test_each_call_sees_its_own_inputs_and_owns_what_it_is_given() -> None:
+def test_calls_take_new_inputs_and_return_new_outputs() -> None:
     calls = []
 
     def double(pair: Pair, more: tuple[torch.Tensor, ...]) -> tuple[Pair, torch.Tensor]:
@@ -51,19 +52,19 @@ def test_each_call_sees_its_own_inputs_and_owns_what_it_is_given() -> None:
     assert len(calls) == 4  # recorded once, then replayed
 
 
-def test_a_graph_is_of_one_shape() -> None:
+def test_other_shapes_are_refused() -> None:
     captured = Captured(lambda x: x + 1, record)
     captured(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"takes \(3,\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"shape \(3,\), got \(4,\)"):
         captured(torch.zeros(4))
 
 
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("sampled", [False, True])
-def test_an_engine_dreams_the_same_through_a_graph(
+def test_an_engine_dreams_the_same_with_a_graph(
     make_world_model, make_contexts, frames, sampled
 ) -> None:
-    """Also over resets, which move the state between two replays."""
+    """Resets move the state between two replays."""
 
     def make() -> DreamEngine:
         return DreamEngine(
@@ -89,7 +90,7 @@ def test_an_engine_dreams_the_same_through_a_graph(
         steps = [engine.step(actions) for engine in (plain, graphed)]
         shown = [engine.observe() for engine in (plain, graphed)]
         assert torch.equal(*shown)
-        for one, other in zip(*map(tensors_of, steps), strict=True):
+        for one, other in zip(*map(tree_tensors, steps), strict=True):
             assert torch.equal(one, other)
         kept.append((shown[1], shown[1].clone()))
         mask = steps[0].terminated | steps[0].truncated

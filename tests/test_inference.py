@@ -1,4 +1,4 @@
-"""The laid-out step is the world model's step: same draws, same numbers up to rounding."""
+"""The laid-out steppers and the world model's own step give the same numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from glam_env.checkpoint.folder import find_checkpoint, load_contexts, load_world_model
 from glam_env.fast.choose import make_stepper, missing
 from glam_env.fast.native.stepper import suits
 from glam_env.model.config import WorldModelConfig
@@ -20,7 +21,7 @@ E = 7
 
 
 def make_model(**changes) -> WorldModel:
-    """Every weight drawn, so that nothing is hidden behind a zero or a one."""
+    """Build a model whose weights are all random, none of them 0 or 1."""
     torch.manual_seed(4)
     model = WorldModel(replace(TINY, **changes))
     with torch.no_grad():
@@ -57,10 +58,10 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.0, 0.5, 0.25, 0.7])
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_a_laid_out_step_is_the_models_step(changes, temperature, backend) -> None:
+def test_laid_out_steps_are_the_models(changes, temperature, backend) -> None:
     model = make_model(**changes)
     if backend == "native" and (missing() or not suits(model.config)):
-        pytest.skip(missing() or "sizes that the native step does not suit")
+        pytest.skip(missing() or "the native step does not suit these sizes")
     stepper = make_stepper(model, temperature=temperature, backend=backend)
     expected_state, state = start(model), start(model)
     seen = set()
@@ -84,7 +85,7 @@ def test_a_laid_out_step_is_the_models_step(changes, temperature, backend) -> No
         torch.testing.assert_close(
             step.termination_logit, expected.termination_logit, atol=1e-4, rtol=1e-4
         )
-        entropy = categorical_entropy(expected.prior_logits).sum(-1)
+        entropy = categorical_entropy(model.prior_log_probs(expected.state.h)).sum(-1)
         torch.testing.assert_close(step.prior_entropy, entropy, atol=1e-4, rtol=1e-4)
         assert torch.equal(
             stepper.features(step.state)[:, :15], model.features(expected.state)[:, :15]
@@ -96,7 +97,7 @@ def test_a_laid_out_step_is_the_models_step(changes, temperature, backend) -> No
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.3])
 @pytest.mark.parametrize("backend", ["torch", "native"])
-def test_the_last_number_below_one_draws_a_class_that_there_is(temperature, backend) -> None:
+def test_largest_draw_takes_a_valid_class(temperature, backend) -> None:
     model = make_model(draw_temperature=1.0)
     if backend == "native" and missing():
         pytest.skip(missing())
@@ -104,3 +105,57 @@ def test_the_last_number_below_one_draws_a_class_that_there_is(temperature, back
     draw = torch.full((E, 3), 1.0 - 2.0**-24)
     code = stepper.step(start(model), torch.zeros(E, dtype=torch.int64), draw).state.code
     assert bool(((code >= 0) & (code < 5)).all())
+
+
+@pytest.mark.parametrize("temperature", [3.0, 0.7, 0.1, 0.02, 0.005, 1e-3, 1e-30])
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("sure", [False, True])
+def test_temperatures_agree_with_float64(temperature, backend, sure) -> None:
+    """Each draw lies in the interval of its class, which float64 computes."""
+    model = make_model(draw_temperature=1.0)
+    if sure:  # some probabilities are tiny
+        model.prior.weight.mul_(30.0)
+    if backend == "native" and missing():
+        pytest.skip(missing())
+    stepper = make_stepper(model, temperature=temperature, backend=backend)
+    state, drawn = start(model), set()
+    for t in range(30):
+        draw = torch.rand(E, 3, generator=torch.Generator().manual_seed(t))
+        state = stepper.step(state, torch.arange(E).add(t) % 3, draw).state
+        logits = (state.h.double() @ model.prior.weight.double().T + model.prior.bias).view(E, 3, 5)
+        probs = 0.99 * logits.softmax(-1) + 0.01 / 5
+        shares = ((probs.log() - probs.log().amax(-1, keepdim=True)) / temperature).softmax(-1)
+        upper = shares.cumsum(-1)
+        code = state.code.unsqueeze(-1)
+        above = upper.gather(-1, code).squeeze(-1)
+        below = above - shares.gather(-1, code).squeeze(-1)
+        if temperature > 1e-4:
+            assert bool(((below - 2e-3 < draw) & (draw < above + 2e-3)).all())
+        else:
+            assert torch.equal(state.code, probs.argmax(-1))
+        drawn |= {tuple(row) for row in state.code.tolist()}
+    assert len(drawn) > 3
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_low_temperatures_of_the_shipped_pong(backend) -> None:
+    """The prior's entropy stays close to that of a dream at temperature 0."""
+    if backend == "native" and missing():
+        pytest.skip(missing())
+    model = load_world_model(find_checkpoint("Pong"), torch.device("cpu"))
+    contexts = load_contexts(find_checkpoint("Pong"), torch.device("cpu"))
+    begin = model.warm_up(contexts.codes[:32].long(), contexts.actions[:32].long())
+    entropies = {}
+    for temperature in (0.0, 1e-3, 0.02, 0.1):
+        generator = torch.Generator().manual_seed(0)
+        stepper = make_stepper(model, temperature=temperature, backend=backend)
+        state, seen = begin, []
+        for _ in range(100):
+            action = torch.randint(6, (32,), generator=generator)
+            draw = torch.rand(begin.code.shape, generator=generator)
+            step = stepper.step(state, action, draw)
+            state = step.state
+            seen.append(step.prior_entropy.mean())
+        entropies[temperature] = float(torch.stack(seen[-50:]).mean())
+    coldest = entropies.pop(0.0)
+    assert all(abs(entropy - coldest) < 0.1 * coldest for entropy in entropies.values()), entropies

@@ -1,5 +1,7 @@
-"""The C++ of dreams: rows that do not see each other, threads that change nothing, and machines
-without a compiler. (That its numbers are the model's: test_inference.py and test_rendering.py.)"""
+"""The C++ stepper: independent rows, threads, float16, structures, and compilers.
+
+That its numbers are the model's is tested in test_inference.py and test_rendering.py.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,20 @@ from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.fast import choose as native
 from glam_env.fast.choose import make_stepper
-from glam_env.fast.native import build
+from glam_env.fast.native import bindings, build
+from glam_env.fast.native.bindings import vector_sizes
 from glam_env.fast.native.build import BuildError
 from glam_env.fast.native.renderer import can_draw
-from glam_env.fast.native.stepper import NativeStepper, layout
-from glam_env.fast.step import DreamStepper
+from glam_env.fast.native.stepper import NativeStepper
+from glam_env.fast.plain import Stepper, put_rows
+from glam_env.fast.step import TorchStepper
 from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 
 pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing())
 
-ROWS = 150  # more than two blocks, and no whole number of them
+ROWS = 150  # more than two blocks, and the last one is not full
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def model() -> WorldModel:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Puts the number of threads back."""
+    """Restore the number of threads."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -57,12 +61,12 @@ def rows_of(state: DreamState, index: slice | torch.Tensor) -> DreamState:
 
 @pytest.fixture(params=["float32", "auto"])
 def stepper(request: pytest.FixtureRequest, model: WorldModel) -> NativeStepper:
-    """Of either precision; a CPU without products of float16 has but one."""
+    """Make a stepper of each precision; they are the same without float16."""
     return NativeStepper(model, precision=request.param)
 
 
-def play(stepper: DreamStepper, state: DreamState, index: slice) -> list[torch.Tensor]:
-    """Ten steps of some rows: all that each step gives."""
+def play(stepper: Stepper, state: DreamState, index: slice) -> list[torch.Tensor]:
+    """Step some rows ten times; return all outputs."""
     seen = []
     state = rows_of(state, index)
     for t in range(10):
@@ -75,7 +79,7 @@ def play(stepper: DreamStepper, state: DreamState, index: slice) -> list[torch.T
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_a_row_does_not_hang_on_its_batch_nor_on_threads(stepper, model, threads, count) -> None:
+def test_rows_are_independent_of_batch_and_threads(stepper, model, threads, count) -> None:
     state = start(model)
     torch.set_num_threads(1)
     together = play(stepper, state, slice(None))
@@ -85,19 +89,19 @@ def test_a_row_does_not_hang_on_its_batch_nor_on_threads(stepper, model, threads
             assert torch.equal(whole[index], part)
 
 
-def test_without_openmp_it_has_threads_of_its_own(stepper, model, threads) -> None:
+def test_own_threads_without_openmp(stepper, model, threads) -> None:
     state = start(model)
     torch.set_num_threads(3)
     expected = play(stepper, state, slice(None))
-    library = build.load_library()
-    library.glam_share_threads(ctypes.c_void_p(None))
+    library = bindings.load_library()
+    library.glam_share_threads(None)
     try:
         assert all(map(torch.equal, play(stepper, state, slice(None)), expected))
     finally:
-        library.glam_share_threads(build._openmp_parallel())
+        library.glam_share_threads(bindings.openmp_parallel())
 
 
-def test_states_of_any_layout_are_taken(stepper, model) -> None:
+def test_states_of_any_memory_order(stepper, model) -> None:
     state = start(model)
     expected = play(stepper, state, slice(None))
     core = state.core._replace(
@@ -109,7 +113,7 @@ def test_states_of_any_layout_are_taken(stepper, model) -> None:
     assert all(map(torch.equal, play(stepper, turned, slice(None)), expected))
 
 
-def test_outcomes_and_features_alone_are_those_of_the_step(stepper, model) -> None:
+def test_outcomes_and_features_are_those_of_the_step(stepper, model) -> None:
     state = start(model)
     action, draw = torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
     step = stepper.step(state, action, draw, show=True)
@@ -117,12 +121,12 @@ def test_outcomes_and_features_alone_are_those_of_the_step(stepper, model) -> No
     assert torch.equal(step.features, stepper.features(step.state))
     assert torch.equal(step.features, model.features(step.state))
     assert stepper.step(state, action, draw).features is None
-    told = stepper.outcome(step.state.h)
-    assert all(map(torch.equal, told, (step.reward, step.reward_logits, step.termination_logit)))
+    outcome = step.reward, step.reward_logits, step.termination_logit
+    assert all(map(torch.equal, stepper.outcome(step.state.h), outcome))
 
 
-def test_doubt_is_exact_where_the_prior_is_sure(model) -> None:
-    """Probabilities next to 0 add next to nothing to the entropy, and no NaN."""
+def test_entropy_is_exact_where_the_prior_is_sure(model) -> None:
+    """Probabilities near 0 add almost nothing to the entropy, and no NaN."""
     model.prior.weight.zero_()
     model.prior.bias.zero_()
     model.prior.bias.view(3, 5)[:, 2] = 300.0
@@ -136,17 +140,17 @@ def test_doubt_is_exact_where_the_prior_is_sure(model) -> None:
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40])
-def test_what_lies_outside_the_tables_is_refused(stepper, model, bad) -> None:
+def test_codes_and_actions_out_of_range_are_refused(stepper, model, bad) -> None:
     state = start(model)
     action, draw = torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
     wrong = state.code.clone()
     wrong[ROWS - 1, 1] = bad
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.step(state._replace(code=wrong), action, draw)
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.features(state._replace(code=wrong))
     action[7] = bad
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.go_on(state, action, draw)
 
 
@@ -158,9 +162,9 @@ def test_other_number_types_are_converted(stepper, model) -> None:
     assert all(map(torch.equal, play(stepper, other, slice(None)), expected))
 
 
-def test_a_spent_state_gives_its_memory_and_the_same_numbers(stepper, model) -> None:
+def test_a_spent_state_is_stepped_in_place(stepper, model) -> None:
     state, own = start(model), start(model)
-    own = stepper.arrange(own)  # as it keeps it, so that nothing is copied
+    own = stepper.arrange(own)  # so that a step does not copy it
     for t in range(6):
         action, draw = torch.arange(ROWS) % 3, torch.rand(ROWS, 3)
         places = [x.data_ptr() for x in (own.code, *own.core)]
@@ -174,11 +178,11 @@ def test_a_spent_state_gives_its_memory_and_the_same_numbers(stepper, model) -> 
 
 
 @pytest.mark.parametrize("arranged", [True, False])
-def test_rows_are_put_where_they_shall_begin(stepper, model, arranged) -> None:
+def test_rows_are_put_in_place(stepper, model, arranged) -> None:
     state, source = start(model), start(model, 20)
     source = rows_of(source, torch.arange(20).flip(0))
     expected, rows = start(model), torch.tensor([149, 0, 7])
-    DreamStepper.put(stepper, expected, rows, source, torch.tensor([3, 19, 3]))
+    put_rows(expected, rows, source, torch.tensor([3, 19, 3]))
     if arranged:
         state, source = stepper.arrange(state), stepper.arrange(source)
     stepper.put(state, rows, source, torch.tensor([3, 19, 3]))
@@ -186,16 +190,16 @@ def test_rows_are_put_where_they_shall_begin(stepper, model, arranged) -> None:
 
 
 @pytest.mark.parametrize(("row", "index"), [(ROWS, 0), (-1, 0), (0, 20), (0, -1)])
-def test_rows_that_there_are_not_are_refused(stepper, model, row, index) -> None:
+def test_rows_out_of_range_are_refused(stepper, model, row, index) -> None:
     state, source = stepper.arrange(start(model)), stepper.arrange(start(model, 20))
     before = [part.clone() for part in tensors(state)]
-    with pytest.raises(IndexError, match="none of those that there are"):
+    with pytest.raises(IndexError, match="out of range"):
         stepper.put(state, torch.tensor([3, row]), source, torch.tensor([5, index]))
     assert all(map(torch.equal, tensors(state), before))
 
 
-def test_tiny_numbers_are_zeros_within_the_step_alone(stepper, model, threads) -> None:
-    """That mode of the CPU is its threads' own, which go on to compute for PyTorch."""
+def test_flushing_subnormals_ends_with_the_step(stepper, model, threads) -> None:
+    """The threads belong to PyTorch, which expects the mode unchanged."""
     torch.set_num_threads(2)
     play(stepper, start(model), slice(None))
     tiny = torch.full((1 << 20,), 1e-40)
@@ -206,18 +210,18 @@ def test_tiny_numbers_are_zeros_within_the_step_alone(stepper, model, threads) -
 
 
 def error(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of the second, in the mean of squares, as a part of the first."""
+    """Return the root mean square error of b relative to a."""
     return float(((a - b).square().mean() / a.square().mean()).sqrt())
 
 
 needs_halves = pytest.mark.skipif(
-    bool(native.missing()) or not layout().halves, reason="this CPU does not multiply float16"
+    bool(native.missing()) or not vector_sizes().halves, reason="this CPU does not multiply float16"
 )
 
 
 @needs_halves
-def test_products_of_float16_stay_near_those_of_float32(model) -> None:
-    """As near as they are for one step: what is drawn differently goes other ways."""
+def test_float16_is_close_to_float32(model) -> None:
+    """Compare single steps from one state, since different draws diverge."""
     exact, coarse = NativeStepper(model, precision="float32"), NativeStepper(model)
     state = start(model)
     for t in range(10):
@@ -232,7 +236,7 @@ def test_products_of_float16_stay_near_those_of_float32(model) -> None:
 
 
 @needs_halves
-def test_the_shipped_pong_s_float16_is_as_near_as_its_docstring_says() -> None:
+def test_float16_of_the_shipped_pong_is_as_close_as_documented() -> None:
     model = Checkpoint.open("Pong").world_model(torch.device("cpu"))
     contexts = Checkpoint.open("Pong").contexts(torch.device("cpu"))
     state = model.warm_up(contexts.codes.long(), contexts.actions.long())
@@ -253,7 +257,7 @@ def test_the_shipped_pong_s_float16_is_as_near_as_its_docstring_says() -> None:
 @needs_halves
 def test_numbers_beyond_float16_are_an_error_and_float32_takes_them() -> None:
     model = make_model()
-    model.core.gmamba.project.bias[0] = 1e6  # added in float32; it is the products that it spoils
+    model.core.gmamba.project.bias[0] = 1e6  # added in float32, then read by products
     state = start(model)
     action, draw = torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
     NativeStepper(model, precision="float32").step(state, action, draw)
@@ -285,9 +289,9 @@ def test_weights_beyond_float16_are_kept_in_float32() -> None:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache folder of its own, with nothing loaded yet."""
+    """Use an empty cache folder, with no library loaded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    caches = (build.load_library, native.missing, native.available)
+    caches = (bindings.load_library, native.missing, native.available)
     for function in caches:
         function.cache_clear()
     yield tmp_path
@@ -295,7 +299,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         function.cache_clear()
 
 
-def test_it_is_compiled_once(fresh: Path, monkeypatch, model) -> None:
+def test_the_library_is_compiled_once(fresh: Path, monkeypatch, model) -> None:
     real = build.find_compiler()
     counted = fresh / "counted"
     compiler = fresh / "compiler"
@@ -313,12 +317,12 @@ def test_it_is_compiled_once(fresh: Path, monkeypatch, model) -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="options of that CPU")
 @pytest.mark.parametrize(("option", "lanes"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
 def test_shorter_vectors_give_the_same_numbers(fresh, monkeypatch, option, lanes) -> None:
-    """What other CPUs have; those that draw with 8-bit integers all have the long ones."""
+    """Compile for CPUs with shorter vectors, which have no native renderer."""
     model = make_model()
     state = start(model)
-    expected = play(DreamStepper(model), state, slice(None))
+    expected = play(TorchStepper(model), state, slice(None))
     monkeypatch.setenv("CXX", f"{' '.join(build.find_compiler())} {option}")
-    assert layout()[0] <= lanes
+    assert vector_sizes().lanes <= lanes
     assert not can_draw()
     short = NativeStepper(model, precision="float32")
     assert native.describe() == "C++, float32"
@@ -332,10 +336,10 @@ def test_without_a_compiler_auto_warns_once_and_pytorch_steps(fresh, monkeypatch
     assert native.describe().startswith("PyTorch (no C++ compiler found")
     with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler found"):
         stepper = make_stepper(model)
-    assert type(stepper) is DreamStepper
+    assert type(stepper) is TorchStepper
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert type(make_stepper(model)) is DreamStepper
+        assert type(make_stepper(model)) is TorchStepper
     with pytest.raises(BuildError, match="no C"):
         make_stepper(model, backend="native")
 
@@ -343,20 +347,20 @@ def test_without_a_compiler_auto_warns_once_and_pytorch_steps(fresh, monkeypatch
 def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch) -> None:
     compiler = fresh / "compiler"
     compiler.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho no room on device >&2\nexit 3\n'
+        '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho disk is full >&2\nexit 3\n'
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(BuildError, match="no room on device"):
+    with pytest.raises(BuildError, match="disk is full"):
         build.compile_library()
     assert list(build.cache_folder().iterdir()) == []
 
 
-def test_a_torn_library_is_named(fresh: Path) -> None:
+def test_a_truncated_library_is_named(fresh: Path) -> None:
     library = build.compile_library()
     library.write_bytes(library.read_bytes()[:200])
     with pytest.raises(BuildError, match=f"{library.name}.*remove it"):
-        build.load_library()
+        bindings.load_library()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
@@ -366,8 +370,56 @@ def test_a_cache_folder_that_cannot_be_written_is_named(fresh: Path) -> None:
         build.compile_library()
 
 
-def test_sizes_that_do_not_suit_it_are_stepped_by_pytorch() -> None:
+def test_unsuitable_sizes_are_stepped_by_pytorch() -> None:
     deep = make_model(core=GlamConfig(global_depth=2))
-    assert type(make_stepper(deep)) is DreamStepper
+    assert type(make_stepper(deep)) is TorchStepper
     with pytest.raises(GlamError, match="backend 'auto' or 'torch'"):
         make_stepper(deep, backend="native")
+
+
+# --- structures --------------------------------------------------------------------------------
+
+
+def mirrored(base: type[ctypes.Structure], fields: list) -> type[ctypes.Structure]:
+    return type(base.__name__, (ctypes.Structure,), {"_fields_": fields})
+
+
+def wrong_structures() -> list:
+    part = list(bindings.Part._fields_)
+    shorter = mirrored(bindings.Part, part[:-1])
+    longer = mirrored(bindings.Part, [*part, ("more", ctypes.c_int64)])
+    swapped = mirrored(bindings.Part, [part[1], part[0], *part[2:]])
+    narrow = mirrored(bindings.Part, [*part[:-1], ("bytes", ctypes.c_int32)])
+    return [
+        pytest.param(shorter, "Part is offset 0, size 32 in bindings.py", id="shorter"),
+        pytest.param(longer, "Part is offset 0, size 48 in bindings.py", id="longer"),
+        pytest.param(swapped, "Part.into is offset 0, size 8 in bindings.py", id="swapped"),
+        pytest.param(narrow, "Part.bytes is offset 32, size 4 in bindings.py", id="narrow"),
+    ]
+
+
+@pytest.mark.parametrize(("wrong", "message"), wrong_structures())
+def test_a_library_with_other_structures_is_refused(monkeypatch, wrong, message) -> None:
+    structures = [wrong if part is bindings.Part else part for part in bindings.STRUCTURES]
+    monkeypatch.setattr(bindings, "STRUCTURES", structures)
+    bindings.load_library.cache_clear()
+    try:
+        with pytest.raises(BuildError, match=message):
+            bindings.load_library()
+    finally:
+        bindings.load_library.cache_clear()
+
+
+def test_a_structure_that_only_the_library_has_is_refused() -> None:
+    reported = bindings.load_library().glam_structures().decode()
+    bindings.check_structures(reported, bindings.STRUCTURES)
+    with pytest.raises(BuildError, match=r"Decoder is missing in bindings\.py"):
+        bindings.check_structures(reported, bindings.STRUCTURES[:-1])
+
+
+def test_an_argument_of_another_type_is_refused() -> None:
+    library = bindings.load_library()
+    with pytest.raises(ctypes.ArgumentError):
+        library.glam_step(ctypes.byref(bindings.Rows()), ctypes.byref(bindings.Rows()), 1, 1)
+    with pytest.raises(TypeError):
+        library.glam_step(1)

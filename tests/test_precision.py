@@ -1,4 +1,4 @@
-"""bfloat16 only where the hardware is faster with it."""
+"""bfloat16 is used only where the hardware is faster with it."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from glam_env.fast.precision import autocast, bfloat16_pays
 
 
 @pytest.mark.parametrize("tiles", [False, True])
-def test_a_cpu_needs_matrix_units(monkeypatch, tiles):
+def test_bfloat16_on_a_cpu_needs_matrix_units(monkeypatch, tiles):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     bfloat16_pays.cache_clear()
     x = torch.ones(2, 2)

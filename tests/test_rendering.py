@@ -1,4 +1,4 @@
-"""Drawing with a laid-out decoder: the decoder's pictures, to the rounding that is promised."""
+"""The renderers: the decoder's images, within the documented rounding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ integer_renderers = pytest.mark.parametrize(
 
 
 def make_decoder(*, residual: bool, stem: int = 4) -> ImageDecoder:
-    """With statistics and scales that folding must not lose, and colours within the range."""
+    """Build a decoder with non-trivial BatchNorms and colours within the range."""
     torch.manual_seed(3)
     decoder = ImageDecoder(stem, K, C, residual=residual)
     with torch.no_grad():
@@ -53,40 +53,40 @@ def make_codes(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def decoded(decoder: ImageDecoder, codes: torch.Tensor, classes: int) -> torch.Tensor:
-    """(E, 64, 64, 3) float64 levels of 255 by the decoder itself."""
+    """Return (E, 64, 64, 3) float64 levels of 255, computed by the decoder itself."""
     return 255.0 * decoder(one_hot(codes, classes).flatten(-2)).clamp(0.0, 1.0).double()
 
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("count", [1, 3, 70])
-def test_floats_draw_the_decoders_pictures(residual, count) -> None:
+def test_float_renderer_draws_the_decoders_images(residual, count) -> None:
     decoder, codes = make_decoder(residual=residual), make_codes(count)
     frames = FloatRenderer(fold(decoder, K))(codes)
     assert (frames.dtype, tuple(frames.shape)) == (torch.uint8, (count, 64, 64, 3))
     expected = decoded(decoder, codes, C)
-    assert expected.std() > 15  # a picture, not one colour
+    assert expected.std() > 15  # not a single colour
     assert (frames.double() - expected).abs().max() < 0.51
 
 
-def test_bfloat16_is_near() -> None:
+def test_bfloat16_is_close() -> None:
     decoder, codes = make_decoder(residual=True), make_codes(8)
     frames = FloatRenderer(fold(decoder, K), torch.bfloat16)(codes)
     assert (frames.double() - decoded(decoder, codes, C)).abs().max() < 4.0
 
 
 @integer_renderers
-def test_integers_draw_the_shipped_pong_as_well_as_their_docstring_says(kind) -> None:
+def test_integers_draw_the_shipped_pong_as_documented(kind) -> None:
     model, contexts = Checkpoint.open(PONG).world_model(), Checkpoint.open(PONG).contexts()
     codes = contexts.codes[:, -1].long()
     render = kind(round_decoder(fold(model.decoder, model.config.categoricals), codes[::8]))
-    others = codes[1::16]  # none of those that fixed the steps
+    others = codes[1::16]  # none of them set the steps
     off = (render(others).double() - decoded(model.decoder, others, model.config.classes)).abs()
     assert off.mean() < 0.5
     assert (off > 2.5).double().mean() < 1e-4
 
 
 @integer_renderers
-def test_an_integer_picture_does_not_hang_on_its_batch(kind) -> None:
+def test_integer_frames_are_independent_of_the_batch(kind) -> None:
     decoder, codes = make_decoder(residual=True, stem=16), make_codes(70)
     render = kind(round_decoder(fold(decoder, K), codes))
     alone = torch.cat([render(code) for code in codes.split(1)])
@@ -94,26 +94,26 @@ def test_an_integer_picture_does_not_hang_on_its_batch(kind) -> None:
 
 
 @pytest.mark.skipif(not NATIVE, reason="not on this CPU")
-def test_native_drawing_refuses_codes_that_there_are_not() -> None:
+def test_native_renderer_refuses_codes_out_of_range() -> None:
     decoder = round_decoder(fold(make_decoder(residual=True, stem=16), K), make_codes(8))
     codes = make_codes(3)
     codes[2, 1] = C
-    with pytest.raises(IndexError, match="none of the decoder's classes"):
+    with pytest.raises(IndexError, match="out of range"):
         NativeRenderer(decoder)(codes)
 
 
 @pytest.mark.skipif(not (int8_pays("cpu") and NATIVE), reason="not on this CPU")
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("stem", [16, 32])
-def test_native_integers_are_onednns_up_to_rounding(residual, stem) -> None:
-    """Every pixel of every row, edges too; borders between steps fall either way."""
+def test_native_frames_are_those_of_onednn_up_to_rounding(residual, stem) -> None:
+    """Compare all pixels, edges included; sums between two steps round either way."""
     codes = make_codes(33, seed=2)
     decoder = round_decoder(
         fold(make_decoder(residual=residual, stem=stem), K), make_codes(64, seed=3)
     )
     one, other = IntegerRenderer(decoder)(codes).int(), NativeRenderer(decoder)(codes).int()
     off = (one - other).abs()
-    assert off.max() <= 5  # the last layer is ten times a step's height here
+    assert off.max() <= 5  # the weights of the last layer are scaled by ten here
     assert (off > 0).double().mean() < 1e-3
     assert one.double().std() > 15
     for edge in (one[:, 0], one[:, -1], one[:, :, 0], one[:, :, -1]):
@@ -132,7 +132,7 @@ def test_frames_belong_to_the_caller(precision) -> None:
     assert torch.equal(render(codes), kept)
 
 
-def test_auto_takes_integers_only_where_they_pay() -> None:
+def test_auto_takes_integers_where_they_are_faster() -> None:
     render = make_renderer(make_decoder(residual=False), make_codes(5))
     assert isinstance(render, IntegerRenderer if int8_pays("cpu") else FloatRenderer)
     large = make_renderer(make_decoder(residual=False, stem=16), make_codes(5))

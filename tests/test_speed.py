@@ -360,7 +360,7 @@ def test_what_is_skipped_is_left_out(capsys):
         (["--repeats", "0"], "repeats"),
         (["--seconds", "0"], "seconds"),
         (["--device", "warp"], "warp"),
-        (["--checkpoint", "nowhere/at/all"], "no checkpoint"),
+        (["--checkpoint", "nowhere/at/all"], "is not a checkpoint"),
         (["--preset", "paper", "--checkpoint", "Pong"], "name its own with --preset"),
         (["--plot", "nowhere.json", "--to", "x.png"], "nowhere.json cannot be read"),
         (["--to", "/proc/nothing/x.json"], "choose a writable --to"),

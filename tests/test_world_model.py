@@ -276,7 +276,7 @@ def test_foreground_and_reward_weights_count_what_they_say():
 
     config = replace(OPEN, foreground_weight=7.0, foreground_threshold=0.45)
     z = torch.rand(27, 15)
-    loss, metrics = model.image_loss(batch.images.flatten(0, 1), z, config)
+    loss, metrics = model.reconstruction(z, batch.images.flatten(0, 1), config)
     with torch.no_grad():
         target = batch.images.flatten(0, 1).double() / 255.0
         error = (model.decoder(z).double() - target) ** 2
@@ -306,7 +306,7 @@ def test_the_margin_is_what_lies_around_the_foreground():
         images[place] = 200
     config = replace(OPEN, foreground_weight=7.0, margin=2, margin_weight=3.0)
     z = torch.rand(2, 15)
-    loss, metrics = model.image_loss(images, z, config)
+    loss, metrics = model.reconstruction(z, images, config)
     with torch.no_grad():
         error = ((model.decoder(z) - images / 255.0) ** 2).sum(-1).double().numpy()
     weight = np.ones((2, 64, 64))
@@ -355,16 +355,7 @@ def test_a_dream_at_temperature_zero_is_the_parallel_pass_over_what_it_dreamt():
         torch.testing.assert_close(step.state.h, h[:, at], atol=1e-4, rtol=0.0)
         torch.testing.assert_close(step.reward_logits, rewards[:, at], atol=1e-3, rtol=0.0)
         torch.testing.assert_close(step.termination_logit, ends[:, at], atol=1e-3, rtol=0.0)
-        assert torch.equal(step.state.code, step.prior_logits.argmax(-1))
-
-
-def test_the_window_mode_agrees_with_a_step_right_after_a_warm_up():
-    model, codes, actions = make_model(), make_codes(4, 17), make_actions(4, 17)
-    step = model.step(model.warm_up(codes, actions[:, :16]), actions[:, 16], temperature=0.0)
-    window = model.step_window(codes, actions, temperature=0.0)
-    assert_states_close(window.state, step.state, atol=1e-4, rtol=0.0)
-    torch.testing.assert_close(window.reward, step.reward, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(window.termination_logit, step.termination_logit, atol=1e-3, rtol=0)
+        assert torch.equal(step.state.code, model.prior_log_probs(step.state.h).argmax(-1))
 
 
 def test_a_dream_is_undisturbed_by_its_neighbours():
@@ -382,9 +373,10 @@ def test_dreams_of_a_batch_draw_their_own_futures():
     state = model.warm_up(codes.expand(2000, -1, -1), actions[:, :8].expand(2000, -1))
     generator = torch.Generator().manual_seed(4)
     step = model.step(state, actions[:, 8].expand(2000), generator=generator)
+    prior = model.prior_log_probs(step.state.h)
     for k in range(3):
         frequency = torch.bincount(step.state.code[:, k], minlength=5) / 2000
-        probs = step.prior_logits[0, k].exp()
+        probs = prior[0, k].exp()
         error = 4.5 * (probs * (1 - probs) / 2000).sqrt() + 1e-3
         assert ((frequency - probs).abs() < error).all()
     generator.manual_seed(4)
@@ -400,8 +392,9 @@ def test_a_step_says_what_its_heads_say_and_leaves_the_state_alone():
     for part, before in zip((state.code, state.h, *state.core), kept, strict=True):
         assert torch.equal(part, before)
     torch.testing.assert_close(step.reward, model.reward_code.mean(step.reward_logits))
-    assert step.prior_logits.shape == (3, 3, 5)
-    torch.testing.assert_close(step.prior_logits.exp().sum(-1), torch.ones(3, 3))
+    prior = model.prior_log_probs(step.state.h)
+    torch.testing.assert_close(prior.exp().sum(-1), torch.ones(3, 3))
+    torch.testing.assert_close(step.prior_entropy, -(prior.exp() * prior).sum((1, 2)))
     features = model.features(step.state)
     assert features.shape == (3, TINY.feature_dim)
     assert torch.equal(features[:, :15].unflatten(-1, (3, 5)).argmax(-1), step.state.code)
@@ -417,7 +410,6 @@ def test_dreaming_and_filtering_leave_batchnorm_and_the_mode_alone(training):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = model.warm_up(codes, actions[:, :8])
     model.step(state, actions[:, 8])
-    model.step_window(codes, actions)
     watcher = LatentFilter(model, 2)
     for t in range(3):
         watcher.see(make_batch(2, 3).images[:, t], np.array([t == 0, False]))

@@ -8,7 +8,7 @@ from torch import nn
 
 from glam_env.evaluation.measures.base import Settings, Subject
 from glam_env.evaluation.play.recording import Recording
-from glam_env.model.structures import DreamState, DreamStep
+from glam_env.model.structures import DreamState, Prediction
 
 POSITIONS, GROUND = 20, 50
 
@@ -102,7 +102,8 @@ class ToyModel(nn.Module):
         code, reward, ended = rules(state.code, action[:, None])
         logit = ended[:, 0].float() - 0.5
         state = DreamState(code, state.h, None)
-        return DreamStep(state, self.pay(reward[:, 0]), None, logit, None)
+        pay = self.pay(reward[:, 0])
+        return Prediction(state, pay, pay[:, None], logit, torch.zeros_like(pay))
 
     def pay(self, reward):
         return reward

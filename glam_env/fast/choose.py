@@ -1,5 +1,4 @@
-"""Dreams in C++, for CPUs: the step and the drawing; compiled on first use, which takes some
-seconds, and kept."""
+"""Chooses the stepper and the renderer for a world model, a device and a machine."""
 
 from __future__ import annotations
 
@@ -10,10 +9,13 @@ import torch
 from torch import Tensor
 
 from glam_env.errors import GlamError
+from glam_env.fast.layout import suits_layout
 from glam_env.fast.native import renderer, stepper
-from glam_env.fast.native.build import BuildError, load_library
+from glam_env.fast.native.bindings import load_library, vector_sizes
+from glam_env.fast.native.build import BuildError
 from glam_env.fast.native.renderer import NativeRenderer
 from glam_env.fast.native.stepper import NativeStepper
+from glam_env.fast.plain import ModelStepper, Stepper
 from glam_env.fast.precision import int8_pays
 from glam_env.fast.render import (
     FloatRenderer,
@@ -23,7 +25,7 @@ from glam_env.fast.render import (
     fold,
     round_decoder,
 )
-from glam_env.fast.step import DreamStepper
+from glam_env.fast.step import TorchStepper
 from glam_env.model.vision import ImageDecoder
 from glam_env.model.world_model import WorldModel
 
@@ -32,7 +34,7 @@ BACKENDS = ("auto", "native", "torch")
 
 @cache
 def missing() -> str:
-    """Why there is no C++ for dreams on this machine; empty if there is."""
+    """Return why this machine cannot run the C++ library; empty if it can."""
     try:
         load_library()
     except BuildError as error:
@@ -42,10 +44,10 @@ def missing() -> str:
 
 @cache
 def available() -> bool:
-    """Whether there is; if not, a warning has said why, once."""
+    """Return whether this machine can run the C++ library; warn once if it cannot."""
     if why := missing():
         warnings.warn(
-            f"dreams take PyTorch's slower way, since C++ can't be compiled here: {why}",
+            f"dreams run in PyTorch, which is slower: {why}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -53,10 +55,10 @@ def available() -> bool:
 
 
 def describe() -> str:
-    """What steps dreams on this machine's CPU, for people."""
+    """Describe what steps dreams on this machine's CPU, for a person to read."""
     if why := missing():
         return f"PyTorch ({why})"
-    return "C++, products of float16" if stepper.layout().halves else "C++, float32"
+    return "C++, products of float16" if vector_sizes().halves else "C++, float32"
 
 
 def make_stepper(
@@ -65,50 +67,54 @@ def make_stepper(
     temperature: float = 1.0,
     backend: str = "auto",
     precision: str = "float32",
-) -> DreamStepper:
-    """The stepper of a world model whose weights stand still.
+) -> Stepper:
+    """Make the stepper of a world model whose weights are frozen.
+
+    A core other than ``glam`` is stepped by its own methods in PyTorch.
 
     Args:
-        world_model: in eval mode, on its device.
-        temperature: see :class:`DreamStepper`.
-        backend: ``"native"``, ``"torch"``, or ``"auto"``: native on a CPU if it can be compiled
-            and suits the model's sizes.
-        precision: ``"float32"``, or ``"auto"``: coarser where that is faster and native, see
-            :class:`NativeStepper`.
+        world_model: In eval mode, on its device.
+        temperature: Of the latent's draw, times the model's own; 0 takes the likeliest classes.
+        backend: ``"native"``, ``"torch"`` or ``"auto"``, which takes native steps on a CPU if the
+            library can be compiled there and suits the model's core and sizes.
+        precision: ``"float32"``, or ``"auto"``, which allows native steps in float16, see
+            :class:`~glam_env.fast.native.stepper.NativeStepper`.
 
     Raises:
-        GlamError: ``"native"`` was asked for, and it can't be compiled or does not suit.
+        GlamError: ``backend`` is ``"native"``, and the library cannot be compiled or does not suit.
     """
-    on_cpu = world_model.prior.weight.device.type == "cpu"
     if backend == "auto":
-        native = on_cpu and available() and stepper.suits(world_model.config)
+        on_cpu = world_model.prior.weight.device.type == "cpu"
+        suited = on_cpu and suits_layout(world_model.config)
+        native = suited and available() and stepper.suits(world_model.config)
         backend = "native" if native else "torch"
     if backend == "native":
         return NativeStepper(world_model, temperature=temperature, precision=precision)
-    return DreamStepper(world_model, temperature=temperature)
+    plain = not suits_layout(world_model.config)
+    return (ModelStepper if plain else TorchStepper)(world_model, temperature=temperature)
 
 
 def make_renderer(
     decoder: ImageDecoder, codes: Tensor, precision: str = "auto", backend: str = "auto"
 ) -> Renderer:
-    """The renderer of a decoder whose weights stand still.
+    """Make the renderer of a decoder whose weights are frozen.
 
     Args:
-        decoder: in eval mode, on its device.
+        decoder: In eval mode, on its device.
         codes: (N, K) real latents of any integer dtype, on the same device.
-        precision: one of :data:`~glam_env.fast.render.PRECISIONS`; ``"auto"`` takes the
-            fastest that suits the device.
-        backend: as :func:`make_stepper`; only ``int8`` knows the difference, and only CPUs with
-            AVX512-VNNI draw natively.
+        precision: One of :data:`~glam_env.fast.render.PRECISIONS`; ``"auto"`` takes the fastest
+            that suits the device.
+        backend: As for :func:`make_stepper`. It matters for ``int8`` only, and only CPUs with
+            AVX512-VNNI render natively; elsewhere ``"native"`` renders in PyTorch.
 
     Raises:
-        GlamError: ``int8`` was asked for where there is none.
+        GlamError: ``precision`` is ``"int8"``, and the device does not have it.
     """
     device = decoder.background.device.type
     if precision == "auto":
         precision = "bfloat16" if device == "cuda" else "int8" if int8_pays(device) else "float32"
     if precision == "int8" and not int8_pays(device):
-        raise GlamError("precision 'int8' is for CPUs with VNNI; take 'auto'")
+        raise GlamError("precision 'int8' needs a CPU with VNNI; take 'auto'")
     folded = fold(decoder, codes.shape[1])
     if precision != "int8":
         return FloatRenderer(folded, getattr(torch, precision))

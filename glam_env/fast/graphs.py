@@ -1,7 +1,7 @@
-"""Functions of tensors that run as one CUDA graph: one launch in place of hundreds.
+"""Functions of tensors as CUDA graphs: one launch instead of hundreds.
 
-:class:`Captured` is for functions that change nothing, :class:`CapturedUpdate` for those that are
-called for what they change: weights, say.
+:class:`Captured` is for functions that change nothing, :class:`CapturedUpdate` for functions that
+are called for what they change, such as weights.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-WARM_UPS = 3  # runs before the capture, in which libraries allocate and choose
+from glam_env.model.structures import tree_map, tree_tensors
+
+WARM_UPS = 3  # runs before the capture, in which libraries allocate memory and choose kernels
 
 Recorder = Callable[[Callable[[], Any], torch.device], tuple[Any, Callable[[], None]]]
-"""A function of nothing to what it returned and to what runs it again into the same tensors."""
+"""Takes a function without arguments. Returns its result, and what runs it again into the same
+tensors."""
 
 
-def aside(function: Callable[[], Any], device: torch.device) -> Any:
-    """Runs a function on a CUDA stream of its own, as what is to be captured must have been run."""
+def on_side_stream(function: Callable[[], Any], device: torch.device) -> Any:
+    """Run a function on a separate CUDA stream, as PyTorch requires before a capture."""
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
@@ -30,14 +32,15 @@ def aside(function: Callable[[], Any], device: torch.device) -> Any:
 
 
 def capture(function: Callable[[], Any], device: torch.device) -> tuple[Any, Callable[[], None]]:
-    """Captures a function in a CUDA graph, which launches nothing yet.
+    """Capture a function in a CUDA graph, without launching it.
 
     Args:
-        function: launches the same kernels on the same memory each time and never waits for them.
-        device: a CUDA device.
+        function: It launches the same kernels on the same memory each time, and never waits for
+            them.
+        device: A CUDA device.
 
     Returns:
-        What the function returned, in the graph's own memory, and the graph's replay.
+        What the function returned, in memory of the graph, and the graph's replay.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device), torch.cuda.graph(graph):
@@ -48,40 +51,21 @@ def capture(function: Callable[[], Any], device: torch.device) -> tuple[Any, Cal
 def record_cuda(
     function: Callable[[], Any], device: torch.device
 ) -> tuple[Any, Callable[[], None]]:
-    """As :func:`capture`, of a function that may be run before as often as it takes."""
+    """Run a function a few times, then :func:`capture` it; it must change nothing."""
     for _ in range(WARM_UPS):
-        aside(function, device)
+        on_side_stream(function, device)
     return capture(function, device)
 
 
-def tensors_of(tree: Any) -> list[Tensor]:
-    """The tensors of nested tuples, lists and dicts, in order; None holds none."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = tree.values()
-    return [] if tree is None else [tensor for part in tree for tensor in tensors_of(part)]
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """A copy of nested (named) tuples, lists and dicts with a function applied to each tensor."""
-    if tree is None or isinstance(tree, Tensor):
-        return None if tree is None else function(tree)
-    if isinstance(tree, dict):
-        return {name: map_tensors(function, part) for name, part in tree.items()}
-    parts = [map_tensors(function, part) for part in tree]
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-
-
 class Captured:
-    """Runs a function of tensors as a graph: inputs are copied in, outputs are copied out.
+    """Run a function of tensors as a graph: copy the inputs in, and the outputs out.
 
-    The caller keeps her inputs and owns what she is given. The first call fixes all shapes.
+    Inputs are not changed, and outputs belong to the caller. The first call fixes all shapes.
 
     Args:
-        function: of nested tuples of tensors, static in its shapes, with no random numbers of its
-            own and no wait for the device.
-        record: makes the graph.
+        function: Takes and returns pytrees of tensors. Its shapes are static, it draws no random
+            numbers and does not wait for the device.
+        record: Makes the graph.
     """
 
     def __init__(self, function: Callable[..., Any], record: Recorder = record_cuda) -> None:
@@ -92,37 +76,37 @@ class Captured:
 
     def __call__(self, *inputs: Any) -> Any:
         replay = self._replay or self._capture(inputs)
-        self._give(inputs)
+        self._copy_in(inputs)
         replay()
-        return map_tensors(torch.clone, self._outputs)
+        return tree_map(torch.clone, self._outputs)
 
     def _capture(self, inputs: Any) -> Callable[[], None]:
-        held = self._inputs = map_tensors(torch.clone, inputs)
-        device = tensors_of(inputs)[0].device
+        held = self._inputs = tree_map(torch.clone, inputs)
+        device = tree_tensors(inputs)[0].device
         self._outputs, self._replay = self._record(lambda: self._function(*held), device)
         return self._replay
 
-    def _give(self, inputs: Any) -> None:
-        pairs = zip(tensors_of(self._inputs), tensors_of(inputs), strict=True)
-        for own, given in pairs:
+    def _copy_in(self, inputs: Any) -> None:
+        for own, given in zip(tree_tensors(self._inputs), tree_tensors(inputs), strict=True):
             if own.shape != given.shape:
                 raise ValueError(
-                    f"this graph takes {tuple(own.shape)}, got {tuple(given.shape)}; make another"
+                    f"this graph was captured for shape {tuple(own.shape)}, got "
+                    f"{tuple(given.shape)}: make another Captured for it"
                 )
             own.copy_(given)
 
 
 class CapturedUpdate(Captured):
-    """As :class:`Captured`, of a function that changes more than it returns: a call runs it once.
+    """Run a function that changes more than it returns as a graph, once a call.
 
-    The first calls run it as it is, aside; then the graph is captured, which changes nothing, and
-    replayed. Random numbers come from the device's default generator. What is returned holds until
-    the next call.
+    The first calls run the function itself, on a side stream. Then the graph is captured, which
+    changes nothing, and replayed. Random numbers come from the device's default generator. What a
+    call returns is valid until the next call.
 
     Args:
-        function: of nested tuples of tensors to nested tuples and dicts of them; what it changes
-            lies where it lay, its shapes are static, and it does not wait for the device.
-        record: makes the graph without running it.
+        function: Takes and returns pytrees of tensors. What it changes keeps its place in memory,
+            its shapes are static, and it does not wait for the device.
+        record: Makes the graph without running it.
     """
 
     def __init__(self, function: Callable[..., Any], record: Recorder = capture) -> None:
@@ -132,10 +116,11 @@ class CapturedUpdate(Captured):
     def __call__(self, *inputs: Any) -> Any:
         self._calls += 1
         if self._calls <= WARM_UPS:
-            with warnings.catch_warnings():  # of an optimiser that expects to be captured
+            with warnings.catch_warnings():  # from an optimiser that expects to be captured
                 warnings.filterwarnings("ignore", "This instance was constructed with capturable")
-                return aside(lambda: self._function(*inputs), tensors_of(inputs)[0].device)
+                device = tree_tensors(inputs)[0].device
+                return on_side_stream(lambda: self._function(*inputs), device)
         replay = self._replay or self._capture(inputs)
-        self._give(inputs)
+        self._copy_in(inputs)
         replay()
         return self._outputs

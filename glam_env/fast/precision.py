@@ -1,4 +1,4 @@
-"""Which number format pays on which hardware."""
+"""Which number format is faster on which hardware."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 @cache
 def bfloat16_pays(device_type: str) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 on a kind of device.
+    """Return whether matrix products on a device type are faster in bfloat16.
 
-    They are on CUDA devices, and on CPUs with matrix units for them (AMX). Elsewhere a CPU
-    emulates the format: from a little slower with AVX512-BF16 to a hundred times without.
+    They are on CUDA devices, and on CPUs with matrix units for the format (AMX). Other CPUs are
+    slower with it: a little with AVX512-BF16, a hundred times without.
     """
     return device_type == "cuda" or (device_type == "cpu" and torch.cpu._is_amx_tile_supported())
 
 
 def autocast(device: torch.device, wanted: bool) -> torch.autocast:
-    """bfloat16 autocast if it is wanted and pays on the device; else float32, as if by itself."""
+    """Return an autocast to bfloat16, enabled if it is wanted and faster there."""
     return torch.autocast(
         device.type, torch.bfloat16, enabled=wanted and bfloat16_pays(device.type)
     )
@@ -26,10 +26,10 @@ def autocast(device: torch.device, wanted: bool) -> torch.autocast:
 
 @cache
 def int8_pays(device_type: str) -> bool:
-    """Whether 8-bit integer convolutions are exact and faster than float32 on a kind of device.
+    """Return whether convolutions on a device type are exact and faster in int8.
 
-    They are on CPUs with VNNI, through oneDNN. PyTorch's way to them is not among its documented
-    functions, so it is taken only in the form known here.
+    They are on CPUs with VNNI, through oneDNN. PyTorch's functions for them are not documented, so
+    they are used only if their arguments are those known here.
     """
     if device_type != "cpu" or not torch.cpu._is_vnni_supported():
         return False

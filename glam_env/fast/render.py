@@ -1,10 +1,11 @@
-"""Drawing dreams: the decoder laid out once for inference, codes in and uint8 frames out.
+"""Renderers: the decoder laid out once for inference, from codes to uint8 frames.
 
-BatchNorm is folded into the convolutions before it and the first layer, which reads one-hot codes,
-into a table. The last convolution writes whole rows of pixels. Frames are rounded to 8 bits
-anyway, so the arithmetic before may be coarser where the hardware is faster with it: bfloat16 on
-CUDA devices, 8-bit integers on CPUs with VNNI (four times the products of float32; there the
-shipped frames are off by 0.4 of 255 in the mean, by more than 2.5 in one place of 10 000).
+BatchNorm is folded into the convolution before it. The first layer, which reads one-hot codes,
+becomes a table. The last convolution writes whole rows of pixels. Since frames are rounded to 8
+bits, the arithmetic before may be coarser where the hardware is faster with it: bfloat16 on CUDA
+devices, and 8-bit integers on CPUs with VNNI, which compute four times as many of those products
+as of float32. With 8-bit integers the frames of the shipped Pong are off by 0.4 of 255 levels on
+average, and by more than 2.5 levels in one place of 10 000.
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ from glam_env.model.distributions import one_hot
 from glam_env.model.vision import IMAGE_SIZE, MAP_SIZE, ImageDecoder
 
 Renderer = Callable[[Tensor], Tensor]
-"""(E, K) int64 codes to (E, 64, 64, 3) uint8 frames, fresh ones."""
+"""Takes (E, K) int64 codes, returns new (E, 64, 64, 3) uint8 frames."""
 
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 CALIBRATION_FRAMES = 256
-PART = 64  # frames whose maps stay in a CPU core's cache
+PART = 64  # frames whose maps fit the cache of a CPU core
 
 _CONV = torch.ops.onednn
-_ROW = 17 * 12  # bytes of a row as the last layer writes it: 3 pixels more on the left, 1 right
+_ROW = 17 * 12  # numbers in a row of the last layer: 3 pixels more on the left, 1 on the right
 
 
 class Folded(NamedTuple):
     """A decoder without its BatchNorms.
 
-    ``table`` (K, C, 16·channels) and ``bias`` (16·channels): codes to the first map, position by
-    position, channels last, before the ReLU; ``layers``: weight (in, out, 4, 4) and bias (out) of
-    each transposed convolution; ``background`` (64, 64, 3), what the last one draws upon.
+    Attributes:
+        table: (K, C, 16·channels), from codes to the first map before its ReLU, position by
+            position, channels last.
+        bias: (16·channels) of the first map.
+        layers: Weight (in, out, 4, 4) and bias (out) of each transposed convolution.
+        background: (64, 64, 3), which the last layer's output is added to.
     """
 
     table: Tensor
@@ -46,10 +50,10 @@ class Folded(NamedTuple):
 
 @torch.no_grad()
 def fold(decoder: ImageDecoder, categoricals: int) -> Folded:
-    """Folds each BatchNorm (with its running statistics) into the layer before it.
+    """Fold each BatchNorm, with its running statistics, into the layer before it.
 
     Args:
-        decoder: in eval mode.
+        decoder: In eval mode.
         categoricals: K.
     """
 
@@ -80,20 +84,20 @@ def fold(decoder: ImageDecoder, categoricals: int) -> Folded:
     )
 
 
-# A transposed convolution of kernel 4 and stride 2 gives the output rows 2m − 1 and 2m from the
-# input rows m − 1 and m, and columns likewise: in a dimension, output parity p takes from them the
+# A transposed convolution of kernel 4 and stride 2 computes the output rows 2m − 1 and 2m from the
+# input rows m − 1 and m, and columns likewise. In each dimension, outputs of parity p take the
 # kernel's entries _TAPS[p].
 _TAPS = ((2, 0), (3, 1))
 
 
 def as_blocks(weight: Tensor) -> Tensor:
-    """A transposed convolution as a plain one whose outputs are 2 × 2 blocks of pixels.
+    """Turn a transposed convolution into a plain one with 2 × 2 blocks of pixels.
 
     Args:
         weight: (in, out, 4, 4), of kernel 4, stride 2, padding 1.
 
     Returns:
-        (2·2·out, in, 2, 2); over an input padded with one zero on each side its output at (i, j)
+        (2·2·out, in, 2, 2). The input has a padding of one zero on each side. The output at (i, j)
         holds the pixels (2i − 1 … 2i, 2j − 1 … 2j), row by row, channels last.
     """
     taps = torch.tensor(_TAPS, device=weight.device)
@@ -102,16 +106,16 @@ def as_blocks(weight: Tensor) -> Tensor:
 
 
 def as_rows(weight: Tensor, parity: int) -> Tensor:
-    """A transposed convolution as a plain one whose outputs are pieces of pixel rows.
+    """Turn a transposed convolution into a plain one with pieces of pixel rows.
 
     Args:
         weight: (in, out, 4, 4).
         parity: 0 for the rows 2i − 1, 1 for the rows 2i.
 
     Returns:
-        (4·out, in, 2, 3), for a stride of (1, 2): over an input padded with one zero on each side,
-        and two more left and right, its output at (i, k) holds the pixels 4k − 3 … 4k of a row,
-        channels last.
+        (4·out, in, 2, 3), for a stride of (1, 2). The input has a padding of one zero on each side,
+        and of one more on the left and on the right. The output at (i, k) holds the pixels
+        4k − 3 … 4k of a row, channels last.
     """
     taps = torch.tensor(_TAPS, device=weight.device)
     pairs = weight[:, :, taps[parity]][:, :, :, taps].permute(3, 1, 0, 2, 4)  # dx, out, in, iy, ix
@@ -122,13 +126,13 @@ def as_rows(weight: Tensor, parity: int) -> Tensor:
 
 
 def _background_rows(background: Tensor, parity: int) -> Tensor:
-    """(64, 64, 3) in the shape of what :func:`as_rows` gives, (33, 17, 12), in levels of 255."""
+    """Shape (64, 64, 3) like :func:`as_rows`, (33, 17, 12), in levels of 255."""
     padded = F.pad(255.0 * background, (0, 0, 3, 1, 1, 1))
     return padded[parity::2].reshape(IMAGE_SIZE // 2 + 1, -1, 12).contiguous()
 
 
 def _join_rows(rows: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Both parities' (B, 33, 17, 12) to (B, 64, 64, 3)."""
+    """Join the (B, 33, 17, 12) of both parities to (B, 64, 64, 3)."""
     odd, even = (part.reshape(len(part), -1, _ROW)[:, :, 9 : 9 + 3 * IMAGE_SIZE] for part in rows)
     shape = len(odd), IMAGE_SIZE // 2, 2, 3 * IMAGE_SIZE
     frames = torch.empty(shape, dtype=dtype, device=odd.device)
@@ -137,11 +141,11 @@ def _join_rows(rows: list[Tensor], dtype: torch.dtype) -> Tensor:
 
 
 class FloatRenderer:
-    """Draws with floating-point numbers.
+    """Renders with floating-point numbers.
 
     Args:
-        folded: the decoder.
-        dtype: of the products; sums over codes and the last addition are float32.
+        folded: The decoder.
+        dtype: Of the products. Sums over codes and the last addition are float32.
     """
 
     def __init__(self, folded: Folded, dtype: torch.dtype = torch.float32) -> None:
@@ -176,7 +180,7 @@ class FloatRenderer:
         return _join_rows(rows, torch.float32).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
     def maps(self, codes: Tensor) -> list[Tensor]:
-        """The four maps (E, channels, side, side) after their ReLUs, channels last in memory."""
+        """Return the four maps (E, channels, side, side) after the ReLUs, channels last."""
         x = F.embedding_bag(codes + self._offsets, self._table, mode="sum").add_(self._first_bias)
         x = x.relu_().to(self._dtype).view(len(codes), MAP_SIZE, MAP_SIZE, -1).permute(0, 3, 1, 2)
         maps = [x]
@@ -187,8 +191,13 @@ class FloatRenderer:
 
 
 class Rounded(NamedTuple):
-    """A layer in 8-bit integers: int8 ``weight`` (out, ...), the value of a step in each output
-    channel ``scale`` (out), and ``bias`` (out)."""
+    """A layer in 8-bit integers.
+
+    Attributes:
+        weight: (out, ...) int8.
+        scale: (out) value of a step in each output channel.
+        bias: (out).
+    """
 
     weight: Tensor
     scale: Tensor
@@ -196,18 +205,22 @@ class Rounded(NamedTuple):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor) -> Rounded:
-        """Weights in ±127 steps of each output channel's own."""
+        """Round weights to ±127 steps, of a size for each output channel."""
         flat = weight.flatten(1)
         scale = (flat.abs().amax(1) / 127.0).clamp_min(1e-12)
         return cls((flat / scale[:, None]).round().to(torch.int8).view(weight.shape), scale, bias)
 
 
 class IntegerDecoder(NamedTuple):
-    """A decoder in 8-bit integers: activations in 255 steps, weights in ±127 a channel.
+    """A decoder in 8-bit integers: activations of 255 steps, weights of ±127.
 
-    ``classes``: C. ``first``: codes to the first map. ``hidden``: as :func:`as_blocks`. ``rows``:
-    the last layer as :func:`as_rows`, for both parities. ``steps``: the value of a step in each of
-    the four maps. ``background``: (33, 17, 12) uint8 for both parities.
+    Attributes:
+        classes: C.
+        first: From codes to the first map.
+        hidden: The hidden layers as :func:`as_blocks`.
+        rows: The last layer as :func:`as_rows`, for both parities.
+        steps: Value of a step in each of the four maps.
+        background: (33, 17, 12) uint8, for both parities.
     """
 
     classes: int
@@ -220,16 +233,16 @@ class IntegerDecoder(NamedTuple):
 
 @torch.no_grad()
 def round_decoder(folded: Folded, codes: Tensor) -> IntegerDecoder:
-    """Rounds a decoder's weights, and fixes the steps of its maps.
+    """Round the weights of a decoder, and choose the steps of its maps.
 
     Args:
-        folded: the decoder.
-        codes: (N, K) int64 real latents; the largest activations seen in drawing them fix the
-            steps, and larger ones saturate.
+        folded: The decoder.
+        codes: (N, K) int64 real latents. Their largest activations set the steps; larger
+            activations saturate.
     """
     peaks = [x.amax((0, 2, 3)) for x in FloatRenderer(folded).maps(codes)]
-    # ReLU commutes with positive factors: channels are brought halfway to one height, and
-    # what reads them takes the factor back.
+    # ReLU commutes with positive factors. Each channel is scaled halfway to the largest one, and
+    # the layer that reads it divides by the factor.
     lifts = [(p.max() / p.clamp_min(1e-3 * p.max() + 1e-12)).sqrt() for p in peaks]
     steps = [
         max(float((peak * lift).max()) / 255.0, 1e-12)
@@ -257,7 +270,7 @@ def round_decoder(folded: Folded, codes: Tensor) -> IntegerDecoder:
 
 
 class _Packed(NamedTuple):
-    """Weights as oneDNN takes them, :class:`Rounded`'s scale, zeros, and its bias."""
+    """Weights packed for oneDNN, the scale of :class:`Rounded`, zeros, and its bias."""
 
     packed: Tensor
     scale: Tensor
@@ -266,12 +279,12 @@ class _Packed(NamedTuple):
 
 
 class IntegerRenderer:
-    """Draws with 8-bit integers, on a CPU, through oneDNN.
+    """Renders with 8-bit integers on a CPU, through oneDNN.
 
-    Sums are exact integers, so a frame does not depend on the batch it is drawn in.
+    Sums are exact integers, so a frame does not depend on its batch.
 
     Args:
-        decoder: from :func:`round_decoder`.
+        decoder: The result of :func:`round_decoder`.
     """
 
     @torch.no_grad()
@@ -314,7 +327,7 @@ class IntegerRenderer:
             x = _spread(x.permute(0, 2, 3, 1))
         rows, geometry = [], ([1, 2], [0, 1], [1, 1], 1)
         for layer, background in zip(self._rows, self._background, strict=True):
-            # The convolution adds to what is there and saturates at black and white.
+            # The convolution adds to the background and saturates at black and white.
             base = background.repeat(len(codes), 1, 1, 1)
             weight, scale, zero, bias = layer
             out = _CONV.qconv2d_pointwise.binary(
@@ -327,8 +340,10 @@ class IntegerRenderer:
 
 
 def _spread(blocks: Tensor) -> Tensor:
-    """(B, s+1, s+1, 2·2·C) blocks of :func:`as_blocks` to a map (B, 2s+2, 2s+2, C) whose border,
-    where the blocks reach beyond the image, is the next layer's padding of zeros."""
+    """Spread (B, s+1, s+1, 2·2·C) blocks to a map (B, 2s+2, 2s+2, C).
+
+    Its border, where the blocks reach beyond the image, is the next layer's padding of zeros.
+    """
     batch, side, _, width = blocks.shape
     x = blocks.reshape(batch, side, side, 2, 2, width // 4).permute(0, 1, 3, 2, 4, 5)
     x = x.reshape(batch, 2 * side, 2 * side, width // 4)
@@ -338,6 +353,6 @@ def _spread(blocks: Tensor) -> Tensor:
 
 
 def calibration(codes: Tensor) -> Tensor:
-    """(N, K) latents to the (M, K) int64 ones among them that :func:`round_decoder` shall see."""
+    """Choose from (N, K) latents the (M, K) int64 ones for :func:`round_decoder`."""
     chosen = torch.linspace(0, len(codes) - 1, min(CALIBRATION_FRAMES, len(codes))).long()
     return codes[chosen].long()

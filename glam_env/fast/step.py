@@ -1,117 +1,86 @@
-"""``DreamStepper``: :meth:`WorldModel.step` with its weights laid out once, for many steps.
+"""``TorchStepper``: dream steps of the core ``glam`` in PyTorch.
 
-The same numbers up to rounding, in fewer and better-placed operations: one-hot products are sums of
-table rows, both Mambas and all heads share their products, LayerNorms' scales and GMamba's output
-projection are folded into the matrices that follow, the recurrence stays in the cache, and the
-latent is drawn without normalising. What is remembered stays float32 throughout.
-
-Nothing here waits for the device, every shape is static, and random numbers come in from outside:
-the whole step can be captured in a CUDA graph.
+Beside what :mod:`glam_env.fast.layout` saves, the recurrence stays in the cache, and the latent is
+drawn without normalising. Nothing here waits for the device, all shapes are static, and random
+draws are arguments: a CUDA graph can capture the whole step.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from glam_env.model.cores.glam import GlamCore, GlamState, GMamba, LMamba, MambaBlock, stacked
-from glam_env.model.cores.mamba import Mamba
+from glam_env.fast.layout import ScanWeights, lay_out
+from glam_env.fast.plain import put_rows
+from glam_env.model.cores.glam import GlamState, stacked
 from glam_env.model.distributions import one_hot, symexp
-from glam_env.model.structures import DreamState
-from glam_env.model.world_model import Head, WorldModel
+from glam_env.model.structures import DreamState, Prediction
+from glam_env.model.world_model import WorldModel
 
 CACHE_FLOATS = 1 << 17
-"""Floats of a tensor that stays in the cache of a CPU core together with two like it."""
+"""Floats of a tensor that fits the cache of a CPU core together with two others like it."""
 
 
-class Foretold(NamedTuple):
-    """One dreamt transition of E dreams.
+def scan_step(
+    weights: ScanWeights, inputs: Tensor, conv: Tensor, ssm: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a Mamba between its projections for one position (eqs. 1-3).
 
-    ``state`` after it; ``reward_logits`` (E, bins) and their mean ``reward`` (E) in the game's
-    units; ``termination_logit`` (E); ``prior_entropy`` (E) nats, summed over the categoricals;
-    ``features`` (E, K·C + D) of the state, if they were asked for; all float32.
+    Args:
+        weights: Of the Mamba.
+        inputs: (E, d_inner).
+        conv: (E, d_inner, d_conv − 1) last inputs of the convolution, oldest first.
+        ssm: (E, d_inner, N).
+
+    Returns:
+        y (E, d_inner) with the skip and before the gate, and the new ``conv`` and ``ssm``.
     """
+    taps = [*conv.unbind(-1), inputs]
+    x = weights.bias
+    for tap, weight in zip(taps, weights.taps.unbind(), strict=True):
+        x = torch.addcmul(x, tap, weight)
+    x, conv = F.silu(x), torch.stack(taps[1:], 1).transpose(1, 2)
+    dt, b, c = _selection(weights, x)
+    y, ssm = recur(dt, x, b, c, ssm, weights.a)
+    return y.addcmul_(x, weights.skip), conv, ssm
 
-    state: DreamState
-    reward: Tensor
-    reward_logits: Tensor
-    termination_logit: Tensor
-    prior_entropy: Tensor
-    features: Tensor | None = None
 
+def scan_last(weights: ScanWeights, inputs: Tensor) -> Tensor:
+    """Run a Mamba between its projections for the last position of windows.
 
-class Scan(NamedTuple):
-    """A Mamba's weights between its two projections.
+    Args:
+        weights: Of the Mamba.
+        inputs: (E, s, d_inner) windows, each from an empty state.
 
-    ``taps`` (d_conv, d_inner) with the current input's last; ``bias`` (d_inner) of the
-    convolution; ``select`` (dt_rank + 2N, d_inner); ``dt`` (d_inner, dt_rank) and ``dt_bias``;
-    ``a`` (d_inner, N), below zero, and ``a_rows``, its transpose; ``skip`` (d_inner).
+    Returns:
+        y (E, d_inner) with the skip and before the gate.
     """
+    x = torch.addcmul(weights.bias, inputs, weights.taps[-1])
+    for back in range(1, min(len(weights.taps), inputs.shape[1])):
+        x[:, back:].addcmul_(inputs[:, :-back], weights.taps[-1 - back])
+    x = F.silu(x, inplace=True)
+    dt, b, c = _selection(weights, x)
+    drive, weight = dt * x, b * c[:, -1:]
+    y = (drive[:, -1] * weight[:, -1].sum(-1, keepdim=True)).addcmul_(x[:, -1], weights.skip)
+    spans = dt[:, 1:]  # Σ_{k>j} dt_k for all positions j but the last
+    for j in range(spans.shape[1] - 2, -1, -1):
+        spans[:, j] += spans[:, j + 1]
+    kernel = read(spans.flatten(0, 1), weights.a_rows, weight[:, :-1].flatten(0, 1))
+    for part, source in zip(kernel.view_as(spans).unbind(1), drive.unbind(1), strict=False):
+        y.addcmul_(part, source)
+    return y
 
-    taps: Tensor
-    bias: Tensor
-    select: Tensor
-    dt: Tensor
-    dt_bias: Tensor
-    a: Tensor
-    a_rows: Tensor
-    skip: Tensor
 
-    @classmethod
-    def of(cls, mamba: Mamba) -> Scan:
-        assert mamba.conv1d.bias is not None
-        a = -torch.exp(mamba.A_log)
-        return cls(
-            mamba.conv1d.weight.squeeze(1).T.contiguous(),
-            mamba.conv1d.bias,
-            mamba.x_proj.weight,
-            mamba.dt_proj.weight,
-            mamba.dt_proj.bias,
-            a,
-            a.T.contiguous(),
-            mamba.D,
-        )
-
-    def selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """dt (..., d_inner), B and C (..., N) from (..., d_inner) convolved inputs."""
-        rank, size = self.dt.shape[1], self.a.shape[1]
-        dt, b, c = F.linear(x, self.select).split([rank, size, size], -1)
-        return F.softplus(F.linear(dt, self.dt, self.dt_bias)), b, c
-
-    def step(self, inputs: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One position: (E, d_inner) inputs to y (E, d_inner) with the skip, and new states."""
-        taps = [*conv.unbind(-1), inputs]
-        x = self.bias
-        for tap, weight in zip(taps, self.taps.unbind(), strict=True):
-            x = torch.addcmul(x, tap, weight)
-        x, conv = F.silu(x), torch.stack(taps[1:], 1).transpose(1, 2)
-        dt, b, c = self.selection(x)
-        y, ssm = recur(dt, x, b, c, ssm, self.a)
-        return y.addcmul_(x, self.skip), conv, ssm
-
-    def last(self, inputs: Tensor) -> Tensor:
-        """As :meth:`Mamba.last` before the gate: (E, s, d_inner) windows to y (E, d_inner)."""
-        x = torch.addcmul(self.bias, inputs, self.taps[-1])
-        for back in range(1, min(len(self.taps), inputs.shape[1])):
-            x[:, back:].addcmul_(inputs[:, :-back], self.taps[-1 - back])
-        x = F.silu(x, inplace=True)
-        dt, b, c = self.selection(x)
-        drive, weight = dt * x, b * c[:, -1:]
-        y = (drive[:, -1] * weight[:, -1].sum(-1, keepdim=True)).addcmul_(x[:, -1], self.skip)
-        spans = dt[:, 1:]  # Σ_{k>j} dt_k for all positions j but the last
-        for j in range(spans.shape[1] - 2, -1, -1):
-            spans[:, j] += spans[:, j + 1]
-        kernel = read(spans.flatten(0, 1), self.a_rows, weight[:, :-1].flatten(0, 1))
-        for part, source in zip(kernel.view_as(spans).unbind(1), drive.unbind(1), strict=False):
-            y.addcmul_(part, source)
-        return y
+def _selection(weights: ScanWeights, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dt (..., d_inner), B and C (..., N) of (..., d_inner) convolved inputs."""
+    rank, size = weights.dt.shape[1], weights.a.shape[1]
+    dt, b, c = F.linear(x, weights.select).split([rank, size, size], -1)
+    return F.softplus(F.linear(dt, weights.dt, weights.dt_bias)), b, c
 
 
 def _parts(rows: int, floats_a_row: int, x: Tensor) -> list[slice]:
-    """Runs of rows that a CPU's cores hold in their caches; everything at once elsewhere."""
+    """Return runs of rows that fit the caches of a CPU's cores; all rows elsewhere."""
     cores = torch.get_num_threads() if x.device.type == "cpu" else rows
     size = max(1, CACHE_FLOATS // floats_a_row * cores)
     return [slice(start, start + size) for start in range(0, rows, size)]
@@ -120,10 +89,15 @@ def _parts(rows: int, floats_a_row: int, x: Tensor) -> list[slice]:
 def recur(
     dt: Tensor, x: Tensor, b: Tensor, c: Tensor, ssm: Tensor, a: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """h' = exp(dt A) ⊙ h + dt B x and y = C h' (eqs. 1–3), without gradient.
+    """Compute h' = exp(dt A) ⊙ h + dt B x and y = C h' (eqs. 1-3), without gradient.
 
     Args:
-        dt, x: (E, d_inner); b, c: (E, N); ssm: (E, d_inner, N), left as it is; a: (d_inner, N).
+        dt: (E, d_inner).
+        x: (E, d_inner).
+        b: (E, N).
+        c: (E, N).
+        ssm: (E, d_inner, N) the state h; it is not changed.
+        a: (d_inner, N).
 
     Returns:
         y (E, d_inner) and the new state.
@@ -142,7 +116,16 @@ def recur(
 
 
 def read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """:func:`~glam_env.model.cores.mamba.decayed_read` without gradient, of ``a`` (N, d_inner)."""
+    """Compute :func:`~glam_env.fast.scan.decayed_read` without gradient.
+
+    Args:
+        after: (M, d_inner) sums of dt after each position.
+        a: (N, d_inner), the transpose of A.
+        weight: (M, N).
+
+    Returns:
+        (M, d_inner).
+    """
     rows = len(after)
     out, parts = after.new_empty(rows, 1, after.shape[1]), _parts(rows, a.numel(), after)
     buffer = after.new_empty(len(after[parts[0]]), *a.shape)
@@ -153,75 +136,23 @@ def read(after: Tensor, a: Tensor, weight: Tensor) -> Tensor:
     return out.squeeze(1)
 
 
-def _folded(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight (D, out) and bias (out) that act on what is normalised but not yet scaled."""
-    weight, bias = linear.weight.double(), linear.weight.double() @ norm.bias.double()
-    if linear.bias is not None:
-        bias = bias + linear.bias.double()
-    return (weight * norm.weight.double()).T.float().contiguous(), bias.float()
-
-
-def _after(projection: nn.Linear, mamba: Mamba) -> Tensor:
-    """(d_inner + D, D): what projects base + out_proj(y), applied to [y, base]."""
-    weight = projection.weight.double()
-    return torch.cat([weight @ mamba.out_proj.weight.double(), weight], 1).T.float()
-
-
-class DreamStepper:
-    """Steps dreams of one world model whose weights stand still.
-
-    It holds copies in a layout of its own: make a new one when the weights have moved.
+class TorchStepper:
+    """Steps dreams of the core ``glam``; see :class:`~glam_env.fast.plain.Stepper`.
 
     Args:
-        world_model: in eval mode.
-        temperature: of the latent's draw, on top of the model's own; 0 takes its mode.
+        world_model: In eval mode.
+        temperature: Of the latent's draw, times the model's own; 0 takes the likeliest classes.
     """
 
     @torch.no_grad()
     def __init__(self, world_model: WorldModel, *, temperature: float = 1.0) -> None:
-        model, c = world_model, world_model.config
-        self.config, self.temperature = c, temperature * c.draw_temperature
-        device = model.prior.weight.device
+        self._layout, c = lay_out(world_model), world_model.config
+        self._temperature = temperature * c.draw_temperature
+        device = self._layout.table.device
         self._offsets = torch.arange(c.categoricals, device=device) * c.classes
-        first, self._embed_norm, _, self._embed_out = model.feature_encoder
-        assert isinstance(first, nn.Linear)
-        self._table = first.weight.T.contiguous()
-        assert isinstance(model.core, GlamCore)
-        self._lay_out_core(model.core.gmamba, model.core.lmamba)
-        self._lay_out_heads(model, model.reward, model.termination)
-        # Rows times this are their running sums, in one product.
+        # The product of rows with this is their running sums.
         classes = torch.arange(c.classes, device=device)
         self._up_to = (classes[:, None] <= classes).float()
-
-    def _lay_out_core(self, gmamba: GMamba, lmamba: LMamba) -> None:
-        """The last block of GMamba and the only one of LMamba go side by side."""
-        self._lower = [block for block in gmamba.blocks[:-1] if isinstance(block, MambaBlock)]
-        self._lmamba = None if lmamba.cache_width else lmamba  # a stack runs as it is
-        parts = [gmamba, lmamba] if lmamba.cache_width else [gmamba]
-        tops = [part.blocks[-1] for part in parts]
-        blocks = [block for block in tops if isinstance(block, MambaBlock)]
-        inward = [_folded(block.norm, block.mamba.in_proj) for block in blocks]
-        self._in = torch.stack([weight for weight, _ in inward])
-        self._in_bias = torch.stack([bias for _, bias in inward]).unsqueeze(1)
-        self._scans = [Scan.of(block.mamba) for block in blocks]
-        pairs = zip(parts, blocks, strict=True)
-        self._out = torch.stack([_after(part.project, block.mamba) for part, block in pairs])
-        self._out_bias = torch.stack([part.project.bias for part in parts]).unsqueeze(1)
-        self._variation_norm = gmamba.norm
-
-    def _lay_out_heads(self, model: WorldModel, *heads: Head) -> None:
-        (a1, n1, _, a2, n2, _, a3), (b1, m1, _, b2, m2, _, b3) = (head.layers for head in heads)
-        self._prior = model.prior
-        first: list[Tensor] = [next(layer.parameters()) for layer in (a1, b1)]
-        self._heads_in = torch.cat(first).T.contiguous()
-        self._heads_norms = [
-            torch.stack([getattr(norm, name) for norm in pair]).unsqueeze(at)
-            for pair, at in (((n1, m1), 0), ((n2, m2), 1))
-            for name in ("weight", "bias")
-        ]
-        self._heads_mid = torch.stack([next(layer.parameters()).T for layer in (a2, b2)])
-        self._reward, self._termination = a3, b3
-        self._centers = model.reward_code.centers
 
     @torch.no_grad()
     def step(
@@ -232,116 +163,96 @@ class DreamStepper:
         *,
         spend: bool = False,
         show: bool = False,
-    ) -> Foretold:
-        """Dreams one step on.
+    ) -> Prediction:
+        h, core = self.observe(state.code, action, state.core)
+        probs = self._probs(h)
+        entropy = -(probs * probs.log()).view(len(h), -1).sum(-1)
+        new = DreamState(self._draw_latent(probs, draw), h, core)
+        return Prediction(new, *self.outcome(h), entropy, self.features(new) if show else None)
 
-        Args:
-            state: E dreams, left as they are unless they may be spent.
-            action: (E) int64, taken on seeing z_t.
-            draw: (E, K) float32 in [0, 1), for the next latent.
-            spend: the new state may take the memory of the old one, which is worth nothing then.
-            show: the features too.
-
-        Returns:
-            The transition, in fresh tensors but for what was spent.
-        """
-        h, core = self.remember(state.code, action, state.core)
-        step = self._foretell(h, core, draw)
-        return step._replace(features=self.features(step.state)) if show else step
+    @torch.no_grad()
+    def go_on(self, state: DreamState, action: Tensor, draw: Tensor) -> DreamState:
+        h, core = self.observe(state.code, action, state.core)
+        return DreamState(self._draw_latent(self._probs(h), draw), h, core)
 
     def embed(self, code: Tensor, action: Tensor) -> Tensor:
-        """(E, K) codes and (E) actions to features e (E, D)."""
-        c = self.config
+        """Return the features e (E, D) of (E, K) codes and (E) actions."""
+        layout, c = self._layout, self._layout.config
         rows = torch.cat(
             [code + self._offsets, action.unsqueeze(1) + c.categoricals * c.classes], 1
         )
-        x = F.embedding_bag(rows, self._table, mode="sum")
-        return self._embed_out(self._embed_norm(x).relu_())
+        x = F.embedding_bag(rows, layout.table, mode="sum")
+        return layout.embed_out(layout.embed_norm(x).relu_())
 
-    def remember(self, code: Tensor, action: Tensor, core: GlamState) -> tuple[Tensor, GlamState]:
-        """As :meth:`WorldModel.observe`: h_t (E, D) and the memory after (z_t, a_t)."""
-        e = self.embed(code, action)
+    def observe(self, code: Tensor, action: Tensor, core: GlamState) -> tuple[Tensor, GlamState]:
+        """Return h_t (E, D) and the core's state after (z_t, a_t).
+
+        The same as :meth:`WorldModel.observe`.
+        """
+        layout = self._layout
+        e = self.embed(code, action)  # (E, D)
         d, convs, ssms = e - core.window[:, -1], [], []
-        for depth, block in enumerate(self._lower):
+        for depth, block in enumerate(layout.lower):
             out, conv, ssm = block.mamba.step(
                 block.norm(d), core.conv[:, depth], core.ssm[:, depth]
             )
             d = d + out
             convs.append(conv)
             ssms.append(ssm)
-        window = torch.cat([core.window, e.unsqueeze(1)], 1)
-        base = torch.stack([d, e][: len(self._scans)])
+        window = torch.cat([core.window, e.unsqueeze(1)], 1)  # (E, s, D)
+        base = torch.stack([d, e][: len(layout.scans)])  # (P, E, D)
         normed = F.layer_norm(base, base.shape[-1:])
-        inputs, gates = torch.baddbmm(self._in_bias, normed, self._in).chunk(2, -1)
-        y, conv, ssm = self._scans[0].step(inputs[0], core.conv[:, -1], core.ssm[:, -1])
+        # (P, E, d_inner) each
+        inputs, gates = torch.baddbmm(layout.into_bias, normed, layout.into).chunk(2, -1)
+        y, conv, ssm = scan_step(layout.scans[0], inputs[0], core.conv[:, -1], core.ssm[:, -1])
         ys, local = [y], core.local
-        if self._lmamba is None:
-            local = torch.cat([core.local, inputs[1].unsqueeze(1)], 1)
-            ys, local = [y, self._scans[1].last(local)], local[:, 1:]
+        if layout.stack is None:
+            local = torch.cat([core.local, inputs[1].unsqueeze(1)], 1)  # (E, s, d_inner)
+            ys, local = [y, scan_last(layout.scans[1], local)], local[:, 1:]
         gated = torch.stack(ys).mul_(F.silu(gates))
-        out = torch.baddbmm(self._out_bias, torch.cat([gated, base], -1), self._out)
-        u_l = out[1] if self._lmamba is None else self._lmamba.step(window, local)[0]
-        h = F.silu(self._variation_norm(out[0]), inplace=True).add_(u_l)
+        out = torch.baddbmm(layout.out_bias, torch.cat([gated, base], -1), layout.out)  # (P, E, D)
+        u_l = out[1] if layout.stack is None else layout.stack.step(window, local)[0]
+        h = F.silu(layout.variation_norm(out[0]), inplace=True).add_(u_l)
         return h, GlamState(window[:, 1:], stacked([*convs, conv]), stacked([*ssms, ssm]), local)
-
-    def _foretell(self, h: Tensor, core: GlamState, draw: Tensor) -> Foretold:
-        probs = self._probs(h)
-        entropy = -(probs * probs.log()).view(len(h), -1).sum(-1)
-        code = self._draw_latent(probs, draw)
-        return Foretold(DreamState(code, h, core), *self.outcome(h), entropy)
-
-    @torch.no_grad()
-    def go_on(self, state: DreamState, action: Tensor, draw: Tensor) -> DreamState:
-        """The state of :meth:`step`, and nothing else of it."""
-        h, core = self.remember(state.code, action, state.core)
-        return DreamState(self._draw_latent(self._probs(h), draw), h, core)
 
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What :meth:`step` says of the transition that led to h (M, D).
-
-        Returns:
-            ``reward``, ``reward_logits`` and ``termination_logit`` of :class:`Foretold`.
-        """
-        w1, b1, w2, b2 = self._heads_norms
-        width = self._heads_mid.shape[-1:]
-        x = F.layer_norm((h @ self._heads_in).unflatten(-1, (2, -1)), width)
-        x = torch.addcmul(b1, x, w1).relu_().transpose(0, 1)
-        x = torch.addcmul(b2, F.layer_norm(x @ self._heads_mid, width), w2).relu_()
-        logits = self._reward(x[0])
-        reward = symexp(logits.softmax(-1) @ self._centers)
-        return reward, logits, self._termination(x[1]).squeeze(-1)
+        layout = self._layout
+        width = layout.heads_middle.shape[-1:]
+        x = F.layer_norm((h @ layout.heads_into).unflatten(-1, (2, -1)), width)
+        x = torch.addcmul(layout.first_shift, x, layout.first_scale).relu_().transpose(0, 1)
+        x = F.layer_norm(x @ layout.heads_middle, width)
+        x = torch.addcmul(layout.second_shift, x, layout.second_scale).relu_()  # (2, M, D)
+        logits = layout.reward(x[0])
+        reward = symexp(logits.softmax(-1) @ layout.centers)
+        return reward, logits, layout.termination(x[1]).squeeze(-1)
 
     def _probs(self, h: Tensor) -> Tensor:
-        """The next latent's probabilities, (E·K, C)."""
-        c = self.config
-        probs = self._prior(h).view(-1, c.classes).softmax(-1)
+        """Return the next latent's probabilities, (E·K, C)."""
+        c = self._layout.config
+        probs = self._layout.prior(h).view(-1, c.classes).softmax(-1)
         return probs.mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
 
     def _draw_latent(self, probs: Tensor, draw: Tensor) -> Tensor:
-        """(E·K, C) probabilities, spoilt here, and (E, K) numbers to codes (E, K)."""
-        c, temperature = self.config, self.temperature
+        """Draw codes (E, K) from (E·K, C) probabilities, which are overwritten."""
+        temperature = self._temperature
         if temperature == 0.0:
             return probs.argmax(-1).view_as(draw)
         if temperature in (0.5, 0.25):  # products are far cheaper than a power
             probs = probs.square_() if temperature == 0.5 else probs.square_().square_()
-        elif temperature != 1.0:
-            probs = probs.pow_(1.0 / temperature)
+        elif temperature != 1.0:  # the likeliest class keeps weight 1, however high the power
+            probs = probs.div_(probs.amax(-1, keepdim=True)).pow_(1.0 / temperature)
         cumulative = probs @ self._up_to
         threshold = draw.view(-1, 1) * cumulative[:, -1:]
         code = torch.searchsorted(cumulative, threshold, right=True)
-        return code.clamp_(max=c.classes - 1).view_as(draw)
+        return code.clamp_(max=self._layout.config.classes - 1).view_as(draw)
 
     def arrange(self, state: DreamState) -> DreamState:
-        """The same state in the order of memory that steps read fastest."""
         return state
 
     def put(self, state: DreamState, rows: Tensor, source: DreamState, indices: Tensor) -> None:
-        """Writes the (N) rows ``indices`` of one state to the rows ``rows`` of another."""
-        parts, into = ((s.code, s.h, *s.core) for s in (source, state))
-        for part, own in zip(parts, into, strict=True):
-            own.index_copy_(0, rows, part[indices])
+        put_rows(state, rows, source, indices)
 
     def features(self, state: DreamState) -> Tensor:
-        """As :meth:`WorldModel.features`."""
-        return torch.cat([one_hot(state.code, self.config.classes).flatten(-2), state.h], -1)
+        z = one_hot(state.code, self._layout.config.classes).flatten(-2)
+        return torch.cat([z, state.h], -1)

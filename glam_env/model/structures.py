@@ -1,4 +1,4 @@
-"""What goes into a world model and comes out of it: batches, dream states, transitions."""
+"""What goes into a world model and comes out of it, and functions of such trees of tensors."""
 
 from __future__ import annotations
 
@@ -45,10 +45,13 @@ def tree_tensors(tree: Any) -> list[Tensor]:
 
 
 class SequenceBatch(NamedTuple):
-    """B sequences of L steps that cross no end of an episode.
+    """B sequences of L steps, none of which crosses the end of an episode.
 
-    ``images`` (B, L, 64, 64, 3) uint8, ``actions`` (B, L) int64, ``rewards`` (B, L) float32,
-    ``life_lost`` (B, L) bool: this transition ended a life (or the game).
+    Attributes:
+        images: (B, L, 64, 64, 3) uint8.
+        actions: (B, L) int64.
+        rewards: (B, L) float32.
+        life_lost: (B, L) bool, this transition ended a life (or the game).
     """
 
     images: Tensor
@@ -58,10 +61,15 @@ class SequenceBatch(NamedTuple):
 
 
 class LatentBatch(NamedTuple):
-    """A :class:`SequenceBatch` as the image model sees it.
+    """A :class:`SequenceBatch` after the image model.
 
-    ``log_probs`` (B, L, K, C) of z, any float dtype; ``projected`` (B, L, K·C), the image features
-    under the fixed projection of eq. 10; ``actions``, ``rewards`` and ``life_lost`` (B, L).
+    Attributes:
+        log_probs: (B, L, K, C) of z, any float dtype.
+        projected: (B, L, K·C) image features under the fixed projection of eq. 10; zeros if the
+            sequence core has no variation.
+        actions: (B, L) int64.
+        rewards: (B, L) float32.
+        life_lost: (B, L) bool.
     """
 
     log_probs: Tensor
@@ -72,34 +80,50 @@ class LatentBatch(NamedTuple):
 
 
 class DreamState(NamedTuple):
-    """Where dreams stand: ``code`` (E, K) int64, classes of z_t; ``h`` (E, D) float32, h_{t−1};
-    ``core``, the sequence core after step t − 1."""
+    """The state of E dreams.
+
+    Attributes:
+        code: (E, K) int64, classes of z_t.
+        h: (E, D) float32, h_{t−1}.
+        core: The sequence core's state after step t − 1, a pytree.
+    """
 
     code: Tensor
     h: Tensor
     core: Any
 
     def rows(self, index: Tensor) -> DreamState:
-        """The states of some dreams (copies)."""
+        """Return the states of some dreams, as copies."""
         return tree_map(lambda part: part[index], self)
 
 
-class DreamStep(NamedTuple):
-    """One dreamt transition: the next ``state``, and what follows from h_t.
+class Prediction(NamedTuple):
+    """One predicted transition of E dreams, float32.
 
-    ``reward`` (E) float32 mean of the head in the game's units, ``reward_logits`` (E, bins),
-    ``termination_logit`` (E) float32, ``prior_logits`` (E, K, C) float32 log-probabilities.
+    Attributes:
+        state: The state after the transition.
+        reward: (E) mean of the reward head, in the game's units.
+        reward_logits: (E, bins).
+        termination_logit: (E).
+        prior_entropy: (E) nats, summed over the categoricals.
+        features: (E, K·C + D) of the state, if they were asked for.
     """
 
     state: DreamState
     reward: Tensor
     reward_logits: Tensor
     termination_logit: Tensor
-    prior_logits: Tensor
+    prior_entropy: Tensor
+    features: Tensor | None = None
 
 
 class Posterior(NamedTuple):
-    """What a loss has computed that dreams can start from: codes (B, L, K) and the core's pass."""
+    """What a loss has computed that dreams can start from.
+
+    Attributes:
+        codes: (B, L, K) int64.
+        core: The sequence core's parallel pass.
+    """
 
     codes: Tensor
     core: CoreOutput

@@ -1,11 +1,10 @@
-"""A CUDA device made of the CPU, so that ``pytest -m gpu`` runs where there is none.
+"""A CUDA device made of the CPU, for ``pytest -m gpu`` where there is none.
 
-``GLAM_CUDA_STAND_IN=1 pytest -m gpu tests`` puts it in place of the CUDA that PyTorch was built
-without: tensors are ``cuda``, autocast is CUDA's, a call with tensors of two devices is an error,
-graphs are captured and replayed on the memory that they were captured with,
-``torch.cuda.set_sync_debug_mode`` tells who waits for the device, ``torch.cuda.memory_allocated``
-counts. Kernels are the CPU's, so it shows that code runs and what it computes, not how fast, nor
-how a GPU rounds.
+``GLAM_CUDA_STAND_IN=1 pytest -m gpu tests`` installs it in a PyTorch that was built without CUDA.
+Tensors are ``cuda``, autocast is CUDA's, a call with tensors of two devices is an error, graphs are
+captured and replayed on their memory, ``torch.cuda.set_sync_debug_mode`` reports waits for the
+device, and ``torch.cuda.memory_allocated`` counts. Kernels are the CPU's: tests show that code runs
+and what it computes, but neither how fast it is nor how a GPU rounds.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ _installed = False
 
 
 def compile_device() -> Path:
-    """The library, beside Python's compiled files; compiled once (some seconds)."""
-    # PyTorch must not be loaded before the library: it asks once, early, whether there is CUDA.
+    """Return the path of the library; compile it on first use."""
+    # PyTorch checks for CUDA once, when it is loaded, so the library must be loaded first.
     torch = Path(importlib.util.find_spec("torch").origin).parent
     version = (torch / "version.py").read_text()
     digest = hashlib.sha256("\0".join([SOURCE.read_text(), version, *OPTIONS]).encode()).hexdigest()
@@ -49,19 +48,19 @@ def compile_device() -> Path:
 
 
 def installed() -> bool:
-    """Whether ``cuda`` is the stand-in."""
+    """Return whether ``cuda`` is the stand-in."""
     return _installed
 
 
 def install() -> None:
-    """Makes ``cuda`` a device of this process, from its beginning on.
+    """Make ``cuda`` a device of this process; call it before PyTorch is loaded.
 
     Raises:
-        RuntimeError: PyTorch is loaded already, or it has CUDA itself.
+        RuntimeError: PyTorch is loaded already, or it was built with CUDA.
     """
     global _installed
     if "torch" in sys.modules:
-        raise RuntimeError("PyTorch is loaded already: it can't be given a device any more")
+        raise RuntimeError("PyTorch is loaded already: install the stand-in before importing it")
     library = ctypes.CDLL(str(compile_device()))
     library.stand_in_bytes.restype = library.stand_in_peak.restype = ctypes.c_int64
     library.stand_in_capture.restype = ctypes.c_void_p
@@ -69,7 +68,7 @@ def install() -> None:
     import torch
 
     if torch.backends.cuda.is_built():
-        raise RuntimeError("this PyTorch was built with CUDA: test on that")
+        raise RuntimeError("this PyTorch was built with CUDA: run the tests on a CUDA device")
     torch.backends.cuda.is_built = lambda: True
     for name, value in functions(torch, library).items():
         setattr(torch.cuda, name, value)
@@ -80,11 +79,11 @@ def install() -> None:
     def as_bytes(storage: Any) -> Any:
         return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
-    # What C++ can't make on a device that it was built without.
+    # C++ cannot clone a storage on a device that PyTorch was built without.
     torch.UntypedStorage.clone = lambda self: as_bytes(self).clone().untyped_storage()
 
     def restore(storage: Any, location: str) -> Any:
-        """A storage of ``torch.load``'s."""
+        """Move a storage that ``torch.load`` reads."""
         return as_bytes(storage).to("cuda").untyped_storage() if "cuda" in location else None
 
     torch.serialization.register_package(0, lambda storage: None, restore)
@@ -92,11 +91,11 @@ def install() -> None:
 
 
 def functions(torch: Any, library: ctypes.CDLL) -> dict[str, Any]:
-    """What the library leaves of ``torch.cuda`` to be done in Python."""
+    """Return the functions of ``torch.cuda`` that are written in Python."""
     device = torch.device("cuda", 0)
 
     class Stream:
-        """The only one: what is launched has been done."""
+        """The only stream; all work is done when it is launched."""
 
         def __init__(self, device: Any = None, **_: Any) -> None:
             self.device = device

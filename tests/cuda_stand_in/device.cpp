@@ -1,9 +1,9 @@
 // A CUDA device made of the CPU, for a PyTorch that was built without CUDA.
 //
-// Its memory is the host's under another name, and whatever PyTorch would launch there runs as the
-// CPU's own kernel of that operator, on the same bytes. What a real device would refuse it refuses:
-// tensors of two devices in one call; and, where waits are errors or a graph is captured, reading a
-// number back or copying from memory that is not pinned. Its sums round as the CPU's do.
+// Its memory is the host's under another name, and each operator runs the CPU's kernel on the same
+// bytes. It refuses what a real device refuses: tensors of two devices in one call; and, where waits
+// are errors or a graph is captured, reading a number back or copying from memory that is not pinned.
+// Sums round as on the CPU.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -37,21 +37,22 @@ constexpr auto CUDA = c10::DeviceType::CUDA;
 const c10::Device DEVICE(CUDA, 0);
 
 std::atomic<bool> waits_are_errors{false};
-std::atomic<int64_t> held{0}, peak{0};  // bytes of the device's memory in use, and the most
+std::atomic<int64_t> held{0}, peak{0};  // bytes of the device's memory in use now and at most
 
 void hold(int64_t bytes) {
   held += bytes;
   if (held > peak) peak = held.load();
 }
 
-/// What a captured graph does again, on the memory that it was captured with.
+/// The operations of a captured graph, on the memory that it was captured with.
 using Graph = std::vector<std::function<void()>>;
 
-/// A capture launches nothing. Here it must, to learn what is returned; then all is put back.
+/// A real capture launches nothing. This one runs everything, to know the results, and then
+/// restores the memory.
 struct Capture {
   Graph* graph;
-  Tensor lots;                   // the shared generator's state
-  std::set<const void*> born;    // memory of the capture's own
+  Tensor random;                 // the shared generator's state
+  std::set<const void*> born;    // memory allocated during the capture
   std::map<const void*, std::pair<c10::Storage, std::vector<char>>> before;
 
   void about_to_write(const Tensor& tensor) {
@@ -88,8 +89,8 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<CUDA> {
   static c10::Stream stream() { return c10::Stream(c10::Stream::DEFAULT, DEVICE); }
 };
 
-struct Lots final : c10::GeneratorImpl {
-  Lots() : GeneratorImpl(DEVICE, c10::DispatchKeySet(c10::DispatchKey::CUDA)) {
+struct Random final : c10::GeneratorImpl {
+  Random() : GeneratorImpl(DEVICE, c10::DispatchKeySet(c10::DispatchKey::CUDA)) {
     own = at::detail::createCPUGenerator();
   }
   void set_current_seed(uint64_t seed) override { own.set_current_seed(seed); }
@@ -102,14 +103,14 @@ struct Lots final : c10::GeneratorImpl {
     return own.unsafeGetGeneratorImpl()->get_state();
   }
   static const at::Generator& shared() {
-    static auto generator = at::make_generator<Lots>();
+    static auto generator = at::make_generator<Random>();
     return generator;
   }
   at::Generator own;
 
  protected:
   GeneratorImpl* clone_impl() const override {
-    auto* copy = new Lots();
+    auto* copy = new Random();
     copy->own = own.clone();
     return copy;
   }
@@ -139,7 +140,7 @@ struct Memory final : c10::Allocator {
   }
 } memory;
 
-/// Host memory that the device may read by itself, later.
+/// Host memory that the device may read asynchronously.
 struct Pinned final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     auto* block = new c10::DataPtr(c10::GetCPUAllocator()->allocate(bytes));
@@ -184,7 +185,7 @@ void release_counted(void* pointer) {
   delete counted;
 }
 
-/// The same bytes under another device's name.
+/// Returns the same bytes as storage of another device.
 c10::Storage rename(const c10::Storage& storage, c10::Device device) {
   const auto bytes = storage.nbytes();
   void* data = storage.mutable_data();
@@ -214,7 +215,7 @@ struct Renamed {
   Tensor given, own;
 };
 
-/// One call of an operator: its tensors, by the CPU's name.
+/// One call of an operator, with its tensors as tensors of the CPU.
 class Call {
  public:
   explicit Call(std::string name) : name_(std::move(name)) {}
@@ -251,8 +252,8 @@ class Call {
       return list;
     }
     if (value.isGenerator() && value.toGenerator().device().is_cuda()) {
-      TORCH_CHECK(!capturing, "a generator of one's own draws while a graph is captured");
-      return value.toGenerator().get<Lots>()->own;
+      TORCH_CHECK(!capturing, "a generator other than the default one draws while a graph is captured");
+      return value.toGenerator().get<Random>()->own;
     }
     if (value.isDevice() && value.toDevice().is_cuda()) return c10::Device(c10::kCPU);
     return value;
@@ -287,7 +288,7 @@ class Call {
     return value;
   }
 
-  /// What an operator did to the shapes of its arguments (``out=``, in place).
+  /// Applies the operator's changes to the shapes of its arguments (``out=``, in place).
   void keep_shapes() const {
     for (auto& pair : pairs_) {
       auto* given = pair.given.unsafeGetTensorImpl();
@@ -327,7 +328,7 @@ void find_waits(const std::string& name, const Stack& stack, size_t arguments) {
 
 void about_to_write(const c10::Argument& argument, const IValue& value) {
   const auto* alias = argument.alias_info();
-  // Batch normalisation's statistics, which its schema does not say that it writes.
+  // Batch normalisation writes its statistics, which its schema does not say.
   bool writes = argument.name() == "running_mean" || argument.name() == "running_var";
   writes |= alias && alias->isWrite();
   if (alias)
@@ -338,7 +339,7 @@ void about_to_write(const c10::Argument& argument, const IValue& value) {
     for (const Tensor& tensor : value.toTensorVector()) capturing->about_to_write(tensor);
 }
 
-/// Once more into the tensors that it returned.
+/// Runs an operator again, into the tensors that it returned.
 void again(const c10::OperatorHandle& op, Stack arguments, const Stack& returned);
 
 void on_the_cpu(const c10::OperatorHandle& op, Stack* stack) {
@@ -355,8 +356,8 @@ void on_the_cpu(const c10::OperatorHandle& op, Stack* stack) {
   for (size_t i = 0; i < arguments; ++i) {
     auto& value = (*stack)[stack->size() - arguments + i];
     const auto& type = schema.arguments()[i].type();
-    const bool lots = type->isSubtypeOf(*c10::OptionalType::create(c10::GeneratorType::get()));
-    value = lots && value.isNone() ? IValue(Lots::shared().get<Lots>()->own) : call.to_cpu(value);
+    const bool random = type->isSubtypeOf(*c10::OptionalType::create(c10::GeneratorType::get()));
+    value = random && value.isNone() ? IValue(Random::shared().get<Random>()->own) : call.to_cpu(value);
   }
   call.check();
   op.callBoxed(stack);
@@ -458,11 +459,11 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex current_device() const override { return 0; }
   int getNumGPUs() const override { return 1; }
   const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
-    return Lots::shared();
+    return Random::shared();
   }
   at::Generator getNewGenerator(c10::DeviceIndex) const override {
-    static bool asked = false;  // the first who asks is Python, for the default one
-    return std::exchange(asked, true) ? at::make_generator<Lots>() : Lots::shared();
+    static bool asked = false;  // the first call is Python's, for the default generator
+    return std::exchange(asked, true) ? at::make_generator<Random>() : Random::shared();
   }
   at::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
   bool isPinnedPtr(const void* data) const override { return Pinned::holds(data); }
@@ -493,7 +494,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&on_the_cpu>());
 }
 
-// Of what else CUDA has, Python makes the rest (__init__.py).
+// __init__.py has the rest of CUDA, in Python.
 extern "C" {
 void stand_in_waits(int are_errors) { waits_are_errors = are_errors != 0; }
 int64_t stand_in_bytes() { return held; }
@@ -501,18 +502,18 @@ int64_t stand_in_peak() { return peak; }
 void stand_in_reset_peak() { peak = held.load(); }
 void* stand_in_capture() {
   auto* graph = new Graph;
-  const auto lots = Lots::shared().get<Lots>()->own.get_state();
-  capturing = std::make_unique<Capture>(Capture{graph, lots, {}, {}});
+  const auto random = Random::shared().get<Random>()->own.get_state();
+  capturing = std::make_unique<Capture>(Capture{graph, random, {}, {}});
   return graph;
 }
 void stand_in_captured() {
   const auto done = std::exchange(capturing, nullptr);
   done->put_back();
-  Lots::shared().get<Lots>()->own.set_state(done->lots);
+  Random::shared().get<Random>()->own.set_state(done->random);
 }
 int stand_in_capturing() { return capturing != nullptr; }
 void stand_in_forget(void* graph) { delete static_cast<Graph*>(graph); }
-/// 0, or -1 with what went wrong in `message`.
+/// Returns 0, or -1 with the error in `message`.
 int stand_in_replay(void* graph, char* message, size_t size) {
   try {
     c10::InferenceMode off(false);

@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checks import read_autoreset_mode, require_choice, require_count
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, GlamTypeError
 from glam_env.fast.choose import BACKENDS
 from glam_env.fast.render import PRECISIONS
 
@@ -155,7 +155,8 @@ def read_options(
         given: keyword arguments; old names are read with a DeprecationWarning.
 
     Raises:
-        GlamError: an option is unknown, or its value is impossible.
+        GlamTypeError: an option is unknown.
+        GlamError: the value of an option is impossible.
     """
     names = [field.name for field in fields(kind)]
     chosen = {} if options is None else options.changed()
@@ -168,7 +169,9 @@ def read_options(
     if unknown := sorted(chosen.keys() - set(names)):
         close = difflib.get_close_matches(unknown[0], names, n=1)
         advice = f"did you mean {close[0]}? " if close else ""
-        raise GlamError(f"unknown option {unknown[0]!r}: {advice}known are {', '.join(names)}")
+        # TorchRL's GymEnv reads this wording, and then leaves out its frameskip.
+        cause = f"unknown option: unexpected keyword argument {unknown[0]!r}"
+        raise GlamTypeError(f"{cause}; {advice}known are {', '.join(names)}")
     return kind(**chosen)
 
 

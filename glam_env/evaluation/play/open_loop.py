@@ -18,7 +18,7 @@ from torch import Tensor
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.evaluation.play.recording import Recording, window_starts
 from glam_env.model.distributions import sample_codes
-from glam_env.model.structures import DreamStep
+from glam_env.model.structures import Prediction
 from glam_env.model.world_model import WorldModel
 
 BEYOND = 2  # steps dreamt past the horizon, in which late events find their partners
@@ -187,7 +187,7 @@ def follow(
     actions: Tensor,
     temperature: float,
     generator: torch.Generator,
-) -> Iterator[DreamStep]:
+) -> Iterator[Prediction]:
     """Dream along given actions.
 
     Args:

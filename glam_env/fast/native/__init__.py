@@ -1,1 +1,1 @@
-"""The C++ of dreams: sources, build and bindings."""
+"""Dream steps and rendering in C++: sources, build and bindings."""

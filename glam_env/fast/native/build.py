@@ -1,44 +1,41 @@
-"""Compiles the C++ of this folder for the CPU at hand, once, and loads it.
+"""Compiles the C++ of this folder for this machine's CPU, once.
 
-The library lies in a cache folder (``$XDG_CACHE_HOME/glam_env``, else ``~/.cache/glam_env``),
-named by a digest of all that it comes of: sources, compiler, options and CPU.
+The library is kept in a cache folder (``$XDG_CACHE_HOME/glam_env``, else ``~/.cache/glam_env``).
+Its name has a digest of everything that it depends on: sources, compiler, options and CPU.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
 import tempfile
-from functools import cache
 from pathlib import Path
 
 from glam_env.errors import GlamError
 
 FOLDER = Path(__file__).parent
-UNITS = ("step.cpp", "render.cpp")
-HEADERS = ("products.h", "threads.h", "vectors.h")
+UNITS = ("step.cpp", "render.cpp", "interface.cpp")
+HEADERS = ("interface.h", "products.h", "threads.h", "vectors.h")
 OPTIONS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
 )
-SECONDS = 300  # longer than any compiler takes
+SECONDS = 300  # a compiler that takes longer is stopped
 
 
 class BuildError(GlamError):
-    """There is no compiler, or it does not do what it should; the message says which."""
+    """The library cannot be compiled or loaded; the message says why."""
 
 
 def find_compiler() -> list[str]:
-    """The C++ compiler's command: ``$CXX``, else the first of c++, g++ and clang++.
+    """Return the command of the C++ compiler: ``$CXX``, c++, g++ or clang++.
 
     Raises:
-        BuildError: there is none.
+        BuildError: There is no compiler.
     """
     named = os.environ.get("CXX")
     if named:
@@ -46,11 +43,11 @@ def find_compiler() -> list[str]:
     for name in ("c++", "g++", "clang++"):
         if path := shutil.which(name):
             return [path]
-    raise BuildError("no C++ compiler found (c++, g++ or clang++; or set CXX)")
+    raise BuildError("no C++ compiler found: install c++, g++ or clang++, or set CXX")
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept."""
+    """Return the folder that keeps compiled libraries."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "glam_env"
 
@@ -66,19 +63,19 @@ def _run(command: list[str]) -> str:
 
 
 def _cpu() -> str:
-    """What ``-march=native`` hangs on: a home folder may be shared between machines."""
+    """Describe what ``-march=native`` depends on: machines may share a home folder."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     kinds = ("model name", "flags", "Features", "CPU part")
-    told = sorted({line for line in lines if line.startswith(kinds)})
-    return "\n".join([platform.machine(), platform.processor(), *told])
+    described = sorted({line for line in lines if line.startswith(kinds)})
+    return "\n".join([platform.machine(), platform.processor(), *described])
 
 
 def compile_library() -> Path:
-    """The library for this CPU, compiled if it isn't there yet.
+    """Return the path of the library for this CPU; compile it if necessary.
 
     Raises:
-        BuildError: no compiler, or it failed, or the cache folder can't be written.
+        BuildError: There is no compiler, it failed, or the cache folder cannot be written.
     """
     compiler = find_compiler()
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
@@ -97,36 +94,7 @@ def compile_library() -> Path:
             made = Path(folder) / library.name
             units = [str(FOLDER / name) for name in UNITS]
             _run([*compiler, *options, "-o", str(made), *units])
-            made.replace(library)  # at once: another process may be at it too
+            made.replace(library)  # atomic: another process may compile it at the same time
     except OSError as error:
         raise BuildError(f"cannot write {library.parent}: {error}") from error
     return library
-
-
-@cache
-def load_library() -> ctypes.CDLL:
-    """The library of this CPU.
-
-    Raises:
-        BuildError: it can't be had.
-    """
-    path = compile_library()
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BuildError(f"cannot load {path} (remove it to have it made anew): {error}") from error
-    library.glam_share_threads(_openmp_parallel())
-    return library
-
-
-def _openmp_parallel() -> ctypes.c_void_p:
-    """``GOMP_parallel`` of the OpenMP library that PyTorch has loaded (GNU's, Intel's and LLVM's
-    have it); null if there is none to be seen."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
-    for path in sorted({line.split(maxsplit=5)[-1] for line in lines if "/" in line}):
-        if re.match(r"lib(gomp|iomp5|omp)\b", Path(path).name):
-            function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
-            if function is not None:
-                return ctypes.cast(function, ctypes.c_void_p)
-    return ctypes.c_void_p(None)

@@ -1,7 +1,8 @@
-// Matrix products of rows with weights that stand still.
+// Products of rows with the weights of a layer.
 
 #pragma once
 
+#include "interface.h"
 #include "threads.h"
 #include "vectors.h"
 
@@ -9,18 +10,11 @@ namespace kernels {
 
 constexpr int PANEL = VECTORS * LANES;
 
-// Rows whose sums, with as many vectors of weights and an input, fit the registers. Few rows of many
-// vectors load less than many rows of few.
-constexpr int tile_rows(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : VECTORS == 4 ? 12 : 6; }
-
-// A linear layer: weight in panels of so many outputs as `VECTORS` vectors of its numbers hold, each
-// (in, panel), the last of them narrower by whole vectors; bias (out) or null. Weights are float32,
-// or, where the CPU multiplies them (`HALVES` a vector, else 0), float16; out is whole vectors.
-struct Dense {
-  const void *weight;
-  const float *bias;
-  int64_t in, out, half;
-};
+// Rows whose sums fit the registers, together with that many vectors of weights and an input. Few
+// rows of many vectors load less than many rows of few vectors.
+constexpr int tile_rows(int vectors) {
+  return vectors == 4 ? 6 : vectors == 3 ? 8 : VECTORS == 4 ? 12 : 6;
+}
 
 template <int ROWS, int WIDE>
 void tile(const float *a, int64_t stride, const float *weight, const float *bias, int64_t in,
@@ -54,11 +48,11 @@ void panel_of(int64_t vectors, const Dense &layer, int64_t at, const float *a, i
               float *c, int64_t rows) {
   if (vectors == WIDE) {
     constexpr int ROWS = tile_rows(WIDE);
-    const float *weight = static_cast<const float *>(layer.weight) + at * layer.in;
+    const float *weight = static_cast<const float *>(layer.weight) + at * layer.inputs;
     for (int64_t row = 0; row < rows; row += ROWS)
       tile_of<ROWS, WIDE>(rows - row < ROWS ? rows - row : ROWS, a + row * stride, stride, weight,
-                          layer.bias ? layer.bias + at : nullptr, layer.in,
-                          c + row * layer.out + at, layer.out);
+                          layer.bias ? layer.bias + at : nullptr, layer.inputs,
+                          c + row * layer.outputs + at, layer.outputs);
   } else if constexpr (WIDE > 1) {
     panel_of<WIDE - 1>(vectors, layer, at, a, stride, c, rows);
   }
@@ -66,9 +60,9 @@ void panel_of(int64_t vectors, const Dense &layer, int64_t at, const float *a, i
 
 #if defined(__AVX512FP16__)
 
-constexpr int64_t SUMMED = 64;  // products that float16 sums hold, before float32 takes them
+constexpr int64_t SUMMED = 64;  // products in a float16 sum, before it is added to float32
 
-// Inputs come twice each, as 32 bits, which the CPU spreads while it loads them.
+// Each input comes twice, as 32 bits, which the CPU broadcasts while it loads them.
 template <int ROWS, int WIDE>
 void half_tile(const int32_t *a, int64_t stride, const Half *weight, const float *bias, int64_t in,
                float *c, int64_t out) {
@@ -108,11 +102,11 @@ void half_panel_of(int64_t vectors, const Dense &layer, int64_t at, const int32_
                    int64_t rows) {
   if (vectors == WIDE) {
     constexpr int ROWS = tile_rows(WIDE);
-    const Half *weight = static_cast<const Half *>(layer.weight) + at * layer.in;
+    const Half *weight = static_cast<const Half *>(layer.weight) + at * layer.inputs;
     for (int64_t row = 0; row < rows; row += ROWS)
-      half_tile_of<ROWS, WIDE>(rows - row < ROWS ? rows - row : ROWS, a + row * layer.in, layer.in,
-                               weight, layer.bias ? layer.bias + at : nullptr, layer.in,
-                               c + row * layer.out + at, layer.out);
+      half_tile_of<ROWS, WIDE>(rows - row < ROWS ? rows - row : ROWS, a + row * layer.inputs,
+                               layer.inputs, weight, layer.bias ? layer.bias + at : nullptr,
+                               layer.inputs, c + row * layer.outputs + at, layer.outputs);
   } else if constexpr (WIDE > 1) {
     half_panel_of<WIDE - 1>(vectors, layer, at, a, c, rows);
   }
@@ -120,16 +114,16 @@ void half_panel_of(int64_t vectors, const Dense &layer, int64_t at, const int32_
 
 inline void half_dense(const Dense &layer, const float *a, int64_t stride, float *c, int64_t rows,
                        Arena &arena) {
-  int32_t *rounded = arena.rounded(rows * layer.in);
+  int32_t *rounded = arena.rounded(rows * layer.inputs);
   for (int64_t row = 0; row < rows; ++row)
-    for (int64_t i = 0; i < layer.in; i += LANES) {
+    for (int64_t i = 0; i < layer.inputs; i += LANES) {
       const __m256h h = _mm512_cvtxps_ph((__m512)load(a + row * stride + i));
       const Int once = (Int)_mm512_cvtepu16_epi32((__m256i)h), twice = once | once << 16;
-      std::memcpy(rounded + row * layer.in + i, &twice, sizeof twice);
+      std::memcpy(rounded + row * layer.inputs + i, &twice, sizeof twice);
     }
   constexpr int64_t WHOLE = VECTORS * HALVES;
-  for (int64_t at = 0; at < layer.out; at += WHOLE) {
-    const int64_t left = (layer.out - at) / HALVES;
+  for (int64_t at = 0; at < layer.outputs; at += WHOLE) {
+    const int64_t left = (layer.outputs - at) / HALVES;
     half_panel_of<VECTORS>(left < VECTORS ? left : VECTORS, layer, at, rounded, c, rows);
   }
 }
@@ -140,13 +134,14 @@ inline void half_dense(const Dense &, const float *, int64_t, float *, int64_t, 
 
 #endif
 
-// c (rows, out) = a (rows, in; rows `stride` apart) · weight + bias; with weights of float16 `in` is
-// whole vectors, a is rounded to it, and so are sums of `SUMMED` products.
+// c (rows, outputs) = a (rows, inputs; rows `stride` apart) · weight + bias. If the weights are
+// float16, `inputs` is whole vectors, and a and all sums of `SUMMED` products are rounded to
+// float16.
 inline void dense(const Dense &layer, const float *a, int64_t stride, float *c, int64_t rows,
                   Arena &arena) {
   if (layer.half) return half_dense(layer, a, stride, c, rows, arena);
-  for (int64_t at = 0; at < layer.out; at += PANEL) {
-    const int64_t left = (layer.out - at) / LANES;
+  for (int64_t at = 0; at < layer.outputs; at += PANEL) {
+    const int64_t left = (layer.outputs - at) / LANES;
     panel_of<VECTORS>(left < VECTORS ? left : VECTORS, layer, at, a, stride, c, rows);
   }
 }

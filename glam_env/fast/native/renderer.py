@@ -1,4 +1,4 @@
-"""``NativeRenderer``: the :class:`IntegerRenderer` of a CPU with AVX512-VNNI and a compiler."""
+"""``NativeRenderer``: frames in C++, for CPUs with AVX512-VNNI."""
 
 from __future__ import annotations
 
@@ -8,45 +8,26 @@ import torch
 from torch import Tensor
 
 from glam_env.errors import GlamError
-from glam_env.fast.native.build import load_library
+from glam_env.fast.native.bindings import Decoder, Layer, Memory, load_library
 from glam_env.fast.render import IntegerDecoder, Rounded
 from glam_env.model.vision import IMAGE_SIZE
 
-MOST_CATEGORICALS = 256  # of which sums of int8 fit 16 bits
-_GROUP = 16  # outputs of a vector
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "scale", "bias")),
-        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
-    ]
-
-
-class _Decoder(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("categoricals", "classes")),
-        *((name, ctypes.c_void_p) for name in ("table", "table_scale", "table_bias")),
-        ("hidden", _Layer * 3),
-        ("last", _Layer),
-        ("background", ctypes.c_void_p),
-    ]
+MOST_CATEGORICALS = 256  # more int8 numbers could overflow a sum of 16 bits
+_GROUP = 16  # outputs in a vector
 
 
 def can_draw() -> bool:
-    """Whether this CPU has the instructions."""
-    function = load_library().glam_can_draw
-    function.restype = ctypes.c_int64
-    return bool(function())
+    """Return whether this CPU has the instructions."""
+    return bool(load_library().glam_can_draw())
 
 
 def _channels(decoder: IntegerDecoder) -> list[int]:
-    """Channels of the four maps."""
+    """Return the channels of the four maps."""
     return [*(layer.weight.shape[1] for layer in decoder.hidden), decoder.rows[0].weight.shape[1]]
 
 
 def suits(decoder: IntegerDecoder) -> bool:
-    """Whether ``render.cpp`` can draw with a decoder of these sizes."""
+    """Return whether ``render.cpp`` can render with a decoder of these sizes."""
     first, second, third, last = _channels(decoder)
     categoricals = decoder.first.weight.shape[1] // decoder.classes
     return (
@@ -56,96 +37,99 @@ def suits(decoder: IntegerDecoder) -> bool:
 
 
 class NativeRenderer:
-    """Draws with 8-bit integers: the frames of :class:`IntegerRenderer`, up to rounding of its
-    sums to steps.
+    """Renders with 8-bit integers, as ``IntegerRenderer`` up to rounding.
 
     Args:
-        decoder: from :func:`~glam_env.fast.render.round_decoder`.
+        decoder: The result of :func:`~glam_env.fast.render.round_decoder`.
 
     Raises:
-        GlamError: the library can't be had, the CPU has no such instructions, or the sizes do not
-            suit it.
+        BuildError: The library cannot be compiled or loaded.
+        GlamError: The CPU does not have the instructions, or the decoder's sizes do not suit.
     """
 
     @torch.no_grad()
     def __init__(self, decoder: IntegerDecoder) -> None:
         if not can_draw() or not suits(decoder):
-            raise GlamError("native drawing suits neither every CPU nor every decoder: not these")
-        self._library = load_library()
-        self._kept: list[Tensor] = []
-        d, channels, steps = _Decoder(), _channels(decoder), decoder.steps
+            raise GlamError(
+                "native rendering needs a CPU with AVX512-VNNI, channels that are multiples of 16, "
+                "32, 32 and 16, and at most 256 categoricals; take precision 'auto'"
+            )
+        self._library, self._memory = load_library(), Memory()
+        channels, steps, keep = _channels(decoder), decoder.steps, self._memory.keep
         weight, scale, bias = decoder.first
         self._categoricals = weight.shape[1] // decoder.classes
-        d.categoricals, d.classes = self._categoricals, decoder.classes
-        d.table = self._keep(weight.T, torch.int8)
-        d.table_scale = self._keep(scale / steps[0])
-        d.table_bias = self._keep(bias / steps[0])
-        for at, layer in enumerate(decoder.hidden):
-            d.hidden[at] = self._blocks(layer, steps[at], steps[at + 1])
-        d.last = self._rows(decoder.rows, steps[-1], channels[-1])
-        d.background = self._keep(
-            torch.cat([_interleaved(decoder.background).flatten(), torch.zeros(_GROUP)]),
-            torch.uint8,
+        hidden = [
+            self._blocks(layer, steps[at], steps[at + 1]) for at, layer in enumerate(decoder.hidden)
+        ]
+        background = _interleaved(decoder.background).flatten()
+        self._decoder = Decoder(
+            categoricals=self._categoricals,
+            classes=decoder.classes,
+            table=keep(weight.T, torch.int8),
+            table_scale=keep(scale / steps[0]),
+            table_bias=keep(bias / steps[0]),
+            hidden=(Layer * 3)(*hidden),
+            last=self._rows(decoder.rows, steps[-1], channels[-1]),
+            background=keep(torch.cat([background, torch.zeros(_GROUP)]), torch.uint8),
         )
-        self._decoder = d
 
-    def _keep(self, x: Tensor, dtype: torch.dtype = torch.float32) -> int:
-        """The address of the numbers, which live as long as this object."""
-        self._kept.append(x.detach().to(dtype).contiguous())
-        return self._kept[-1].data_ptr()
-
-    def _blocks(self, layer: Rounded, step: float, after: float) -> _Layer:
-        """Of the four kinds of pixels, the even rows and columns come first here."""
+    def _blocks(self, layer: Rounded, step: float, after: float) -> Layer:
+        """Pack a hidden layer, the kinds of pixels in the order of ``render.cpp``."""
         total, inputs, *_ = layer.weight.shape
-        outputs = total // 4
+        outputs, keep = total // 4, self._memory.keep
 
         def kinds(x: Tensor) -> Tensor:
             return x.unflatten(0, (2, 2, outputs)).flip(0, 1).flatten(0, 1)
 
         weight = kinds(layer.weight).permute(0, 3, 4, 2, 1)  # kind, row, column, in, out
         weight = weight.reshape(4, inputs, 4, outputs).transpose(2, 3)
-        return _Layer(
-            self._keep(weight, torch.int8),
-            self._keep(kinds(layer.scale) * (step / after)),
-            self._keep(kinds(layer.bias) / after),
-            inputs,
-            outputs,
+        return Layer(
+            weight=keep(weight, torch.int8),
+            scale=keep(kinds(layer.scale) * (step / after)),
+            bias=keep(kinds(layer.bias) / after),
+            inputs=inputs,
+            outputs=outputs,
         )
 
-    def _rows(self, rows: list[Rounded], step: float, inputs: int) -> _Layer:
+    def _rows(self, rows: list[Rounded], step: float, inputs: int) -> Layer:
+        """Pack the last layer."""
+
         def padded(x: Tensor) -> Tensor:
             return torch.nn.functional.pad(x, (0, _GROUP - x.shape[-1]))
 
-        odd, even = rows
+        (odd, even), keep = rows, self._memory.keep
         weights = [part.weight.permute(2, 3, 1, 0) for part in (even, odd)]  # row, column, in, out
         weight = torch.stack([padded(part.reshape(-1, 4, part.shape[-1])) for part in weights])
         scales = torch.stack([padded(part.scale) for part in (even, odd)])
-        return _Layer(
-            self._keep(weight.transpose(2, 3), torch.int8),
-            self._keep(scales * (255.0 * step)),
-            self._keep(padded(255.0 * odd.bias)),
-            inputs,
-            len(odd.bias),
+        return Layer(
+            weight=keep(weight.transpose(2, 3), torch.int8),
+            scale=keep(scales * (255.0 * step)),
+            bias=keep(padded(255.0 * odd.bias)),
+            inputs=inputs,
+            outputs=len(odd.bias),
         )
 
     def __call__(self, codes: Tensor) -> Tensor:
         if codes.ndim != 2 or codes.shape[1] != self._categoricals or codes.dtype != torch.int64:
-            raise ValueError(f"codes must be (E, {self._categoricals}) int64, got {codes.shape}")
+            raise ValueError(
+                f"codes must be (E, {self._categoricals}) torch.int64, "
+                f"got {tuple(codes.shape)} {codes.dtype}"
+            )
         codes = codes.contiguous()
         frames = torch.empty(len(codes), IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
         refused = self._library.glam_draw(
             ctypes.byref(self._decoder),
-            ctypes.c_void_p(codes.data_ptr()),
-            ctypes.c_void_p(frames.data_ptr()),
-            ctypes.c_int64(len(codes)),
-            ctypes.c_int64(torch.get_num_threads()),
+            codes.data_ptr(),
+            frames.data_ptr(),
+            len(codes),
+            torch.get_num_threads(),
         )
         if refused:
-            raise IndexError("a code is none of the decoder's classes")
+            raise IndexError("a code is out of range of the decoder's classes")
         return frames
 
 
 def _interleaved(background: list[Tensor]) -> Tensor:
-    """Both parities' (33, 17, 12) to the image's rows, (64, 17, 12)."""
+    """Join both parities' (33, 17, 12) to the image's rows, (64, 17, 12)."""
     odd, even = background
     return torch.stack([even[:-1], odd[1:]], 1).flatten(0, 1)

@@ -1,9 +1,9 @@
-// One step of many dreams on a CPU: the arithmetic of model/inference.py (DreamStepper), a block of
-// rows at a time, so that all between a weight and the next state stays in a core's caches.
+// One step of many dreams on a CPU: the arithmetic of fast/step.py (TorchStepper), for a block of
+// rows at a time, so that all intermediate numbers stay in the caches of a core.
 //
-// A row's numbers do not depend on the rows beside it, on their count or on the threads: every sum
-// runs in the same order. What is remembered is laid out channels innermost: conv (rows, taps − 1,
-// inner), ssm (rows, size, inner).
+// The numbers of a row depend neither on other rows, nor on their count, nor on the threads: every
+// sum has one order. The channels of the state are innermost: conv (rows, taps − 1, inner), ssm
+// (rows, size, inner).
 
 #include "products.h"
 
@@ -11,57 +11,11 @@ namespace {
 
 using namespace kernels;
 
-constexpr int64_t BLOCK = 64;  // rows that share a pass over the weights
-constexpr int64_t WINDOW_NUMBERS = 1024;  // window · size at most
+constexpr int64_t BLOCK = 64;  // rows in one pass over the weights
+constexpr int64_t WINDOW_NUMBERS = 1024;  // largest window · size
 constexpr float EPSILON = 1e-5f;  // of LayerNorm
 
-struct Scan {
-  const float *taps;  // (taps, inner), the current input's last
-  const float *bias;  // (inner), of the convolution
-  const float *decay;  // (size, inner): log2(e) · A
-  const void *half_decay;  // the same in float16, or null
-  const float *skip;  // (inner)
-  Dense select, read, dt;  // to dt's low rank and B, to C, and to dt
-};
-
-struct Model {
-  int64_t categoricals, classes, actions, width, inner, size, taps, window, rank, bins;
-  int64_t lanes_of_categoricals;  // categoricals rounded up to whole vectors
-  float unimix, temperature;
-  const float *table;  // (categoricals · classes + actions, width)
-  const float *embed_scale, *embed_shift;
-  Dense embed;
-  Dense in[2];
-  Scan scan[2];
-  Dense out[2];
-  const float *variation_scale, *variation_shift;
-  Dense prior;  // outputs class by class, each of lanes_of_categoricals
-  Dense heads;  // reward's and termination's first layers side by side
-  const float *first_scale, *first_shift, *second_scale, *second_shift;  // (2, width)
-  Dense middle[2];
-  Dense reward;
-  const float *centers;  // (reward.out), zeros behind the bins
-  const float *termination;  // (width), then its bias
-};
-
-// Each part of the new state may lie where the old one lies.
-struct Rows {
-  const int64_t *code, *action;
-  const float *window, *conv, *ssm, *local, *draw, *h;
-  int64_t *new_code;
-  float *new_window, *new_conv, *new_ssm, *new_local, *new_h;
-  // Each may be null; features are of the new code and h.
-  float *reward, *reward_logits, *termination_logit, *entropy, *features;
-};
-
-// Rows of so many bytes: where they are read, where they are written, and how many there are.
-struct Part {
-  const char *from;
-  char *to;
-  int64_t from_rows, to_rows, bytes;
-};
-
-// x (rows, width) with mean 0 and variance 1 in y; scale and shift may be null.
+// LayerNorm of x (width) to y; scale and shift may be null.
 template <bool RELU>
 void normalise(const float *x, float *y, int64_t width, const float *scale, const float *shift) {
   V sum = splat(0.0f);
@@ -79,7 +33,7 @@ void normalise(const float *x, float *y, int64_t width, const float *scale, cons
   }
 }
 
-// Features e (rows, embed.out) of codes and actions.
+// Computes the features e (rows, embed.outputs) of codes and actions.
 void embed(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena, float *e) {
   float *x = arena.take(rows * m.width);
   for (int64_t row = 0; row < rows; ++row) {
@@ -97,33 +51,34 @@ void embed(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &ar
   dense(m.embed, x, m.width, e, rows, arena);
 }
 
-// B_j C, (count, size) of them; returns that of the last position, summed.
+// Computes the products B_j ⊙ C (count, size); returns the sum of the last row.
 float weigh_window(const Model &m, const Scan &s, const float *chosen, const float *c,
                    int64_t count, float *weight) {
   float now = 0.0f;
   for (int64_t j = 0; j < count; ++j)
     for (int64_t n = 0; n < m.size; ++n)
-      weight[j * m.size + n] = chosen[j * s.select.out + m.rank + n] * c[n];
+      weight[j * m.size + n] = chosen[j * s.select.outputs + m.rank + n] * c[n];
   for (int64_t n = 0; n < m.size; ++n) now += weight[(count - 1) * m.size + n];
   return now;
 }
 
-// y with the skip (inner) of the last of `count` inputs, whose dt are behind softplus; c is its C.
-void read_window(const Model &m, const Scan &s, const float *x, const float *dt, const float *chosen,
-                 const float *c, int64_t count, float *y) {
+// Computes y (inner), with the skip, for the last of `count` inputs. dt is after the softplus; c is
+// C of the last input.
+void read_window(const Model &m, const Scan &s, const float *x, const float *dt,
+                 const float *chosen, const float *c, int64_t count, float *y) {
   const int64_t last = count - 1;
   float weight[WINDOW_NUMBERS];
   const float now = weigh_window(m, s, chosen, c, count, weight);
   for (int64_t i = 0; i < m.inner; i += LANES) {
     V input = load(x + last * m.inner + i);
-    V sum = load(dt + last * s.dt.out + i) * input * splat(now) + input * load(s.skip + i);
+    V sum = load(dt + last * s.dt.outputs + i) * input * splat(now) + input * load(s.skip + i);
     V span = splat(0.0f);
     for (int64_t j = last - 1; j >= 0; --j) {
-      span += load(dt + (j + 1) * s.dt.out + i);
+      span += load(dt + (j + 1) * s.dt.outputs + i);
       V kernel = splat(0.0f);
       for (int64_t n = 0; n < m.size; ++n)
         kernel += exp2(span * load(s.decay + n * m.inner + i)) * splat(weight[j * m.size + n]);
-      sum += load(dt + j * s.dt.out + i) * load(x + j * m.inner + i) * kernel;
+      sum += load(dt + j * s.dt.outputs + i) * load(x + j * m.inner + i) * kernel;
     }
     store(y + i, sum);
   }
@@ -131,7 +86,7 @@ void read_window(const Model &m, const Scan &s, const float *x, const float *dt,
 
 #if defined(__AVX512FP16__)
 
-// The same with decays, and their sums over the state, in float16.
+// The same with the decays, and their sums over the state, in float16.
 void read_window_in_halves(const Model &m, const Scan &s, const float *x, const float *dt,
                            const float *chosen, const float *c, int64_t count, float *y) {
   const int64_t last = count - 1, inner = m.inner;
@@ -145,11 +100,12 @@ void read_window_in_halves(const Model &m, const Scan &s, const float *x, const 
     for (int part = 0; part < 2; ++part) {
       const int64_t at = i + part * LANES;
       const V input = load(x + last * inner + at);
-      sums[part] = load(dt + last * s.dt.out + at) * input * splat(now) + input * load(s.skip + at);
+      sums[part] =
+          load(dt + last * s.dt.outputs + at) * input * splat(now) + input * load(s.skip + at);
     }
     for (int64_t j = last - 1; j >= 0; --j) {
       for (int part = 0; part < 2; ++part)
-        spans[part] += load(dt + (j + 1) * s.dt.out + i + part * LANES);
+        spans[part] += load(dt + (j + 1) * s.dt.outputs + i + part * LANES);
       const H span = narrowed(spans[0], spans[1]);
       H kernel = {};
       for (int64_t n = 0; n < m.size; ++n)
@@ -157,7 +113,7 @@ void read_window_in_halves(const Model &m, const Scan &s, const float *x, const 
       const V kernels[2] = {widened<0>(kernel), widened<1>(kernel)};
       for (int part = 0; part < 2; ++part) {
         const int64_t at = i + part * LANES;
-        sums[part] += load(dt + j * s.dt.out + at) * load(x + j * inner + at) * kernels[part];
+        sums[part] += load(dt + j * s.dt.outputs + at) * load(x + j * inner + at) * kernels[part];
       }
     }
     for (int part = 0; part < 2; ++part) store(y + i + part * LANES, sums[part]);
@@ -171,7 +127,7 @@ void read_window_in_halves(const Model &, const Scan &, const float *, const flo
 
 #endif
 
-// h' = exp(dt A) h + dt B x, and y = C h' + skip x (eqs. 1 to 3).
+// Computes h' = exp(dt A) h + dt B x, and y = C h' + skip x (eqs. 1 to 3).
 void recur(const Model &m, const Scan &s, const float *x, const float *dt, const float *b,
            const float *c, const float *ssm, float *new_ssm, float *y) {
   for (int64_t i = 0; i < m.inner; i += LANES) {
@@ -187,30 +143,31 @@ void recur(const Model &m, const Scan &s, const float *x, const float *dt, const
   }
 }
 
-// Low rank and B (rows, select.out), and dt (rows, inner) behind softplus, of convolved inputs x.
+// Computes low-rank dt and B (rows, select.outputs), and dt (rows, inner) after the softplus, from
+// the convolved inputs x.
 void select(const Scan &s, const float *x, int64_t inner, int64_t rows, float *chosen, float *dt,
             Arena &arena) {
   dense(s.select, x, inner, chosen, rows, arena);
-  dense(s.dt, chosen, s.select.out, dt, rows, arena);
+  dense(s.dt, chosen, s.select.outputs, dt, rows, arena);
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t i = 0; i < inner; i += LANES)
-      store(dt + row * s.dt.out + i, softplus(load(dt + row * s.dt.out + i)));
+      store(dt + row * s.dt.outputs + i, softplus(load(dt + row * s.dt.outputs + i)));
 }
 
-// h (rows, width) after (z, a), and the memory there. Returns whether all of h is finite.
-bool remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
+// Computes h (rows, width) and the core's state after (z, a). Returns whether all of h is finite.
+bool observe(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
   const int64_t width = m.width, inner = m.inner, behind = m.window - 1, past = m.taps - 1;
-  float *e = arena.take(rows * m.embed.out);
+  float *e = arena.take(rows * m.embed.outputs);
   embed(m, r, first, rows, arena, e);
 
-  // What goes into the output products: [gated y, base], G's and L's.
+  // Inputs of the output projections, [gated y, base], of GMamba and LMamba.
   const int64_t joined = inner + width;
   float *bases[2] = {arena.take(rows * joined), arena.take(rows * joined)};
   float *normed = arena.take(rows * width), *projected[2];
   for (int64_t row = 0; row < rows; ++row) {
     const float *window = r.window + (first + row) * behind * width;
     float *next = r.new_window + (first + row) * behind * width;
-    const float *feature = e + row * m.embed.out;
+    const float *feature = e + row * m.embed.outputs;
     for (int64_t i = 0; i < width; i += LANES) {
       V now = load(feature + i);
       store(bases[0] + row * joined + inner + i, now - load(window + (behind - 1) * width + i));
@@ -223,17 +180,18 @@ bool remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
     for (int64_t row = 0; row < rows; ++row)
       normalise<false>(bases[part] + row * joined + inner, normed + row * width, width, nullptr,
                        nullptr);
-    projected[part] = arena.take(rows * m.in[part].out);
-    dense(m.in[part], normed, width, projected[part], rows, arena);
+    projected[part] = arena.take(rows * m.into[part].outputs);
+    dense(m.into[part], normed, width, projected[part], rows, arena);
   }
 
   const Scan &global = m.scan[0];
-  float *x = arena.take(rows * inner), *dt = arena.take(rows * global.dt.out);
-  float *chosen = arena.take(rows * global.select.out), *c = arena.take(rows * global.read.out);
+  float *x = arena.take(rows * inner), *dt = arena.take(rows * global.dt.outputs);
+  float *chosen = arena.take(rows * global.select.outputs);
+  float *c = arena.take(rows * global.read.outputs);
   for (int64_t row = 0; row < rows; ++row) {
     const float *conv = r.conv + (first + row) * past * inner;
     float *next = r.new_conv + (first + row) * past * inner;
-    const float *input = projected[0] + row * m.in[0].out;
+    const float *input = projected[0] + row * m.into[0].outputs;
     for (int64_t i = 0; i < inner; i += LANES) {
       V now = load(input + i), sum = load(global.bias + i);
       for (int64_t tap = 0; tap < past; ++tap)
@@ -249,22 +207,22 @@ bool remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
   dense(global.read, x, inner, c, rows, arena);
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = (first + row) * m.size * inner;
-    recur(m, global, x + row * inner, dt + row * global.dt.out,
-          chosen + row * global.select.out + m.rank, c + row * global.read.out, r.ssm + at,
+    recur(m, global, x + row * inner, dt + row * global.dt.outputs,
+          chosen + row * global.select.outputs + m.rank, c + row * global.read.outputs, r.ssm + at,
           r.new_ssm + at, bases[0] + row * joined);
   }
 
   const Scan &local = m.scan[1];
-  const int64_t together = 16, count = m.window;  // rows whose windows stay in the first cache
+  const int64_t together = 16, count = m.window;  // rows whose windows fit the first-level cache
   float *xs = arena.take(together * count * inner);
-  float *chosens = arena.take(together * count * local.select.out);
-  float *dts = arena.take(together * count * local.dt.out);
-  float *reads = arena.take(together * local.read.out);
+  float *chosens = arena.take(together * count * local.select.outputs);
+  float *dts = arena.take(together * count * local.dt.outputs);
+  float *reads = arena.take(together * local.read.outputs);
   for (int64_t begin = 0; begin < rows; begin += together) {
     const int64_t some = rows - begin < together ? rows - begin : together;
     for (int64_t row = begin; row < begin + some; ++row) {
       const float *kept = r.local + (first + row) * behind * inner;
-      const float *input = projected[1] + row * m.in[1].out;
+      const float *input = projected[1] + row * m.into[1].outputs;
       float *next = r.new_local + (first + row) * behind * inner;
       for (int64_t j = 0; j < count; ++j) {
         float *to = xs + ((row - begin) * count + j) * inner;
@@ -284,8 +242,8 @@ bool remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
     dense(local.read, xs + behind * inner, count * inner, reads, some, arena);
     const auto read = local.half_decay ? read_window_in_halves : read_window;
     for (int64_t row = 0; row < some; ++row)
-      read(m, local, xs + row * count * inner, dts + row * count * local.dt.out,
-           chosens + row * count * local.select.out, reads + row * local.read.out, count,
+      read(m, local, xs + row * count * inner, dts + row * count * local.dt.outputs,
+           chosens + row * count * local.select.outputs, reads + row * local.read.outputs, count,
            bases[1] + (begin + row) * joined);
   }
 
@@ -293,18 +251,18 @@ bool remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
   for (int part = 0; part < 2; ++part) {
     for (int64_t row = 0; row < rows; ++row) {
       float *y = bases[part] + row * joined;
-      const float *gate = projected[part] + row * m.in[part].out + inner;
+      const float *gate = projected[part] + row * m.into[part].outputs + inner;
       for (int64_t i = 0; i < inner; i += LANES) store(y + i, load(y + i) * silu(load(gate + i)));
     }
-    after[part] = arena.take(rows * m.out[part].out);
+    after[part] = arena.take(rows * m.out[part].outputs);
     dense(m.out[part], bases[part], joined, after[part], rows, arena);
   }
   Int finite = splat(-1);
   for (int64_t row = 0; row < rows; ++row) {
-    float *h = r.new_h + (first + row) * width, *u = after[0] + row * m.out[0].out;
+    float *h = r.new_h + (first + row) * width, *u = after[0] + row * m.out[0].outputs;
     normalise<false>(u, u, width, m.variation_scale, m.variation_shift);
     for (int64_t i = 0; i < width; i += LANES) {
-      const V v = silu(load(u + i)) + load(after[1] + row * m.out[1].out + i);
+      const V v = silu(load(u + i)) + load(after[1] + row * m.out[1].outputs + i);
       finite &= v - v == splat(0.0f);
       store(h + i, v);
     }
@@ -312,17 +270,20 @@ bool remember(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena 
   return all_lanes(finite);
 }
 
-// The next latents of h, and the doubt about them.
+// Draws the next latents from the prior of h, and computes the prior's entropy.
 void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
   const int64_t lanes = m.lanes_of_categoricals;
-  float *logits = arena.take(rows * m.prior.out), *lots = arena.take(lanes);
+  float *logits = arena.take(rows * m.prior.outputs), *draws = arena.take(lanes);
   dense(m.prior, r.new_h + first * m.width, m.width, logits, rows, arena);
   const V kept = splat(1.0f - m.unimix), mixed = splat(m.unimix / float(m.classes));
-  const V tiny = splat(1e-37f), power = splat(1.0f / m.temperature);
-  std::memset(lots, 0, lanes * sizeof(float));
+  const V tiny = splat(1e-37f), power = splat(1.0f / m.temperature), least = splat(-87.0f);
+  const bool likeliest = m.temperature == 0.0f;
+  const bool powers = !likeliest && m.temperature != 0.25f && m.temperature != 0.5f &&
+                      m.temperature != 1.0f;
+  std::memset(draws, 0, lanes * sizeof(float));
   for (int64_t row = 0; row < rows; ++row) {
-    float *of_row = logits + row * m.prior.out, doubts = 0.0f;
-    std::memcpy(lots, r.draw + (first + row) * m.categoricals, m.categoricals * sizeof(float));
+    float *of_row = logits + row * m.prior.outputs, entropies = 0.0f;
+    std::memcpy(draws, r.draw + (first + row) * m.categoricals, m.categoricals * sizeof(float));
     for (int64_t k = 0; k < lanes; k += LANES) {
       float *at = of_row + k;
       V highest = load(at), sum = splat(0.0f);
@@ -333,68 +294,77 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
         store(at + c * lanes, p);
       }
       const V factor = kept / sum;
-      V doubt = splat(0.0f), reached = splat(0.0f), best = splat(-1.0f);
+      V entropy = splat(0.0f), reached = splat(0.0f), best = splat(-1.0f);
       Int chosen = splat(0);
       for (int64_t c = 0; c < m.classes; ++c) {
         V p = load(at + c * lanes) * factor + mixed;
         V log_p = log(largest(p, tiny));
-        doubt -= p * log_p;
-        if (m.temperature == 0.0f) {
+        entropy -= p * log_p;
+        if (likeliest || powers) {
           Int better = p > best;
           best = largest(p, best);
           chosen = better ? splat(int32_t(c)) : chosen;
+          store(at + c * lanes, p);
           continue;
         }
         V square = p * p;
         if (m.temperature == 0.5f) p = square;
         else if (m.temperature == 0.25f) p = square * square;
-        else if (m.temperature != 1.0f) p = exp(log_p * power);
         reached += p;
         store(at + c * lanes, reached);
       }
-      if (m.temperature != 0.0f) {
-        V threshold = load(lots + k) * reached;
+      if (powers) {  // of p / best, so that the likeliest class keeps weight 1
+        chosen = splat(0);
+        for (int64_t c = 0; c < m.classes; ++c) {
+          const V log_p = log(largest(load(at + c * lanes) / best, tiny));
+          reached += exp(largest(log_p * power, least));
+          store(at + c * lanes, reached);
+        }
+      }
+      if (!likeliest) {
+        V threshold = load(draws + k) * reached;
         for (int64_t c = 0; c < m.classes - 1; ++c) chosen -= load(at + c * lanes) <= threshold;
       }
       int64_t *code = r.new_code + (first + row) * m.categoricals + k;
       for (int64_t i = 0; i < LANES && k + i < m.categoricals; ++i) {
         code[i] = chosen[i];
-        doubts += doubt[i];
+        entropies += entropy[i];
       }
     }
-    if (r.entropy) r.entropy[first + row] = doubts;
+    if (r.entropy) r.entropy[first + row] = entropies;
   }
 }
 
-// Reward and ending of the transitions that led to h.
+// Computes reward and termination of the transitions that led to h.
 void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64_t rows,
              Arena &arena) {
   const int64_t width = m.width;
-  float *x = arena.take(rows * m.heads.out), *logits = arena.take(rows * m.reward.out);
-  float *middle[2] = {arena.take(rows * m.middle[0].out), arena.take(rows * m.middle[1].out)};
+  float *x = arena.take(rows * m.heads.outputs), *logits = arena.take(rows * m.reward.outputs);
+  float *middle[2] = {arena.take(rows * m.middle[0].outputs),
+                      arena.take(rows * m.middle[1].outputs)};
   dense(m.heads, h + first * width, width, x, rows, arena);
   for (int part = 0; part < 2; ++part) {
-    const int64_t at = part * width, stride = m.middle[part].out;
+    const int64_t at = part * width, stride = m.middle[part].outputs;
     for (int64_t row = 0; row < rows; ++row) {
-      float *of_row = x + row * m.heads.out + at;
+      float *of_row = x + row * m.heads.outputs + at;
       normalise<true>(of_row, of_row, width, m.first_scale + at, m.first_shift + at);
     }
-    dense(m.middle[part], x + at, m.heads.out, middle[part], rows, arena);
+    dense(m.middle[part], x + at, m.heads.outputs, middle[part], rows, arena);
     for (int64_t row = 0; row < rows; ++row) {
       float *of_row = middle[part] + row * stride;
       normalise<true>(of_row, of_row, width, m.second_scale + at, m.second_shift + at);
     }
   }
-  dense(m.reward, middle[0], m.middle[0].out, logits, rows, arena);
+  dense(m.reward, middle[0], m.middle[0].outputs, logits, rows, arena);
   for (int64_t row = 0; row < rows; ++row) {
-    float *of_row = logits + row * m.reward.out;
+    float *of_row = logits + row * m.reward.outputs;
     if (r.reward_logits)
       std::memcpy(r.reward_logits + (first + row) * m.bins, of_row, m.bins * sizeof(float));
     V highest = load(of_row), sum = splat(0.0f), mean = splat(0.0f);
-    for (int64_t i = LANES; i < m.reward.out; i += LANES)
+    for (int64_t i = LANES; i < m.reward.outputs; i += LANES)
       highest = largest(highest, load(of_row + i));
     highest = splat(largest_lane(highest));
-    for (int64_t i = 0; i < m.reward.out; i += LANES) {
+    for (int64_t i = 0; i < m.reward.outputs; i += LANES) {
       V p = exp(load(of_row + i) - highest);
       sum += p;
       mean += p * load(m.centers + i);
@@ -403,12 +373,12 @@ void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64
     r.reward[first + row] = std::copysign(std::expm1(std::fabs(symlog)), symlog);
     V logit = splat(0.0f);
     for (int64_t i = 0; i < width; i += LANES)
-      logit += load(middle[1] + row * m.middle[1].out + i) * load(m.termination + i);
+      logit += load(middle[1] + row * m.middle[1].outputs + i) * load(m.termination + i);
     r.termination_logit[first + row] = total(logit) + m.termination[width];
   }
 }
 
-// [one-hot codes, h] of states.
+// Writes the features [one-hot codes, h] of states.
 void write_features(const Model &m, const int64_t *code, const float *h, int64_t first,
                     int64_t rows, float *features) {
   const int64_t one_hot = m.categoricals * m.classes;
@@ -425,25 +395,25 @@ void write_features(const Model &m, const int64_t *code, const float *h, int64_t
 
 extern "C" {
 
-// What the layout of weights depends on: numbers of a vector, of float32 and of float16 (0 where the
-// CPU does not multiply them), and vectors of a panel.
-void glam_layout(int64_t *lanes, int64_t *halves, int64_t *vectors) {
+// The sizes that the layout of weights depends on: float32 and float16 numbers in a vector (0 if
+// the CPU cannot multiply float16), and vectors in a panel.
+void glam_vector_sizes(int64_t *lanes, int64_t *halves, int64_t *vectors) {
   *lanes = LANES, *halves = HALVES, *vectors = VECTORS;
 }
 
-// PyTorch's GOMP_parallel, or null: threads of our own.
+// Takes GOMP_parallel of PyTorch's OpenMP, or null: then the library starts its own threads.
 void glam_share_threads(void *parallel) {
   shared_threads() = reinterpret_cast<Parallel>(parallel);
 }
 
-// One step of all rows; rewards, endings and features too unless null. Returns 0; or 1, and does
-// nothing, if a code or an action is none of the model's; or 2 if numbers are not finite.
+// Steps all rows; computes rewards, terminations and features unless they are null. Returns 0; or
+// 1, and does nothing, if a code or an action is out of range; or 2 if numbers are not finite.
 int64_t glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
   if (!all_below(r->code, rows * m->categoricals, m->classes)) return 1;
   if (!all_below(r->action, rows, m->actions)) return 1;
   std::atomic<bool> finite{true};
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
-    if (!remember(*m, *r, first, count, arena)) finite = false;
+    if (!observe(*m, *r, first, count, arena)) finite = false;
     arena.reset();
     draw(*m, *r, first, count, arena);
     if (r->reward) outcome(*m, *r, r->new_h, first, count, arena);
@@ -452,21 +422,22 @@ int64_t glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) 
   return finite ? 0 : 2;
 }
 
-// Copies rows of each part's `from` to rows of its `to`; returns as glam_step.
+// Copies rows of each part's `source` to rows of its `into`. Returns as glam_step.
 int64_t glam_put(const Part *parts, int64_t count, const int64_t *sources, const int64_t *rows,
                  int64_t copies) {
   for (int64_t p = 0; p < count; ++p)
-    if (!all_below(sources, copies, parts[p].from_rows) || !all_below(rows, copies, parts[p].to_rows))
+    if (!all_below(sources, copies, parts[p].source_rows) ||
+        !all_below(rows, copies, parts[p].into_rows))
       return 1;
   for (int64_t p = 0; p < count; ++p) {
-    const auto [from, to, from_rows, to_rows, bytes] = parts[p];
+    const auto [source, into, source_rows, into_rows, bytes] = parts[p];
     for (int64_t i = 0; i < copies; ++i)
-      std::memcpy(to + rows[i] * bytes, from + sources[i] * bytes, bytes);
+      std::memcpy(into + rows[i] * bytes, source + sources[i] * bytes, bytes);
   }
   return 0;
 }
 
-// Rewards and endings of the transitions that led to r->h.
+// Computes rewards and terminations of the transitions that led to r->h.
 int64_t glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
     outcome(*m, *r, r->h, first, count, arena);
@@ -474,7 +445,7 @@ int64_t glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t thread
   return 0;
 }
 
-// The features of r->code and r->h; returns as glam_step.
+// Computes the features of r->code and r->h. Returns as glam_step.
 int64_t glam_features(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
   if (!all_below(r->code, rows * m->categoricals, m->classes)) return 1;
   in_blocks(rows, BLOCK, threads,

@@ -1,4 +1,4 @@
-// Rows shared out among threads, and their scratch memory.
+// Splits rows among threads, and gives each thread scratch memory.
 
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace kernels {
 
-// Scratch memory of a thread, which grows to what a block has needed.
+// The scratch memory of a thread. It grows to the largest need of a block.
 class Arena {
  public:
   float *take(int64_t floats) {
@@ -32,10 +32,11 @@ class Arena {
   }
   void reset() { current_ = 0, used_ = 0; }
 
-  // Room for as many rounded inputs, until the next call.
+  // Memory for `count` rounded inputs, valid until the next call.
   int32_t *rounded(int64_t count) {
-    if (count > room_) rounded_.reset(new int32_t[count + 16]), room_ = count;
-    return reinterpret_cast<int32_t *>((reinterpret_cast<uintptr_t>(rounded_.get()) + 63) / 64 * 64);
+    if (count > most_) rounded_.reset(new int32_t[count + 16]), most_ = count;
+    const uintptr_t start = reinterpret_cast<uintptr_t>(rounded_.get());
+    return reinterpret_cast<int32_t *>((start + 63) / 64 * 64);
   }
 
  private:
@@ -48,26 +49,27 @@ class Arena {
   size_t current_ = 0;
   int64_t used_ = 0;
   std::unique_ptr<int32_t[]> rounded_;
-  int64_t room_ = 0;
+  int64_t most_ = 0;
 };
 
-// OpenMP's GOMP_parallel(function, data, threads, flags), PyTorch's own: its threads spin a while
-// after their work, and others beside them would wait for the cores. Null where there is none.
+// GOMP_parallel(function, data, threads, flags) of the OpenMP library that PyTorch uses, or null.
+// Its threads spin for a while after their work, and other threads would have to wait for the
+// cores.
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 inline Parallel &shared_threads() {
   static Parallel parallel = nullptr;
   return parallel;
 }
 
-// Whether all of `count` indices lie in [0, limit).
+// Returns whether all `count` indices lie in [0, limit).
 inline bool all_below(const int64_t *index, int64_t count, int64_t limit) {
   bool good = true;
   for (int64_t i = 0; i < count; ++i) good &= uint64_t(index[i]) < uint64_t(limit);
   return good;
 }
 
-// While it lives, numbers too small for a whole mantissa are zeros in its thread: CPUs take a hundred
-// times as long over them, and what decays comes by them all.
+// While an object of this class lives, subnormal numbers are zeros in its thread. CPUs take a
+// hundred times as long for them, and a decaying state passes through all of them.
 class TinyIsZero {
 #if defined(__SSE__)
  public:
@@ -79,7 +81,7 @@ class TinyIsZero {
 #endif
 };
 
-// Calls work(first, count, arena) for runs of at most `block` rows that cover them all.
+// Calls work(first, count, arena) for runs of at most `block` rows that cover all rows.
 template <class Work>
 void in_blocks(int64_t rows, int64_t block, int64_t threads, const Work &work) {
   if (rows <= 0) return;

@@ -1,4 +1,4 @@
-// Vectors of numbers, and functions of them.
+// Vectors of numbers, and functions of vectors.
 
 #pragma once
 
@@ -29,7 +29,7 @@ inline V load(const float *from) {
   return v;
 }
 inline void store(float *to, V v) { std::memcpy(to, &v, sizeof v); }
-// Spelled out: compilers make an addition of V{} + x.
+// Written out, since compilers compute V{} + x as an addition.
 #if defined(__AVX512F__)
 inline V splat(float x) { return V{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 inline Int splat(int32_t x) { return Int{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
@@ -42,8 +42,8 @@ inline Int splat(int32_t x) { return Int{x, x, x, x}; }
 #endif
 inline V largest(V a, V b) { return a > b ? a : b; }
 
-// a · b + c in one rounding, where the CPU has it. Spelled out: GCC's tuning for some AMD CPUs
-// contracts a * b + c in a loop with several sums, and not in one with a single sum.
+// a · b + c with one rounding, if the CPU can. Written out, since GCC's tuning for some AMD CPUs
+// contracts a * b + c in a loop with several sums, but not in a loop with a single sum.
 #if defined(__AVX512F__)
 inline V fused(V a, V b, V c) { return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 #elif defined(__AVX__) && defined(__FMA__)
@@ -55,7 +55,7 @@ inline V fused(V a, V b, V c) { return a * b + c; }
 #if defined(__AVX512F__)
 inline float total(V v) { return _mm512_reduce_add_ps((__m512)v); }
 inline float largest_lane(V v) { return _mm512_reduce_max_ps((__m512)v); }
-inline V reciprocal(V x) {  // of what is neither tiny nor infinite
+inline V reciprocal(V x) {  // x neither tiny nor infinite
   const V guess = (V)_mm512_rcp14_ps((__m512)x);
   return guess * (splat(2.0f) - x * guess);
 }
@@ -79,7 +79,8 @@ inline bool all_lanes(Int v) {
   return all;
 }
 
-// Polynomials: least largest relative error over the range, by iterated weighted least squares.
+// The polynomials have the least maximal relative error over their range; they were fitted by
+// iteratively reweighted least squares.
 
 #if defined(__AVX512DQ__)
 
@@ -102,8 +103,9 @@ inline V exp2(V x) { return scaled(exp2_fraction(fraction(x)), x); }
 
 inline V exp(V x) {
   const V log2_e = splat(1.44269504f), y = x * log2_e;
-  // What rounding took from y would else grow with it.
-  const V lost = (V)_mm512_fmsub_ps((__m512)x, (__m512)log2_e, (__m512)y) + x * splat(1.92596303e-8f);
+  // Adds what rounding took from y, an error that grows with y.
+  const V lost =
+      (V)_mm512_fmsub_ps((__m512)x, (__m512)log2_e, (__m512)y) + x * splat(1.92596303e-8f);
   return scaled(exp2_fraction(fraction(y) + lost), y);
 }
 
@@ -121,10 +123,10 @@ inline V exp2_fraction(V f) {
 
 constexpr float MAGIC = 12582912.0f;  // 1.5 · 2^23: adding it rounds to whole numbers
 
-// 2^p of an exponent whose rounded value has been added to MAGIC.
+// p · 2^n of an exponent n that has been rounded by adding MAGIC.
 inline V scaled(V p, V rounded) { return (V)((Int)p + ((Int)rounded << 23)); }
 
-// 2^x for x <= 127; below 2^-126 it stays there.
+// 2^x for x <= 127; not less than 2^-126.
 inline V exp2(V x) {
   x = largest(x, splat(-126.0f));
   V rounded = x + splat(MAGIC);
@@ -134,7 +136,7 @@ inline V exp2(V x) {
 inline V exp(V x) {
   x = x < splat(-87.0f) ? splat(-87.0f) : x > splat(88.0f) ? splat(88.0f) : x;
   V rounded = x * splat(1.44269504f) + splat(MAGIC), n = rounded - splat(MAGIC);
-  // ln 2 in two parts, the first with few bits: n times it is exact.
+  // ln 2 in two parts. The first has few bits, so that n times it is exact.
   V rest = (x - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
   return scaled(exp2_fraction(rest * splat(1.44269504f)), rounded);
 }
@@ -154,7 +156,7 @@ inline V log_plus_one(V t) {
   return t * (p * t + splat(0.9999999403953552f));
 }
 
-// Of normal positive x; within 1.2e-7 of |log x|, or of 1 where that is less.
+// The natural logarithm of normal positive x, within 1.2e-7 · max(1, |log x|).
 #if defined(__AVX512F__)
 inline V log(V x) {
   const V mantissa = (V)_mm512_getmant_ps((__m512)x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero);
@@ -187,7 +189,7 @@ inline H load(const Half *from) {
   return v;
 }
 
-// The first or second half of v.
+// The first or second half of v in float32.
 template <int PART>
 V widened(H v) {
   return (V)_mm512_cvtxph_ps((__m256h)_mm512_extracti64x4_epi64((__m512i)v, PART));
@@ -200,7 +202,7 @@ inline H narrowed(V first, V second) {
   return (H)_mm512_inserti64x4(low, (__m256i)_mm512_cvtxps_ph((__m512)second), 1);
 }
 
-// 2^x to the last places of float16.
+// 2^x within a few units in the last place of float16.
 inline H exp2(H x) {
   const __m512h f = _mm512_reduce_ph((__m512h)x, _MM_FROUND_TO_NEG_INF);
   H p = half(0.0780029296875f);

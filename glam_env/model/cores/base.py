@@ -38,7 +38,9 @@ class CoreConfig:
             ValueError: The name is not that of this class in :data:`CORES`, or a size is below 1.
         """
         if find_core(self.name).config is not type(self):
-            raise ValueError(f"core.name is {self.name!r}, which {type(self).__name__} is not for")
+            raise ValueError(
+                f"core.name is {self.name!r}, but {type(self).__name__} is not for that core"
+            )
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is int and value < 1:

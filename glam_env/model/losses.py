@@ -1,0 +1,170 @@
+"""The losses of the world model: equations 8, 9, 10 and 12 of the paper.
+
+Each function returns a mean over the frames or the valid steps of a batch. K and C are the latent's
+categoricals and classes, M stands for any leading dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glam_env.model.config import LossConfig
+from glam_env.model.distributions import (
+    SymlogTwoHot,
+    categorical_kl,
+    kl_to_logits,
+    unimix_log_probs,
+)
+
+
+class LossTerms(NamedTuple):
+    """The terms of the loss, L = L_pred + L_dyn + L_rep + L_var (eq. 8).
+
+    L_pred is the sum of ``reward``, ``termination`` and ``reconstruction``. A term that does not
+    apply is None: the image terms where the model learns from stored latents, the variation where
+    the sequence core has none.
+    """
+
+    reward: Tensor
+    termination: Tensor
+    dynamics: Tensor
+    variation: Tensor | None = None
+    representation: Tensor | None = None
+    reconstruction: Tensor | None = None
+
+
+def total_loss(terms: LossTerms, config: LossConfig) -> Tensor:
+    """Weight the terms and add them up (eq. 12)."""
+    loss = terms.reward + terms.termination + config.dynamics * terms.dynamics
+    if terms.variation is not None:
+        loss = loss + config.variation * terms.variation
+    if terms.representation is not None:
+        loss = loss + config.representation * terms.representation
+    if terms.reconstruction is not None:
+        loss = loss + terms.reconstruction
+    return loss
+
+
+def reconstruction_loss(
+    drawn: Tensor, images: Tensor, background: Tensor, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the squared error of drawn frames (eq. 9, image).
+
+    The error is summed over pixels and channels. Pixels that differ from the background may have
+    more weight, and so may a margin around them.
+
+    Args:
+        drawn: (M, 64, 64, 3) float32, from the decoder.
+        images: (M, 64, 64, 3) uint8.
+        background: (64, 64, 3) float32 in [0, 1].
+        config: Weights.
+
+    Returns:
+        The loss, and as metrics ``foreground_error``: the squared error on the pixels that differ
+        from the background, over that of the background itself; with a margin, ``margin_error``,
+        the same with the error on the margin added.
+    """
+    target = images / 255.0
+    difference = target - background
+    error = (drawn - target).square()
+    mask = difference.abs().amax(-1, keepdim=True) > config.foreground_threshold
+    weight: Tensor | float = 1.0
+    if config.foreground_weight != 1.0:
+        weight = 1.0 + (config.foreground_weight - 1.0) * mask
+    around = mask
+    if config.margin > 0:
+        side = 2 * config.margin + 1
+        around = F.max_pool2d(mask.float().movedim(-1, 1), side, 1, config.margin).movedim(1, -1)
+        weight = (1.0 + (config.margin_weight - 1.0) * around).clamp_min(weight)
+    with torch.no_grad():
+        worst = (difference.square() * mask).sum().clamp_min(1e-6)
+        metrics = {"foreground_error": (error * mask).sum() / worst}
+        if config.margin > 0:
+            metrics["margin_error"] = (error * around).sum() / worst
+    weighted = error if isinstance(weight, float) else weight * error
+    return weighted.sum((1, 2, 3)).mean(), metrics
+
+
+def reward_loss(code: SymlogTwoHot, logits: Tensor, rewards: Tensor, config: LossConfig) -> Tensor:
+    """Compute the symlog two-hot loss of the reward (eq. 9, reward).
+
+    Args:
+        code: Of the bins.
+        logits: (M, bins).
+        rewards: (M) float32; those other than zero have weight ``config.reward_weight``.
+        config: Weights.
+    """
+    losses = code.loss(logits, rewards)
+    weight = 1.0 + (config.reward_weight - 1.0) * (rewards != 0)
+    return (weight * losses).mean()
+
+
+def termination_loss(logits: Tensor, life_lost: Tensor) -> Tensor:
+    """Compute the binary cross-entropy of the end of a life (eq. 9, continuation).
+
+    Args:
+        logits: (M) of "this transition ended the life".
+        life_lost: (M) bool.
+    """
+    return F.binary_cross_entropy_with_logits(logits, life_lost.float())
+
+
+def dynamics_loss(
+    posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute max(free nats, KL(sg q(z_{t+1}) ‖ p(z_{t+1} | h_t))) (eq. 9, dynamics).
+
+    The KL is summed over the categoricals, then averaged, then bounded.
+
+    Args:
+        posterior: (M, K, C) float32 log-probabilities q of z_{t+1}; gets no gradient.
+        prior_logits: (M, K, C) of p, before the uniform share.
+        unimix: Share of the uniform distribution in p.
+        config: Free nats.
+
+    Returns:
+        The loss, the mean KL before the bound, and the mean entropy of p without gradient.
+    """
+    kl, entropy = kl_to_logits(posterior, prior_logits, unimix)
+    mean = kl.mean()
+    return mean.clamp_min(config.free_nats), mean, entropy.mean()
+
+
+def representation_loss(
+    posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig
+) -> Tensor:
+    """Compute max(free nats, KL(q(z_{t+1}) ‖ sg p(z_{t+1} | h_t))) (eq. 9, representation).
+
+    Args:
+        posterior: (M, K, C) float32 log-probabilities q of z_{t+1}.
+        prior_logits: (M, K, C) of p; gets no gradient.
+        unimix: Share of the uniform distribution in p.
+        config: Free nats.
+    """
+    prior = unimix_log_probs(prior_logits.detach(), unimix)
+    return categorical_kl(posterior, prior).mean().clamp_min(config.free_nats)
+
+
+def variation_loss(
+    change: Tensor, predicted_logits: Tensor, config: LossConfig
+) -> tuple[Tensor, Tensor]:
+    """Compare GMamba's own prediction with the change of the image features (eq. 10).
+
+    The loss is max(free nats, KL(sg V(x_{t+1} − x_t) ‖ V'(u^g_t))). V is a fixed random projection
+    of the encoder's feature map to categoricals, V' a learned one.
+
+    Args:
+        change: (M, K, C) projected image features of t + 1 less those of t, as logits.
+        predicted_logits: (M, K, C) from u^g_t.
+        config: Free nats.
+
+    Returns:
+        The loss, and the mean KL before the bound.
+    """
+    kl, _ = kl_to_logits(unimix_log_probs(change), predicted_logits)
+    mean = kl.mean()
+    return mean.clamp_min(config.variation_free_nats), mean
