@@ -33,8 +33,8 @@ def upgrade_state(state: Mapping[str, Any], phases: list[Phase]) -> dict[str, An
     """Bring the checkpoint of an old run into its present form; a new one is returned as it is.
 
     Args:
-        state: a checkpoint, see :meth:`~glam_env.training.trainer.Trainer.state`.
-        phases: the schedule of the run.
+        state: Content of a run's checkpoint.
+        phases: The schedule of the run.
     """
     state = dict(state)
     if "schedule" not in state:

@@ -20,10 +20,10 @@ class Exploration:
     not show where the paddle would go.
 
     Args:
-        chances: share of random actions among the steps of each env; a shorter list repeats.
+        chances: Share of random actions among the steps of each env; a shorter list repeats.
         num_envs: E.
         num_actions: A.
-        hold: mean number of steps for which a random action is held (geometric distribution).
+        hold: Mean number of steps for which a random action is held (geometric distribution).
     """
 
     def __init__(

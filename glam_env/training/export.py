@@ -33,7 +33,7 @@ def read_settings(settings: Mapping[str, Any], where: str) -> tuple[str, str, Tr
     """Read game, preset and training settings from a run folder's ``config.json``.
 
     Raises:
-        GlamError: a key is missing, or a value is of another type than expected.
+        GlamError: A key is missing, or a value is of another type than expected.
     """
     try:
         game, preset, train = settings["game"], settings["preset"], settings["train"]
@@ -48,11 +48,11 @@ def draw_contexts(
     """Draw start contexts uniformly from the replay, as codes and actions.
 
     Args:
-        world_model: in eval mode; it encodes the frames.
-        replay: of the run.
+        world_model: Encodes the frames; in eval mode.
+        replay: The run's replay.
         count: N contexts.
         length: L known steps in a context, before the frame that a dream starts at.
-        seed: of the random draws.
+        seed: Seed of the random draws.
     """
     rng = np.random.default_rng(seed)
     device = next(world_model.parameters()).device
@@ -90,12 +90,12 @@ class TrainedRun:
     """A run at its last checkpoint.
 
     Attributes:
-        game: its name.
-        config: settings of the training.
-        world_model: in eval mode.
-        learner: the agent's learner state.
-        replay: the experience, read-only.
-        provenance: where the weights come from.
+        game: Name of the game.
+        config: Settings of the training.
+        world_model: The world model, in eval mode.
+        learner: The agent's learner state.
+        replay: The experience, read-only.
+        provenance: Where the weights come from.
     """
 
     game: str
@@ -110,7 +110,7 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
     """Read a run, which may still be in training; its files are not changed.
 
     Raises:
-        GlamError: the run has no checkpoint yet, or a file cannot be read.
+        GlamError: The run has no checkpoint yet, or a file cannot be read.
     """
     game, preset, config = read_settings(run.settings, str(run.path / "config.json"))
     checkpoint = run.load_checkpoint(device)

@@ -52,8 +52,8 @@ class Agent(Protocol):
 
         Args:
             features: (E, F) float32, [one-hot z_t, h_{t−1}].
-            greedy: take the most probable action instead of a random draw.
-            generator: for the random draws.
+            greedy: Take the most probable action instead of a random draw.
+            generator: For the random draws.
 
         Returns:
             (E) int64 actions.
@@ -90,7 +90,7 @@ class Agent(Protocol):
         """Load an :meth:`export_state`.
 
         Raises:
-            GlamError: a tensor is missing, unknown or of another shape.
+            GlamError: A tensor is missing, unknown or of another shape.
         """
         ...
 
@@ -118,11 +118,11 @@ def imagine(
     numbers up to rounding. No image is decoded.
 
     Args:
-        world_model: the world model.
-        agent: acts on the features [one-hot z_t, h_{t−1}].
+        world_model: The world model.
+        agent: Acts on the features [one-hot z_t, h_{t−1}].
         start: N states.
         horizon: H steps.
-        generator: for the random draws of latents and actions.
+        generator: For the random draws of latents and actions.
     """
     stepper, c = make_stepper(world_model), world_model.config  # for the current weights
     shape = (c.categoricals, c.classes)

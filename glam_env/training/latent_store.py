@@ -26,12 +26,12 @@ class LatentStore:
     overwritten before the next one.
 
     Args:
-        replay: the frames to encode.
-        world_model: its image model must be frozen.
-        name: of the file.
+        replay: The frames to encode.
+        world_model: Its image model must be frozen.
+        name: Name of the file.
 
     Attributes:
-        encoded: frames of each stream encoded so far, counted as ``Replay.added``.
+        encoded: Frames of each stream encoded so far, counted as ``Replay.added``.
     """
 
     def __init__(self, replay: Replay, world_model: WorldModel, name: str = "latents") -> None:

@@ -27,15 +27,15 @@ class Learner:
     """A world model and an agent, which learn in place.
 
     Args:
-        config: settings of the run.
-        game: the game; it sets the number of actions.
-        make_agent: makes the agent.
-        device: of all tensors.
+        config: Settings of the run.
+        game: The game; it sets the number of actions.
+        make_agent: Makes the agent.
+        device: Where all tensors are.
 
     Attributes:
-        world_model: the world model.
-        agent: the agent.
-        graphs: whether each kind of update is one CUDA graph.
+        world_model: The world model.
+        agent: The agent.
+        graphs: Whether each kind of update is one CUDA graph.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Learner:
         """Load the weights of the run's ``warm_start``; optimizers and statistics start fresh.
 
         Raises:
-            GlamError: the checkpoint is of another game or of other sizes.
+            GlamError: The checkpoint is of another game or of other sizes.
         """
         checkpoint = open_warm_start(self.config, self.game.name)
         self.world_model.load_exported(checkpoint.world_model(self.device).export_state())

@@ -39,8 +39,8 @@ class Metrics:
     """Collects a run's metrics and writes them to its folder, line by line.
 
     Args:
-        run: the run's folder.
-        log: called with each line, a flat dict.
+        run: The run's folder.
+        log: Called with each line, a flat dict.
     """
 
     def __init__(self, run: RunFolder, log: Callable[[dict[str, Any]], None] | None = None) -> None:

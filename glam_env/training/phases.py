@@ -46,11 +46,11 @@ class Phase:
     """One phase of a run.
 
     Attributes:
-        name: for people and metrics.
-        unit: what ``total`` counts: ``steps`` of the environment since the run began, or
+        name: Name in metrics and displays.
+        unit: What ``total`` counts: ``steps`` of the environment since the run began, or
             ``updates`` since the phase began.
-        total: the count at which the phase is complete.
-        step: the work that it repeats.
+        total: The count at which the phase is complete.
+        step: The work that it repeats.
     """
 
     name: str
@@ -104,8 +104,8 @@ def progress(config: TrainConfig, line: Mapping[str, Any]) -> tuple[int, int, st
     """Look up how far a run is, for a progress display.
 
     Args:
-        config: the run's settings.
-        line: a line of metrics with a ``phase``.
+        config: The run's settings.
+        line: A line of metrics with a ``phase``.
 
     Returns:
         What is done, of what total, and its unit. Joint training counts up to the run's end.

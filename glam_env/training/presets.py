@@ -13,10 +13,10 @@ class HorizonConfig:
     """The number of imagined steps: n_t = min(n_0 + floor(t / n_f) * n_i, n_max) (eq. 11).
 
     Attributes:
-        initial: n_0, steps of a dream at the start of training.
-        increase: n_i, steps added each time.
-        every: n_f, environment steps between two increases.
-        maximum: n_max, most steps of a dream.
+        initial: Steps of a dream at the start of training, n_0.
+        increase: Steps added at each increase, n_i.
+        every: Environment steps between two increases, n_f.
+        maximum: Largest number of steps of a dream, n_max.
     """
 
     initial: int = 16
@@ -38,14 +38,14 @@ class FreezeConfig:
     computed and stored again, and the sequence model adapts to them.
 
     Attributes:
-        at: when to freeze, as ascending shares of total_steps; none: the images learn to the end.
-        finetune: updates of the image model alone before it is frozen. Over them the learning rate
+        at: When to freeze, as ascending shares of total_steps; none: the images learn to the end.
+        finetune: Updates of the image model alone before it is frozen. Over them the learning rate
             falls linearly to final_learning_rate.
-        margin: loss.margin during these updates, in pixels.
-        margin_weight: loss.margin_weight during these updates.
-        adapt: updates of the sequence model alone after a freeze.
-        latent_batch: sequences in an update on stored latents.
-        latent_length: steps in each of them.
+        margin: Value of loss.margin during these updates, in pixels.
+        margin_weight: Value of loss.margin_weight during these updates.
+        adapt: Updates of the sequence model alone after a freeze.
+        latent_batch: Sequences in an update on stored latents.
+        latent_length: Steps in each of these sequences.
     """
 
     at: tuple[float, ...] = ()
@@ -62,42 +62,42 @@ class TrainConfig:
     """A training run; the defaults are those of table 3 of the paper.
 
     Attributes:
-        seed: seed of all random draws.
-        warm_start: start from the weights of this checkpoint: a game's name, a folder or an hf://
+        seed: Seed of all random draws.
+        warm_start: Start from the weights of this checkpoint: a game's name, a folder or an hf://
             address. Sizes follow it. Empty: start from nothing.
-        total_steps: environment steps of the run, over all envs.
-        random_steps: environment steps before anything learns. Actions are uniformly random; after
+        total_steps: Environment steps of the run, over all envs.
+        random_steps: Environment steps before anything learns. Actions are uniformly random; after
             a warm start the agent plays.
-        num_envs: number of games played in parallel.
-        exploration: probability in [0, 1] that an action is random instead of the agent's. Give
+        num_envs: Number of games played in parallel.
+        exploration: Probability in [0, 1] that an action is random instead of the agent's. Give
             one for all envs or one for each; a shorter list repeats.
-        exploration_hold: mean number of steps for which a random action is held (geometric).
-        repeat_action_probability: probability in [0, 1) that the game repeats the last action
-            (sticky actions). 0 is the convention of Atari 100k.
-        replay_capacity: steps kept in the replay, over all envs.
-        batch: sequences in a world-model update.
-        length: steps in each of them.
-        update_every: environment steps per world-model update.
-        agent_updates: agent updates per world-model update.
-        image_warmup: updates of the image model alone, after the random steps.
-        image_batch: frames in an update of the image model alone.
-        model_warmup: updates of the world model on the random steps, before the agent acts.
-        freeze: when the image model is frozen.
+        exploration_hold: Mean number of steps for which a random action is held (geometric).
+        repeat_action_probability: Probability in [0, 1) that the game repeats the last action;
+            sticky actions. 0 is the convention of Atari 100k.
+        replay_capacity: Steps kept in the replay, over all envs.
+        batch: Sequences in a world-model update.
+        length: Steps in each of these sequences.
+        update_every: Environment steps per world-model update.
+        agent_updates: Agent updates per world-model update.
+        image_warmup: Updates of the image model alone, after the random steps.
+        image_batch: Frames in an update of the image model alone.
+        model_warmup: Updates of the world model on the random steps, before the agent acts.
+        freeze: When the image model is frozen.
         learning_rate: Adam's learning rate for the world model.
-        gradient_clip: largest norm of the world model's gradient.
-        decay_from: share of total_steps in [0, 1] after which the learning rate falls linearly.
-        final_learning_rate: learning rate at the last step.
-        dream_starts: where dreams start. computed: at states that the last world-model update has
-            computed. fresh: after contexts that are drawn and encoded for it.
-        context: real steps in front of a dream.
-        imagination_batch: dreams in an agent update.
-        horizon: number of steps of these dreams.
-        model: sizes of the world model. The game sets the number of actions.
-        loss: weights of the world model's losses.
-        autocast: use bfloat16 where it is safe and the hardware is faster with it.
-        graphs: on CUDA, run each kind of update as one CUDA graph.
-        log_every: updates between two lines of metrics.
-        checkpoint_every: environment steps between two checkpoints.
+        gradient_clip: Largest norm of the world model's gradient.
+        decay_from: Share of total_steps in [0, 1] after which the learning rate falls linearly.
+        final_learning_rate: Learning rate at the last step.
+        dream_starts: Where dreams start. "computed": at states of the last world-model update.
+            "fresh": after contexts that are drawn and encoded for each agent update.
+        context: Real steps in front of a dream.
+        imagination_batch: Dreams in an agent update.
+        horizon: Number of steps of these dreams.
+        model: Sizes of the world model. The game sets the number of actions.
+        loss: Weights of the world model's losses.
+        autocast: Use bfloat16 where it is safe and the hardware is faster with it.
+        graphs: On CUDA, run each kind of update as one CUDA graph.
+        log_every: Updates between two lines of metrics.
+        checkpoint_every: Environment steps between two checkpoints.
     """
 
     seed: int = 0
@@ -144,7 +144,7 @@ class TrainConfig:
         """Check the settings.
 
         Raises:
-            GlamError: a setting that cannot work; the message says which and what would work.
+            GlamError: A setting that cannot work; the message says which and what would work.
         """
         positive = (
             "total_steps random_steps num_envs replay_capacity batch update_every agent_updates "

@@ -35,16 +35,16 @@ class Replay:
     """A ring of the last ``capacity`` steps of each of ``streams`` streams.
 
     Args:
-        folder: of the files; made if missing. Existing files of the same shape are opened with
+        folder: Where the files are; made if missing. Files of the same shape are opened with
             their content; it counts once :meth:`load_state` is called.
-        streams: number of parallel streams.
-        capacity: steps kept of each stream.
-        spare: steps per stream that can be added without overwriting what the older of the last
+        streams: Number of parallel streams.
+        capacity: Steps kept of each stream.
+        spare: Steps per stream that can be added without overwriting what the older of the last
             two checkpoints needs.
         writable: False opens the files read-only; a training may be adding to them.
 
     Raises:
-        GlamError: the files have another shape, or cannot be made.
+        GlamError: The files have another shape, or cannot be made.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Replay:
         """Open another file with one entry for each slot, (streams, ring, *shape).
 
         Raises:
-            GlamError: the file has another shape or type, or cannot be made.
+            GlamError: The file has another shape or type, or cannot be made.
         """
         whole = (self.streams, self.ring, *shape)
         return self._open(self.folder / f"{name}.npy", dtype, whole, self.writable)
@@ -155,13 +155,13 @@ class Replay:
         Args:
             batch: B sequences.
             length: L steps in each.
-            rng: the caller's generator, which a resumed run restores.
+            rng: The caller's generator, which a resumed run restores.
 
         Returns:
             Streams (B, 1) and ring slots (B, L), to index ``[streams, slots]``.
 
         Raises:
-            GlamError: no sequence of this length lies in one episode.
+            GlamError: No sequence of this length lies in one episode.
         """
         starts = self.starts(length)
         if len(starts) == 0:

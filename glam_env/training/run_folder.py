@@ -32,11 +32,11 @@ def write_whole(path: Path, write: Any) -> None:
     """Write a file whole or not at all.
 
     Args:
-        path: the file; an old one stays until the new one is complete.
-        write: called with a temporary file, open for bytes, which is then renamed.
+        path: The file; an old one stays until the new one is complete.
+        write: Called with a temporary file, open for bytes, which is then renamed.
 
     Raises:
-        GlamError: the folder is not writable or the disk is full; the old file is unchanged.
+        GlamError: The folder is not writable or the disk is full; the old file is unchanged.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -83,16 +83,16 @@ class RunFolder:
     """A run's files.
 
     Args:
-        path: the folder.
-        settings: of a new run, for ``config.json``; None opens a run that exists.
-        kind: of the run.
+        path: The folder.
+        settings: Settings of a new run, for ``config.json``; None opens a run that exists.
+        kind: Kind of the run.
 
     Attributes:
-        path: the folder.
-        settings: what ``config.json`` holds.
+        path: The folder.
+        settings: What ``config.json`` holds.
 
     Raises:
-        GlamError: the folder of a new run already holds one, or cannot be written; or the folder
+        GlamError: The folder of a new run already holds one, or cannot be written; or the folder
             to open holds no run, or a run of the other kind.
     """
 
@@ -120,7 +120,7 @@ class RunFolder:
         """Lock the run for this process, until :meth:`unlock` or the end of the process.
 
         Raises:
-            GlamError: another process trains the run, or the lock file cannot be written.
+            GlamError: Another process trains the run, or the lock file cannot be written.
         """
         self._lock = FileLock(self.path / "lock")
         try:
@@ -164,7 +164,7 @@ class RunFolder:
         """Read the newest checkpoint that is readable; None if there is no checkpoint.
 
         Raises:
-            GlamError: there are checkpoints, but none is readable.
+            GlamError: There are checkpoints, but none is readable.
         """
         paths = self.checkpoints()
         problems = []

@@ -48,23 +48,23 @@ class Trainer:
     """Trains a world model and an agent on a real game.
 
     Args:
-        game: name of one of the 26 games.
-        config: settings.
-        run: the run's folder; if it holds a checkpoint, training resumes from it.
-        make_agent: makes the agent to train.
-        device: of the world model and the agent.
-        log: called with each line of metrics, a flat dict.
+        game: Name of one of the 26 games.
+        config: Settings of the run.
+        run: The run's folder; if it holds a checkpoint, training resumes from it.
+        make_agent: Makes the agent to train.
+        device: Where the world model and the agent are.
+        log: Called with each line of metrics, a flat dict.
 
     Attributes:
-        phases, phase_index: the schedule, and the phase in it that is under way.
-        phase_updates: updates of the world model since that phase began.
-        env_steps: steps of the real game, over all envs.
-        image_updates, model_updates, agent_updates: updates since the run began, of the image
+        phases, phase_index: The schedule, and the phase in it that is under way.
+        phase_updates: Updates of the world model since that phase began.
+        env_steps: Steps of the real game, over all envs.
+        image_updates, model_updates, agent_updates: Updates since the run began, of the image
             model alone, of the world model and of the agent.
-        latents: what the sequence model learns from while the image model is frozen.
+        latents: What the sequence model learns from while the image model is frozen.
 
     Raises:
-        GlamError: the settings are impossible, the folder belongs to another game, or its files
+        GlamError: The settings are impossible, the folder belongs to another game, or its files
             cannot be read.
     """
 
@@ -323,7 +323,7 @@ class Trainer:
         """Write a checkpoint from which training resumes exactly.
 
         Raises:
-            GlamError: the weights are not finite, or the folder cannot be written; earlier
+            GlamError: The weights are not finite, or the folder cannot be written; earlier
                 checkpoints stay.
         """
         if not all(bool(p.isfinite().all()) for p in self.world_model.parameters()):

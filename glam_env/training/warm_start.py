@@ -24,13 +24,13 @@ def open_warm_start(
     Nothing is written, so a command calls this before it makes the run's folder.
 
     Args:
-        config: the run's settings, with a ``warm_start``.
-        game: the run's game.
-        agent: the run's agent, as its ``config.json`` stores it; None leaves it unchecked.
-        agent_sizes: the fields of it that determine the shapes of the agent's weights.
+        config: The run's settings, with a ``warm_start``.
+        game: The run's game.
+        agent: The run's agent, as its ``config.json`` stores it; None leaves it unchecked.
+        agent_sizes: The fields of it that determine the shapes of the agent's weights.
 
     Raises:
-        GlamError: there is no such checkpoint, or it is of another game or of other sizes.
+        GlamError: There is no such checkpoint, or it is of another game or of other sizes.
     """
     checkpoint = Checkpoint.open(config.warm_start)
     where, stored = f"warm_start {checkpoint.path}", checkpoint.config
