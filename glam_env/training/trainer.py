@@ -1,4 +1,4 @@
-"""The training loop of GLAM (algorithm 1): play, learn the world, dream, learn to act.
+"""The training loop of GLAM: play, learn the world, dream, learn to act.
 
 The schedule of a run is a list of phases (:mod:`glam_env.training.phases`). Between two units of
 work the trainer can save everything that the next one depends on, so a resumed run is bit for bit
