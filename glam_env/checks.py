@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
@@ -32,6 +33,39 @@ def require_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise GlamError(f"{name} must be a whole number >= 1, got {value!r}")
     return int(value)
+
+
+def require_within(name: str, value: float, interval: str) -> None:
+    """Check that a number is in an interval.
+
+    Args:
+        name: Of the number, for the message.
+        value: The number; NaN is in no interval.
+        interval: As mathematics writes it, such as ``"[0, 1)"`` or ``"(0, inf)"``.
+
+    Raises:
+        GlamError: it is not.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise GlamError(f"{name} must be in {interval}, got {value}")
+
+
+def require_ranges(config: Any, ranges: Mapping[str, str], prefix: str = "") -> None:
+    """Check fields of a config, each against its interval; see :func:`require_within`.
+
+    Args:
+        config: An object with the fields.
+        ranges: Intervals by name of the field.
+        prefix: Of the names in the message, such as ``"loss."``.
+
+    Raises:
+        GlamError: a field is outside of its interval.
+    """
+    for name, interval in ranges.items():
+        require_within(prefix + name, getattr(config, name), interval)
 
 
 def require_integers(name: str, value: Any) -> Tensor:

@@ -157,7 +157,7 @@ def test_impossible_exploration_is_refused(chances):
 
 @pytest.mark.parametrize("hold", [0.5, 0.0, float("nan")])
 def test_an_impossible_hold_is_refused(hold):
-    with pytest.raises(GlamError, match="exploration_hold must be at least 1"):
+    with pytest.raises(GlamError, match="exploration_hold must be in"):
         replace(DEBUG, exploration_hold=hold).validate()
 
 
@@ -263,13 +263,24 @@ def test_filter_starts_again_where_random_play_ends(tmp_path):
     trainer.close()
 
 
-def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    ("part", "match"),
+    [
+        (lambda t: t.world_model.prior.weight, "the world model's weights not finite"),
+        (lambda t: t.agent.actor.layers[0].weight, "the agent's weights not finite"),
+        (
+            lambda t: t.agent.optimizer.state[t.agent.actor.layers[0].weight]["exp_avg"],
+            "the agent's optimizer not finite",
+        ),
+    ],
+)
+def test_what_is_not_finite_replaces_no_checkpoint(tmp_path, part, match):
     trainer = make(tmp_path)
-    trainer.save()
+    trainer.train()
     before = {p: p.read_bytes() for p in trainer.run.checkpoints()}
     with torch.no_grad():
-        trainer.world_model.prior.weight[0, 0] = float("nan")
-    with pytest.raises(GlamError, match="weights not finite"):
+        part(trainer)[0, 0] = float("nan")
+    with pytest.raises(GlamError, match=match):
         trainer.save()
     assert {p: p.read_bytes() for p in trainer.run.checkpoints()} == before
     trainer.close()
@@ -278,17 +289,28 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
-        ("total_steps", 0, "total_steps must be positive"),
+        ("total_steps", 0, r"total_steps must be in \[1, inf\)"),
         ("length", 16, "must exceed context"),
         ("context", 2, "4 steps"),
         ("dream_starts", "nowhere", "computed or fresh"),
         ("imagination_batch", 10_000, "lower it"),
-        ("repeat_action_probability", 1.5, "lie in"),
+        ("repeat_action_probability", 1.5, r"in \[0, 1\)"),
         ("random_steps", 10, "raise them to"),
         ("replay_capacity", 10, "raise it to"),
-        ("decay_from", 1.5, "decay_from must lie"),
+        ("decay_from", 1.5, "decay_from must be in"),
         ("model", replace(DEBUG.model, unimix=-0.1), "model.unimix must be"),
-        ("final_learning_rate", 0.0, "final_learning_rate must be positive"),
+        ("seed", -1, "seed must be in"),
+        ("learning_rate", float("inf"), "learning_rate must be in"),
+        ("learning_rate", float("nan"), "learning_rate must be in"),
+        ("image_warmup", -1, "image_warmup must be in"),
+        ("horizon", replace(DEBUG.horizon, every=0), "horizon.every must be in"),
+        ("horizon", replace(DEBUG.horizon, initial=0), "horizon.initial must be in"),
+        ("horizon", replace(DEBUG.horizon, maximum=1), "horizon.maximum 1 is less"),
+        ("freeze", replace(DEBUG.freeze, adapt=-1), "freeze.adapt must be in"),
+        ("loss", replace(DEBUG.loss, dynamics=float("nan")), "loss.dynamics must be in"),
+        ("loss", replace(DEBUG.loss, decode_fraction=0.0), "loss.decode_fraction must be in"),
+        ("model", replace(DEBUG.model, classes=300), "model.classes must be at most 256"),
+        ("final_learning_rate", 0.0, r"final_learning_rate must be in \(0, inf\)"),
     ],
 )
 def test_impossible_settings(field, value, match):

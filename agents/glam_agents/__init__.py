@@ -64,6 +64,15 @@ class AgentKind:
         """Return the config of a training preset, such as ``"small"``."""
         return self.presets[name] if name in self.presets else self.config()
 
+    def validate(self, config: Any) -> None:
+        """Check a config by its own ``validate()``, if it has one.
+
+        Raises:
+            GlamError: a value is impossible.
+        """
+        if hasattr(config, "validate"):
+            config.validate()
+
     def with_sizes_of(self, config: Any, other: Any) -> Any:
         """Return ``config`` with those fields of ``other`` that determine shapes."""
         return replace(config, **{name: getattr(other, name) for name in self.sizes})
@@ -126,7 +135,12 @@ def config_of(
         raise GlamError(f"{where}: agent must be an object with a class, got {stored!r}")
     values = dict(stored)
     kind = find_agent(values.pop("class", default))
-    return kind, from_json(kind.config, values, f"{where}: agent")
+    config = from_json(kind.config, values, f"{where}: agent")
+    try:
+        kind.validate(config)
+    except GlamError as error:
+        raise GlamError(f"{where}: {error}") from error
+    return kind, config
 
 
 def load_agent(

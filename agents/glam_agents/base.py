@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from glam_env.model.distributions import one_hot
 from glam_env.training.imagination import Player, Rollout
 
 
-class ModuleAgent(nn.Module):
+class ModuleAgent(nn.Module, ABC):
     """Base class of an agent that is a module with one optimizer.
 
     It implements :class:`~glam_env.training.imagination.Agent` but for :meth:`act` and
@@ -22,6 +23,7 @@ class ModuleAgent(nn.Module):
 
     optimizer: torch.optim.Optimizer
 
+    @abstractmethod
     def act(
         self,
         features: Tensor,
@@ -39,11 +41,10 @@ class ModuleAgent(nn.Module):
         Returns:
             (E) int64 actions.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Learn from imagined dreams; return detached scalars for the log."""
-        raise NotImplementedError
 
     def player(self, one_hot_width: int) -> Player:
         """Return :meth:`act` as a function of codes z_t and h_{t−1}.

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from glam_agents import AgentKind
 from glam_agents.base import ModuleAgent
+from glam_env.checks import require_ranges
 from glam_env.fast.precision import autocast
 from glam_env.model.distributions import (
     SymlogTwoHot,
@@ -71,6 +72,30 @@ class StormConfig:
     range_floor: float = 1.0
     value_bins: int = 255
     autocast: bool = True
+
+    def validate(self) -> None:
+        """Check all values.
+
+        Raises:
+            GlamError: a value is outside of its range.
+        """
+        require_ranges(
+            self,
+            {
+                "hidden": "[1, inf)",
+                "gamma": "[0, 1]",
+                "lambda_": "[0, 1]",
+                "entropy": "[0, inf)",
+                "learning_rate": "(0, inf)",
+                "adam_eps": "(0, inf)",
+                "gradient_clip": "(0, inf)",
+                "slow_decay": "[0, 1)",
+                "range_decay": "[0, 1)",
+                "range_floor": "(0, inf)",
+                "value_bins": "[2, inf)",
+            },
+            "agent.",
+        )
 
 
 AGENT_PRESETS: dict[str, StormConfig] = {

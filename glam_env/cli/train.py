@@ -208,6 +208,7 @@ class Train:
             self._require_unchanged(path)
             return game, RunFolder(path), kind
         self.train.validate()
+        kind.validate(self.agent)
         settings: dict[str, Any] = {
             "game": game,
             "preset": self.preset,

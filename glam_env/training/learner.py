@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from glam_env.fast.graphs import CapturedUpdate
 from glam_env.fast.precision import autocast
@@ -176,6 +177,21 @@ class Learner:
             "optimizer": self._optimizer.state_dict(),
             "agent": self.agent.learner_state(),
         }
+
+    def find_broken(self) -> str | None:
+        """Name the first part that holds numbers that are not finite; None if there is none."""
+        agent_optimizer = self.agent.learner_state().get("optimizer", {})
+        parts = {
+            "the world model's weights": self.world_model.state_dict(),
+            "the world model's optimizer": self._optimizer.state_dict()["state"],
+            "the agent's weights": self.agent.export_state(),
+            "the agent's optimizer": agent_optimizer.get("state", {}),
+        }
+        for name, tree in parts.items():
+            leaves = tree_leaves(tree)
+            if not all(bool(x.isfinite().all()) for x in leaves if isinstance(x, Tensor)):
+                return name
+        return None
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Load a :meth:`state`."""

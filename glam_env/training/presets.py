@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from glam_env.checks import require_ranges
 from glam_env.errors import GlamError
 from glam_env.model.config import LossConfig, WorldModelConfig
 
@@ -55,6 +56,59 @@ class FreezeConfig:
     adapt: int = 0
     latent_batch: int = 16
     latent_length: int = 64
+
+
+_COUNT, _AMOUNT, _SHARE, _POSITIVE = "[1, inf)", "[0, inf)", "[0, 1]", "(0, inf)"
+
+_RANGES = {
+    **dict.fromkeys(
+        [
+            "total_steps",
+            "random_steps",
+            "num_envs",
+            "replay_capacity",
+            "batch",
+            "update_every",
+            "agent_updates",
+            "image_batch",
+            "imagination_batch",
+            "log_every",
+            "checkpoint_every",
+            "exploration_hold",
+        ],
+        _COUNT,
+    ),
+    **dict.fromkeys(("image_warmup", "model_warmup"), _AMOUNT),
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
+    "seed": "[0, 9223372036854775807]",
+    "decay_from": _SHARE,
+    "repeat_action_probability": "[0, 1)",
+}
+_HORIZON_RANGES = {"initial": _COUNT, "increase": _AMOUNT, "every": _COUNT, "maximum": _COUNT}
+_FREEZE_RANGES = {
+    **dict.fromkeys(("finetune", "margin", "adapt"), _AMOUNT),
+    "margin_weight": _POSITIVE,
+    "latent_batch": _COUNT,
+    "latent_length": _COUNT,
+}
+_LOSS_RANGES = {
+    **dict.fromkeys(
+        [
+            "dynamics",
+            "representation",
+            "variation",
+            "free_nats",
+            "variation_free_nats",
+            "margin",
+            "latent_gradient",
+            "reward_weight",
+        ],
+        _AMOUNT,
+    ),
+    **dict.fromkeys(("foreground_weight", "margin_weight"), _POSITIVE),
+    "foreground_threshold": _SHARE,
+    "decode_fraction": "(0, 1]",
+}
 
 
 @dataclass(frozen=True)
@@ -146,20 +200,19 @@ class TrainConfig:
         Raises:
             GlamError: A setting that cannot work; the message says which and what would work.
         """
-        positive = (
-            "total_steps random_steps num_envs replay_capacity batch update_every agent_updates "
-            "image_batch imagination_batch log_every checkpoint_every learning_rate gradient_clip "
-            "final_learning_rate"
-        )
-        for name in positive.split():
-            if not getattr(self, name) > 0:
-                raise GlamError(f"{name} must be positive, got {getattr(self, name)}")
+        require_ranges(self, _RANGES)
+        require_ranges(self.horizon, _HORIZON_RANGES, "horizon.")
+        require_ranges(self.freeze, _FREEZE_RANGES, "freeze.")
+        require_ranges(self.loss, _LOSS_RANGES, "loss.")
+        if self.horizon.maximum < self.horizon.initial:
+            raise GlamError(
+                f"horizon.maximum {self.horizon.maximum} is less than horizon.initial "
+                f"{self.horizon.initial}; make it at least that"
+            )
         try:
             self.model.validate()
         except ValueError as error:
             raise GlamError(f"model.{error}") from error
-        if not self.freeze.latent_batch > 0:
-            raise GlamError(f"freeze.latent_batch must be positive, got {self.freeze.latent_batch}")
         if self.context < self.model.core.context:
             raise GlamError(
                 f"context {self.context} is shorter than the {self.model.core.context} steps "
@@ -185,23 +238,12 @@ class TrainConfig:
                 "length (freeze.latent_batch or freeze.latent_length once images are frozen), or "
                 "set dream_starts fresh"
             )
-        if not 0.0 <= self.repeat_action_probability < 1.0:
-            raise GlamError(
-                "repeat_action_probability must lie in [0, 1), "
-                f"got {self.repeat_action_probability}"
-            )
-        if not 0.0 <= self.decay_from <= 1.0:
-            raise GlamError(f"decay_from must lie in [0, 1], got {self.decay_from}")
         if not all(0.0 <= share <= 1.0 for share in at) or list(at) != sorted(set(at)):
             raise GlamError(f"freeze.at must hold ascending shares in [0, 1], got {at}")
         if not self.exploration or not all(0.0 <= chance <= 1.0 for chance in self.exploration):
             raise GlamError(
                 f"exploration must hold chances in [0, 1], one or more, got {self.exploration}"
             )
-        if not self.exploration_hold >= 1.0:
-            raise GlamError(f"exploration_hold must be at least 1, got {self.exploration_hold}")
-        if not 0.0 < self.loss.decode_fraction <= 1.0:
-            raise GlamError(f"decode_fraction must lie in (0, 1], got {self.loss.decode_fraction}")
         longest = max(lengths.values())
         if self.random_steps < self.num_envs * longest:
             raise GlamError(

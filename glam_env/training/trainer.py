@@ -323,11 +323,11 @@ class Trainer:
         """Write a checkpoint from which training resumes exactly.
 
         Raises:
-            GlamError: The weights are not finite, or the folder cannot be written; earlier
-                checkpoints stay.
+            GlamError: Weights or optimizer states are not finite, or the folder cannot be
+                written; earlier checkpoints stay.
         """
-        if not all(bool(p.isfinite().all()) for p in self.world_model.parameters()):
-            raise self._broken("weights")
+        if broken := self.learner.find_broken():
+            raise self._broken(broken)
         self.replay.flush()
         if self.latents is not None:
             self.latents.flush()
