@@ -227,4 +227,4 @@ def measure_all(
         trained, steps=steps, behavior_steps=behavior_steps, branch_steps=branch_steps
     )
     print(report.table())
-    return {"score": score.as_json(), "fidelity": report.as_json()}
+    return {"score": score.as_json(), "fidelity": report.figures()}

@@ -51,8 +51,8 @@ class Examination:
         """Whether all checks hold."""
         return all(check.passed for check in self.checks)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return all figures, then all rows, ready for `json.dumps`."""
+    def figures(self) -> dict[str, Any]:
+        """Return all figures, ready for `json.dumps`; a checkpoint stores them."""
         plain: dict[str, Any] = {}
         for name, report in self.reports.items():
             fields = None if report is None else report.as_json()
@@ -60,16 +60,20 @@ class Examination:
                 plain |= fields or {}
             else:
                 plain[name] = fields
+        return plain
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures, then all rows, ready for `json.dumps`."""
         rows = [
             {"measure": name, **asdict(row)}
             for name, report in self.found.items()
             for row in report.rows()
         ]
-        return {**plain, "rows": rows}
+        return {**self.figures(), "rows": rows}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], where: str = "report") -> Examination:
-        """Read what `as_json` gave, be it of an earlier version.
+        """Read what `figures` or `as_json` gave, be it of an earlier version.
 
         Args:
             plain: The JSON. Measures that it does not hold were left out.
