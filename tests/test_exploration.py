@@ -8,8 +8,8 @@ from glam_env.training.exploration import Exploration
 CHANCES = (0.0, 0.1, 0.5, 1.0)
 
 
-def draw(exploration: Exploration, rng: np.random.Generator, steps: int):
-    drawn = [exploration.draw(rng) for _ in range(steps)]
+def draw(exploration: Exploration, rng: np.random.Generator, steps: int, **options: bool):
+    drawn = [exploration.draw(rng, **options) for _ in range(steps)]
     return np.stack([actions for actions, _ in drawn]), np.stack([taken for _, taken in drawn])
 
 
@@ -24,6 +24,16 @@ def test_the_shares_are_right_and_actions_are_held(hold):
     assert repeats == pytest.approx(1.0 - (1.0 / hold) * 2.0 / 3.0, abs=0.02)
     shares = np.bincount(actions[:, 3], minlength=3) / len(actions)
     np.testing.assert_allclose(shares, 1.0 / 3.0, atol=0.03)
+
+
+def test_in_random_play_every_env_takes_held_actions():
+    exploration, rng = Exploration(CHANCES, 4, 3, 8.0), np.random.default_rng(0)
+    actions, taken = draw(exploration, rng, 20_000, always=True)
+    assert taken.all()
+    repeats = (actions[1:] == actions[:-1]).mean(0)
+    np.testing.assert_allclose(repeats, 1.0 - (1.0 / 8.0) * 2.0 / 3.0, atol=0.02)
+    _, taken = draw(exploration, rng, 20_000)
+    np.testing.assert_allclose(taken.mean(0), CHANCES, atol=0.03)
 
 
 def test_without_a_hold_each_step_draws_again():

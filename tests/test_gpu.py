@@ -89,6 +89,7 @@ def test_loss_and_its_gradients():
         torch.randint(6, (2, 12)),
         torch.randn(2, 12),
         torch.zeros(2, 12, dtype=torch.bool),
+        torch.ones(2, 12, dtype=torch.bool),
     )
     peaked = 20.0 * torch.randn(8 * 8)  # so that both models draw the same latents
     for model in (cpu, gpu):

@@ -118,6 +118,7 @@ def test_the_world_model_s_update_does_not_wait(world_model, bfloat16) -> None:
         torch.randint(6, (2, 12), device=DEVICE),
         torch.zeros(2, 12, device=DEVICE),
         torch.zeros(2, 12, dtype=torch.bool, device=DEVICE),
+        torch.ones(2, 12, dtype=torch.bool, device=DEVICE),
     )
 
     def update() -> torch.Tensor:

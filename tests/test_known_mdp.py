@@ -44,7 +44,8 @@ def draw_cells(cells):
 
 def batch_of(walk):
     images = draw_cells(walk.cells)
-    return SequenceBatch(images, walk.actions, walk.earned(PAYS).float(), walk.earned(KILLS))
+    rewards, kills = walk.earned(PAYS).float(), walk.earned(KILLS)
+    return SequenceBatch(images, walk.actions, rewards, kills, torch.ones_like(kills))
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,7 @@ def test_the_latent_loss_is_the_whole_loss_without_its_image_terms(frozen):
         torch.randint(6, (3, 12), generator=generator),
         torch.randn(3, 12, generator=generator),
         torch.rand(3, 12, generator=generator) < 0.2,
+        torch.arange(12) < torch.tensor([[12], [6], [9]]),
     )
     log_probs, projected = frozen.latents(images.flatten(0, 1))
     batch = LatentBatch(log_probs.unflatten(0, (3, 12)), projected.unflatten(0, (3, 12)), *rest)
@@ -113,6 +114,7 @@ def test_latent_loss_draws_at_draw_temperature_and_predicts_the_stored_latents(m
         torch.randint(6, (4, 12), generator=generator),
         torch.zeros(4, 12),
         torch.zeros(4, 12, dtype=torch.bool),
+        torch.arange(12) < torch.tensor([[12], [6], [9], [4]]),
     )
     torch.manual_seed(1)
     _, metrics, posterior = sharp.latent_loss(batch, LossConfig())
@@ -120,7 +122,8 @@ def test_latent_loss_draws_at_draw_temperature_and_predicts_the_stored_latents(m
     assert torch.equal(posterior.codes, sample_codes(batch.log_probs, temperature=0.25))
     start = sharp.core.context - 1
     prior = sharp.prior_log_probs(posterior.core.h[:, :-1])
-    kl = categorical_kl(batch.log_probs[:, start + 1 :], prior).mean()
+    kl = categorical_kl(batch.log_probs[:, start + 1 :], prior)
+    kl = kl[batch.valid[:, start + 1 :]].mean()
     torch.testing.assert_close(metrics["dynamics_kl"], kl)
 
 

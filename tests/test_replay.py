@@ -1,5 +1,7 @@
 """The replay ring: the sequences it draws, what survives a kill, and what is refused."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -42,26 +44,50 @@ class Recorder:
         for _ in range(count):
             self.add(rng.random(self.replay.streams) < chance)
 
-    def valid_starts(self, length):
-        """Find the (stream, step) pairs by the definition, one by one."""
+    def episodes(self):
+        """List what counts of each episode as (stream, first, end), by the definition."""
         oldest = max(0, len(self.ends) - self.replay.capacity)
-        return {
-            (stream, step)
-            for stream in range(self.replay.streams)
-            for step in range(oldest, len(self.ends) - length + 1)
-            if not any(self.ends[t][stream] for t in range(step, step + length - 1))
-        }
+        found = []
+        for stream in range(self.replay.streams):
+            first = oldest
+            for step in range(oldest, len(self.ends)):
+                if self.ends[step][stream] or step == len(self.ends) - 1:
+                    found.append((stream, first, step + 1))
+                    first = step + 1
+        return found
+
+    def places(self, length):
+        """Map each window that may be drawn, (stream, first, end), to its share of the draws."""
+        shares = {}
+        for stream, first, end in self.episodes():
+            for begin in range(first - length + 1, end):
+                window = stream, max(begin, first), min(begin + length, end)
+                shares[window] = shares.get(window, 0) + 1
+        total = sum(shares.values())
+        return {window: count / total for window, count in shares.items()}
 
 
-def starts_of(batch):
-    """Return (stream, step) of each sequence's start, after checking that it is whole."""
+def windows_of(batch):
+    """Return (stream, first, end) of each sequence, after checking that its steps are in order."""
     numbers = batch.actions
     length = numbers.shape[1]
-    assert torch.equal(numbers, numbers[:, :1] + torch.arange(length))
+    count = batch.valid.sum(1)
+    assert (count > 0).all()
+    assert torch.equal(batch.valid, torch.arange(length) < count[:, None])
+    steps = torch.minimum(torch.arange(length), count[:, None] - 1)  # padding repeats the last
+    assert torch.equal(numbers, numbers[:, :1] + steps)
     assert torch.equal(batch.rewards, numbers + 0.5)
     assert torch.equal(batch.images[:, :, 0, 0, 0].long(), numbers % 1000 % 256)
     assert torch.equal(batch.images[:, :, 0, 0, 1].long(), numbers // 1000)
-    return [divmod(int(first), 1000) for first in numbers[:, 0]]
+    starts = [divmod(int(first), 1000) for first in numbers[:, 0]]
+    return [(s, t, t + int(n)) for (s, t), n in zip(starts, count, strict=True)]
+
+
+def chi_square_is_fair(counts, expected):
+    """Compare counts with what is expected of them: within five standard deviations."""
+    # n degrees of freedom: mean n, standard deviation √(2n).
+    chi_square = (np.square(counts - expected) / expected).sum()
+    return chi_square < len(counts) + 5 * np.sqrt(2 * len(counts))
 
 
 # --- sequences ---------------------------------------------------------------------------
@@ -83,60 +109,96 @@ def test_sequences_cross_no_end_and_no_seam(
     rng = np.random.default_rng(seed)
     recorder = Recorder(tmp_path_factory.mktemp("replay"), streams, capacity, spare)
     recorder.add_many(steps, rng, chance)
-    valid = recorder.valid_starts(length)
-    replay = recorder.replay
-    oldest = max(0, steps - capacity)
-    assert {(int(s), int(age) + oldest) for s, age in replay.starts(length)} == valid
-    if not valid:
-        with pytest.raises(GlamError, match=f"no {length} steps in a row"):
-            replay.sample(4, length, rng)
-        return
+    replay, places = recorder.replay, recorder.places(length)
     batch = replay.sample(64, length, rng)
-    drawn = starts_of(batch)
-    assert set(drawn) <= valid
-    for (stream, step), life_lost in zip(drawn, batch.life_lost, strict=True):
-        ends = [recorder.ends[t][stream] for t in range(step, step + length)]
-        assert life_lost.tolist() == ends
+    drawn = windows_of(batch)
+    assert set(drawn) <= places.keys()
+    for (stream, first, end), life_lost in zip(drawn, batch.life_lost, strict=True):
+        ends = [recorder.ends[t][stream] for t in range(first, end)]
+        assert life_lost[: len(ends)].tolist() == ends
         assert not any(ends[:-1])
 
+    whole = {(s, t, t + length) for s, a, b in recorder.episodes() for t in range(a, b - length + 1)}
+    if not whole:
+        with pytest.raises(GlamError, match=f"no {length} steps in a row"):
+            replay.draw_whole(4, length, rng)
+        return
+    drawn = windows_of(replay.read(replay.draw_whole(64, length, rng)))
+    assert set(drawn) <= whole
 
-def test_all_places_are_drawn_equally_often(tmp_path):
+
+def test_every_step_is_drawn_equally_often(tmp_path):
+    """The last and first steps of an episode too, and those of episodes shorter than a window."""
+    length, draws = 6, 40_000
+    recorder, rng = Recorder(tmp_path, 2, 40, 3), np.random.default_rng(0)
+    recorder.add_many(75, rng, 0.15)
+    lengths = [end - first for _, first, end in recorder.episodes()]
+    assert min(lengths) < length / 2
+    assert max(lengths) > 2 * length
+
+    windows = recorder.replay.draw_windows(draws, length, rng)
+    numbers = recorder.replay.take("actions", windows.places)[:, 0].numpy()
+    drawn = Counter(
+        (number // 1000, number % 1000, number % 1000 + count)
+        for number, count in zip(numbers.tolist(), windows.valid.sum(1).tolist(), strict=True)
+    )
+    places = recorder.places(length)
+    counts = np.array([drawn[window] for window in places])
+    assert counts.sum() == draws
+    assert chi_square_is_fair(counts, draws * np.array(list(places.values())))
+
+    steps = np.zeros((2, 75))
+    for (stream, first, end), count in drawn.items():
+        steps[stream, first:end] += count
+    assert not steps[:, :35].any()  # overwritten
+    # Neighbours lie in the same windows, so a step's count varies by √length more than if drawn
+    # alone; all are within five such deviations of their common mean.
+    mean = steps[:, 35:].mean()
+    assert np.abs(steps[:, 35:] - mean).max() < 5 * np.sqrt(length * mean)
+    share = sum(n * (b - a) for (_, a, b), n in places.items()) * draws / 80
+    assert abs(mean - share) < 0.02 * share
+
+
+def test_whole_windows_are_drawn_equally_often(tmp_path):
     recorder, rng = Recorder(tmp_path, 2, 20, 3), np.random.default_rng(0)
     recorder.add_many(55, rng, 0.15)
-    valid = recorder.valid_starts(4)
-    drawn = starts_of(recorder.replay.sample(200 * len(valid), 4, rng))
-    counts = np.array([drawn.count(place) for place in sorted(valid)])
-    assert 10 < len(valid) < 34
+    whole = [(s, t, t + 4) for s, a, b in recorder.episodes() for t in range(a, b - 3)]
+    replay = recorder.replay
+    drawn = windows_of(replay.read(replay.draw_whole(200 * len(whole), 4, rng)))
+    counts = np.array([drawn.count(window) for window in whole])
+    assert 10 < len(whole) < 34
     assert counts.sum() == len(drawn)
-    # About n = len(valid) degrees of freedom: mean n, standard deviation √(2n); five of them.
-    chi_square = ((counts - 200) ** 2 / 200).sum()
-    assert chi_square < len(valid) + 5 * np.sqrt(2 * len(valid))
+    assert chi_square_is_fair(counts, np.full(len(whole), 200.0))
 
 
 def test_the_reward_of_an_episodes_last_step_belongs_to_that_episode(tmp_path):
     recorder = Recorder(tmp_path, 1, 20)
     for step in range(12):
         recorder.add([step == 5])
-    rng = np.random.default_rng(0)
-    batch = recorder.replay.sample(200, 6, rng)
-    closing = batch.rewards[batch.life_lost[:, -1]]
-    assert len(closing)  # a sequence may end with the last step, whose reward is 5.5
-    assert (closing == torch.arange(6) + 0.5).all()
-    begins = set(batch.actions[:, 0].tolist())
-    assert begins == {0, 6}  # and none goes past it
+    batch = recorder.replay.sample(300, 6, np.random.default_rng(0))
+    ends = {(begin, end) for _, begin, end in windows_of(batch)}
+    assert ends >= {(0, 6), (6, 12), (5, 6), (0, 1), (6, 7), (11, 12)}
+    assert not any(begin < 6 < end for begin, end in ends)
+    assert (batch.rewards[batch.life_lost & batch.valid] == 5.5).all()
 
 
 def test_the_whole_ring_is_one_sequence_at_most(tmp_path):
     recorder, rng = Recorder(tmp_path, 1, 8), np.random.default_rng(0)
     recorder.add_many(21, rng, 0.0)
-    assert starts_of(recorder.replay.sample(3, 8, rng)) == [(0, 13)] * 3
+    replay = recorder.replay
+    assert windows_of(replay.read(replay.draw_whole(3, 8, rng))) == [(0, 13, 21)] * 3
     with pytest.raises(GlamError, match="no 9 steps in a row"):
-        recorder.replay.sample(3, 9, rng)
+        replay.draw_whole(3, 9, rng)
+    assert {end - begin for _, begin, end in windows_of(replay.sample(99, 30, rng))} == set(
+        range(1, 9)
+    )
 
 
 def test_an_empty_replay_says_so(tmp_path):
-    with pytest.raises(GlamError, match="collect more random steps"):
-        Replay(tmp_path, 1, 8).sample(1, 2, np.random.default_rng(0))
+    replay = Replay(tmp_path, 1, 8)
+    for draw in (replay.draw_windows, replay.draw_whole):
+        with pytest.raises(GlamError, match="collect more random steps"):
+            draw(1, 2, np.random.default_rng(0))
 
 
 def test_single_frames_are_drawn_from_all_steps_that_count(tmp_path):
@@ -156,7 +218,7 @@ def test_length_types_and_device(tmp_path):
     recorder.add_many(20, rng, 0.0)
     assert len(recorder.replay) == 20
     batch = recorder.replay.sample(3, 5, rng, "cpu")
-    dtypes = (torch.uint8, torch.int64, torch.float32, torch.bool)
+    dtypes = (torch.uint8, torch.int64, torch.float32, torch.bool, torch.bool)
     assert tuple(tensor.dtype for tensor in batch) == dtypes
     assert batch.images.shape == (3, 5, 64, 64, 3)
     elsewhere = recorder.replay.sample(3, 5, rng, "meta")
@@ -167,9 +229,9 @@ def test_a_sample_is_a_copy_and_follows_its_generator(tmp_path):
     recorder = Recorder(tmp_path, 1, 10)
     recorder.add_many(10, np.random.default_rng(0), 0.0)
     batches = [recorder.replay.sample(8, 3, np.random.default_rng(s)) for s in (1, 1, 2)]
-    assert starts_of(batches[0]) == starts_of(batches[1]) != starts_of(batches[2])
+    assert windows_of(batches[0]) == windows_of(batches[1]) != windows_of(batches[2])
     batches[0].images.fill_(99)
-    assert starts_of(recorder.replay.sample(8, 3, np.random.default_rng(1)))
+    assert windows_of(recorder.replay.sample(8, 3, np.random.default_rng(1)))
 
 
 # --- files and checkpoints ---------------------------------------------------------------
@@ -192,23 +254,21 @@ def test_a_killed_run_finds_its_replay_as_the_checkpoint_left_it(
     state = recorder.replay.state()
     samples = [np.random.default_rng(5) for _ in range(2)]
     length = 3
-    valid = recorder.valid_starts(length)
-    expected = recorder.replay.sample(16, length, samples[0]) if valid else None
+    episodes = recorder.episodes()
+    expected = recorder.replay.sample(16, length, samples[0])
     known = list(recorder.ends)
     recorder.add_many(after, rng, 0.5)
     recorder.ends = known
 
     reopened = Replay(folder, 2, capacity, spare=12)
     reopened.load_state(state)
-    oldest = max(0, before - capacity)
-    assert {(int(s), int(a) + oldest) for s, a in reopened.starts(length)} == valid
-    if expected is not None:
-        batch = reopened.sample(16, length, samples[1])
-        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
-    recorder.replay = reopened  # it continues as if it had not been killed
-    recorder.add_many(5, rng, 0.1)
-    if valid := recorder.valid_starts(length):
-        assert set(starts_of(reopened.sample(32, length, samples[1]))) <= valid
+    recorder.replay = reopened
+    assert recorder.episodes() == episodes
+    batch = reopened.sample(16, length, samples[1])
+    assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+    recorder.add_many(5, rng, 0.1)  # it continues as if it had not been killed
+    places = recorder.places(length)
+    assert set(windows_of(reopened.sample(32, length, samples[1]))) <= places.keys()
 
 
 def test_loading_a_state_drops_the_places_of_later_steps(tmp_path):
@@ -216,21 +276,22 @@ def test_loading_a_state_drops_the_places_of_later_steps(tmp_path):
     recorder.add_many(6, rng, 0.0)
     state = recorder.replay.state()
     recorder.add_many(4, rng, 0.0)
-    assert len(recorder.replay.starts(3)) == 8
-    recorder.replay.load_state(state)
-    assert len(recorder.replay.starts(3)) == 4
+    for last in (10, 6):
+        windows = windows_of(recorder.replay.sample(200, 3, rng))
+        assert max(end for _, _, end in windows) == last
+        recorder.replay.load_state(state)
 
 
 def test_the_files_outlive_the_process(tmp_path):
     recorder, rng = Recorder(tmp_path / "deep" / "replay", 2, 10, 2), np.random.default_rng(0)
     recorder.add_many(17, rng, 0.2)
-    state, valid = recorder.replay.state(), recorder.valid_starts(3)
+    state, places = recorder.replay.state(), recorder.places(3)
     recorder.replay.flush()
     del recorder.replay
     reopened = Replay(tmp_path / "deep" / "replay", 2, 10, 2)
     assert len(reopened) == 0  # nothing counts until a state is loaded
     reopened.load_state(state)
-    assert set(starts_of(reopened.sample(50, 3, rng))) <= valid
+    assert set(windows_of(reopened.sample(50, 3, rng))) <= places.keys()
 
 
 @pytest.mark.parametrize("shape", [(3, 10, 2), (2, 11, 2), (2, 10, 3)])

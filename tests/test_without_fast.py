@@ -34,6 +34,7 @@ batch = SequenceBatch(
     torch.randint(3, (2, 9)),
     torch.randn(2, 9),
     torch.rand(2, 9) < 0.3,
+    torch.arange(9) < torch.tensor([[9], [7]]),
 )
 optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 torch.manual_seed(1)
@@ -41,7 +42,7 @@ loss, _, posterior = model.loss(batch, LossConfig())
 loss.backward()
 optimizer.step()
 model.eval()
-state = model.dream_starts(posterior, torch.tensor([0, 1]), torch.tensor([5, 8]))
+state = model.dream_starts(posterior, torch.tensor([0, 1]), torch.tensor([5, 6]))
 step = model.step(state, torch.tensor([0, 2]), generator=torch.Generator().manual_seed(2))
 grads = [p.grad for p in model.parameters() if p.grad is not None]
 assert ("glam_env.fast" in sys.modules) != refused

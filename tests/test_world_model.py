@@ -37,7 +37,8 @@ def make_batch(rows=2, length=9, seed=0):
     images = torch.randint(256, (rows, length, 64, 64, 3), dtype=torch.uint8, generator=g)
     actions = torch.randint(3, (rows, length), generator=g)
     rewards = torch.randint(-2, 3, (rows, length), generator=g).float()
-    return SequenceBatch(images, actions, rewards, torch.rand(rows, length, generator=g) < 0.4)
+    life_lost = torch.rand(rows, length, generator=g) < 0.4
+    return SequenceBatch(images, actions, rewards, life_lost, torch.ones_like(life_lost))
 
 
 def make_codes(*shape, seed=0):
@@ -68,10 +69,14 @@ def assert_states_close(left, right, **tolerance):
 # --- the loss ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("counts", [(9, 9), (9, 6), (3, 5)], ids=str)
 @pytest.mark.parametrize("config", [LossConfig(), OPEN, LossConfig(free_nats=0.2)])
-def test_every_term_of_the_loss_by_hand(config):
+def test_every_term_of_the_loss_by_hand(config, counts):
+    """Steps that are padding count in none."""
     model, batch = make_model(), make_batch()
     rows, length = batch.actions.shape
+    valid = torch.arange(length) < torch.tensor(counts)[:, None]
+    batch = batch._replace(valid=valid)
     loss, metrics, posterior = seeded_loss(model, batch, config)
 
     with torch.no_grad():  # still in training mode: BatchNorm sees the same batch
@@ -87,13 +92,13 @@ def test_every_term_of_the_loss_by_hand(config):
         probs = values.double().reshape(*values.shape[:-1], 3, 5).softmax(-1)
         return 0.99 * probs + 0.01 / 5
 
-    reconstruction = ((drawn - frames / 255.0) ** 2).double().sum() / (rows * length)
+    reconstruction = ((drawn - frames / 255.0) ** 2).double()[valid.flatten()].sum() / sum(counts)
     x = x.unflatten(0, (rows, length))
     q = categorical(logits.flatten(1).unflatten(0, (rows, length)))
     reward, termination, dynamics, variation = [], [], [], []
     with torch.no_grad():
         for b in range(rows):
-            for t in range(START, length):
+            for t in range(START, counts[b]):
                 h = output.h[b, t - START]
                 # r_t and the end of a life follow the action at t: they belong to h_t.
                 log_probs = model.reward.layers(h).double().log_softmax(-1).numpy()
@@ -103,7 +108,7 @@ def test_every_term_of_the_loss_by_hand(config):
                 reward.append(-(1 - at + low) * log_probs[low] - (at - low) * log_probs[low + 1])
                 p = model.termination.layers(h).double().sigmoid().item()
                 termination.append(-np.log(p if batch.life_lost[b, t] else 1 - p))
-                if t + 1 == length:
+                if t + 1 == counts[b]:
                     continue
                 # h_t predicts z_{t+1}, u^g_t the change of the image features to t + 1.
                 prior = categorical(model.prior(h))
@@ -125,6 +130,25 @@ def test_every_term_of_the_loss_by_hand(config):
     expected += 0.1 * max(config.variation_free_nats, terms["variation_kl"])
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert metrics["loss"].item() == loss.item()
+
+
+def test_padding_changes_neither_loss_nor_gradient_nor_figures():
+    model, batch = make_model().eval(), make_batch()  # BatchNorm would see the padding
+    batch = batch._replace(valid=torch.arange(9) < torch.tensor([[9], [6]]))
+    other = make_batch(seed=1)
+    mixed = [
+        torch.where(batch.valid.view(2, 9, *[1] * (a.ndim - 2)), a, b)
+        for a, b in zip(batch[:-1], other[:-1], strict=True)
+    ]
+    loss, metrics, _ = seeded_loss(model, batch, OPEN)
+    gradient = encoder_gradient(model, batch, OPEN)
+    batch = batch._replace(**dict(zip(batch._fields, mixed, strict=False)))
+    loss_again, metrics_again, _ = seeded_loss(model, batch, OPEN)
+    torch.testing.assert_close(loss_again, loss)
+    torch.testing.assert_close(encoder_gradient(model, batch, OPEN), gradient)
+    assert metrics.keys() == metrics_again.keys()
+    for name, value in metrics.items():
+        torch.testing.assert_close(metrics_again[name], value)
 
 
 def test_a_draw_temperature_sharpens_what_is_drawn_for_use_and_no_loss():

@@ -1,7 +1,7 @@
 """The losses of the world model: equations 8, 9, 10 and 12 of the paper.
 
-Each function returns a mean over the frames or the valid steps of a batch. K and C are the latent's
-categoricals and classes, M stands for any leading dimensions.
+Each function returns a mean over the frames or steps that are valid, not padding. K and C are the
+latent's categoricals and classes, M stands for any leading dimensions.
 """
 
 from __future__ import annotations
@@ -49,8 +49,19 @@ def total_loss(terms: LossTerms, config: LossConfig) -> Tensor:
     return loss
 
 
+def valid_mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean of (M) values over the (M) bool that are valid; over all if None."""
+    if valid is None:
+        return x.mean()
+    return (x * valid).sum() / valid.sum().clamp_min(1)
+
+
 def reconstruction_loss(
-    drawn: Tensor, images: Tensor, background: Tensor, config: LossConfig
+    drawn: Tensor,
+    images: Tensor,
+    background: Tensor,
+    config: LossConfig,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the squared error of drawn frames (eq. 9, image).
 
@@ -62,6 +73,7 @@ def reconstruction_loss(
         images: (M, 64, 64, 3) uint8.
         background: (64, 64, 3) float32 in [0, 1].
         config: Weights.
+        valid: (M) bool, the frames that count; None: all.
 
     Returns:
         The loss, and as metrics ``foreground_error``: the squared error on the pixels that differ
@@ -81,15 +93,18 @@ def reconstruction_loss(
         around = F.max_pool2d(mask.float().movedim(-1, 1), side, 1, config.margin).movedim(1, -1)
         weight = (1.0 + (config.margin_weight - 1.0) * around).clamp_min(weight)
     with torch.no_grad():
-        worst = (difference.square() * mask).sum().clamp_min(1e-6)
-        metrics = {"foreground_error": (error * mask).sum() / worst}
+        shown = 1.0 if valid is None else valid[:, None, None, None]
+        worst = (difference.square() * mask * shown).sum().clamp_min(1e-6)
+        metrics = {"foreground_error": (error * mask * shown).sum() / worst}
         if config.margin > 0:
-            metrics["margin_error"] = (error * around).sum() / worst
+            metrics["margin_error"] = (error * around * shown).sum() / worst
     weighted = error if isinstance(weight, float) else weight * error
-    return weighted.sum((1, 2, 3)).mean(), metrics
+    return valid_mean(weighted.sum((1, 2, 3)), valid), metrics
 
 
-def reward_loss(code: SymlogTwoHot, logits: Tensor, rewards: Tensor, config: LossConfig) -> Tensor:
+def reward_loss(
+    code: SymlogTwoHot, logits: Tensor, rewards: Tensor, config: LossConfig, valid: Tensor
+) -> Tensor:
     """Compute the symlog two-hot loss of the reward (eq. 9, reward).
 
     Args:
@@ -97,24 +112,27 @@ def reward_loss(code: SymlogTwoHot, logits: Tensor, rewards: Tensor, config: Los
         logits: (M, bins).
         rewards: (M) float32; those other than zero have weight ``config.reward_weight``.
         config: Weights.
+        valid: (M) bool.
     """
     losses = code.loss(logits, rewards)
     weight = 1.0 + (config.reward_weight - 1.0) * (rewards != 0)
-    return (weight * losses).mean()
+    return valid_mean(weight * losses, valid)
 
 
-def termination_loss(logits: Tensor, life_lost: Tensor) -> Tensor:
+def termination_loss(logits: Tensor, life_lost: Tensor, valid: Tensor) -> Tensor:
     """Compute the binary cross-entropy of the end of a life (eq. 9, continuation).
 
     Args:
         logits: (M) of "this transition ended the life".
         life_lost: (M) bool.
+        valid: (M) bool.
     """
-    return F.binary_cross_entropy_with_logits(logits, life_lost.float())
+    losses = F.binary_cross_entropy_with_logits(logits, life_lost.float(), reduction="none")
+    return valid_mean(losses, valid)
 
 
 def dynamics_loss(
-    posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig
+    posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig, valid: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute max(free, KL(sg q(z_{t+1}) ‖ p(z_{t+1} | h_t))) (eq. 9, dynamics).
 
@@ -125,17 +143,18 @@ def dynamics_loss(
         prior_logits: (M, K, C) of p, before the uniform share.
         unimix: Share of the uniform distribution in p.
         config: Free nats.
+        valid: (M) bool, the frames z_{t+1} that are not padding.
 
     Returns:
         The loss, the mean KL before the bound, and the mean entropy of p without gradient.
     """
     kl, entropy = kl_to_logits(posterior, prior_logits, unimix)
-    mean = kl.mean()
-    return mean.clamp_min(config.free_nats), mean, entropy.mean()
+    mean = valid_mean(kl, valid)
+    return mean.clamp_min(config.free_nats), mean, valid_mean(entropy, valid)
 
 
 def representation_loss(
-    posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig
+    posterior: Tensor, prior_logits: Tensor, unimix: float, config: LossConfig, valid: Tensor
 ) -> Tensor:
     """Compute max(free, KL(q(z_{t+1}) ‖ sg p(z_{t+1} | h_t))) (eq. 9, representation).
 
@@ -144,13 +163,15 @@ def representation_loss(
         prior_logits: (M, K, C) of p; gets no gradient.
         unimix: Share of the uniform distribution in p.
         config: Free nats.
+        valid: (M) bool, the frames z_{t+1} that are not padding.
     """
     prior = unimix_log_probs(prior_logits.detach(), unimix)
-    return categorical_kl(posterior, prior).mean().clamp_min(config.free_nats)
+    kl = valid_mean(categorical_kl(posterior, prior), valid)
+    return kl.clamp_min(config.free_nats)
 
 
 def variation_loss(
-    change: Tensor, predicted_logits: Tensor, config: LossConfig
+    change: Tensor, predicted_logits: Tensor, config: LossConfig, valid: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compare GMamba's own prediction with the change of the image features (eq. 10).
 
@@ -161,10 +182,11 @@ def variation_loss(
         change: (M, K, C) projected image features of t + 1 less those of t, as logits.
         predicted_logits: (M, K, C) from u^g_t.
         config: Free nats.
+        valid: (M) bool, the frames of t + 1 that are not padding.
 
     Returns:
         The loss, and the mean KL before the bound.
     """
     kl, _ = kl_to_logits(unimix_log_probs(change), predicted_logits)
-    mean = kl.mean()
+    mean = valid_mean(kl, valid)
     return mean.clamp_min(config.variation_free_nats), mean

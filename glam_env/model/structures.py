@@ -45,19 +45,21 @@ def tree_tensors(tree: Any) -> list[Tensor]:
 
 
 class SequenceBatch(NamedTuple):
-    """B sequences of L steps, none of which crosses the end of an episode.
+    """B sequences of up to L steps, none of which crosses the end of an episode.
 
     Attributes:
         images: (B, L, 64, 64, 3) uint8.
         actions: (B, L) int64.
         rewards: (B, L) float32.
         life_lost: (B, L) bool, this transition ended a life (or the game).
+        valid: (B, L) bool; the others are padding, at the end of a sequence.
     """
 
     images: Tensor
     actions: Tensor
     rewards: Tensor
     life_lost: Tensor
+    valid: Tensor
 
 
 class LatentBatch(NamedTuple):
@@ -70,6 +72,7 @@ class LatentBatch(NamedTuple):
         actions: (B, L) int64.
         rewards: (B, L) float32.
         life_lost: (B, L) bool.
+        valid: (B, L) bool.
     """
 
     log_probs: Tensor
@@ -77,6 +80,7 @@ class LatentBatch(NamedTuple):
     actions: Tensor
     rewards: Tensor
     life_lost: Tensor
+    valid: Tensor
 
 
 class DreamState(NamedTuple):
@@ -122,8 +126,10 @@ class Posterior(NamedTuple):
 
     Attributes:
         codes: (B, L, K) int64.
+        valid: (B, L) bool, the steps that are not padding.
         core: The sequence core's parallel pass.
     """
 
     codes: Tensor
+    valid: Tensor
     core: CoreOutput

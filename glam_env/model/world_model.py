@@ -184,7 +184,7 @@ class WorldModel(nn.Module):
             posterior: Of :meth:`loss` or :meth:`latent_loss`.
             rows: (N) int64, the sequences.
             positions: (N) int64. At position t, ``core.context`` ≤ t < L, the dream sees z_t and
-                has observed steps 0 … t − 1.
+                has observed steps 0 … t − 1. Padding is no place to start.
         """
         start = self.core.context - 1
         return DreamState(
@@ -214,13 +214,13 @@ class WorldModel(nn.Module):
         codes = sample_codes(log_probs.detach())  # (B·L, K)
         z = straight_through(log_probs, codes).flatten(-2)  # (B·L, K·C)
 
-        shown, targets = z, batch.images.flatten(0, 1)
+        shown, targets, valid = z, batch.images.flatten(0, 1), batch.valid.flatten()
         if config.decode_fraction < 1.0:
             count = max(1, round(config.decode_fraction * b * length))
             # Not randperm, which a CUDA graph cannot hold.
             chosen = torch.rand(b * length, device=z.device).argsort()[:count]
-            shown, targets = shown[chosen], targets[chosen]
-        reconstruction, metrics = self.reconstruction(shown, targets, config)
+            shown, targets, valid = shown[chosen], targets[chosen], valid[chosen]
+        reconstruction, metrics = self.reconstruction(shown, targets, config, valid)
 
         if config.latent_gradient != 1.0:
             z = z.detach() + config.latent_gradient * (z - z.detach())
@@ -232,7 +232,7 @@ class WorldModel(nn.Module):
         terms, others, output = self._sequence_terms(z.unflatten(0, (b, length)), latents, config)
         loss = losses.total_loss(terms._replace(reconstruction=reconstruction), config)
         metrics |= {"reconstruction": reconstruction.detach(), **others, "loss": loss.detach()}
-        return loss, metrics, Posterior(codes.unflatten(0, (b, length)), output)
+        return loss, metrics, Posterior(codes.unflatten(0, (b, length)), batch.valid, output)
 
     def latent_loss(
         self, batch: LatentBatch, config: LossConfig
@@ -250,7 +250,7 @@ class WorldModel(nn.Module):
         z = one_hot(codes, self.config.classes).flatten(-2)
         terms, metrics, output = self._sequence_terms(z, batch, config)
         loss = losses.total_loss(terms, config)
-        return loss, metrics | {"loss": loss.detach()}, Posterior(codes, output)
+        return loss, metrics | {"loss": loss.detach()}, Posterior(codes, batch.valid, output)
 
     def autoencoder_loss(
         self, images: Tensor, config: LossConfig
@@ -262,10 +262,14 @@ class WorldModel(nn.Module):
         return loss, {"reconstruction": loss.detach()} | metrics
 
     def reconstruction(
-        self, z: Tensor, images: Tensor, config: LossConfig
+        self, z: Tensor, images: Tensor, config: LossConfig, valid: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw (N, K·C) latents and compare them with (N, 64, 64, 3) uint8 images."""
-        return losses.reconstruction_loss(self.decoder(z), images, self.decoder.background, config)
+        """Draw (N, K·C) latents and compare them with (N, 64, 64, 3) uint8 images.
+
+        See :func:`glam_env.model.losses.reconstruction_loss`.
+        """
+        background = self.decoder.background
+        return losses.reconstruction_loss(self.decoder(z), images, background, config, valid)
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -290,17 +294,20 @@ class WorldModel(nn.Module):
         """Compute all terms but the reconstruction, from the latents z (B, L, K·C)."""
         start, unimix = self.core.context - 1, self.config.unimix  # h_t is there from t = start
         output = self.core(self.embed(z, batch.actions))
+        valid, valid_next = batch.valid[:, start:], batch.valid[:, start + 1 :]
 
         posterior = batch.log_probs[:, start + 1 :].float()  # of z_{t+1}
         shape = posterior.shape[-2:]  # (K, C)
         prior = self.prior(output.h[:, :-1]).unflatten(-1, shape)
-        dynamics, dynamics_kl, entropy = losses.dynamics_loss(posterior, prior, unimix, config)
+        dynamics, dynamics_kl, entropy = losses.dynamics_loss(
+            posterior, prior, unimix, config, valid_next
+        )
 
         rewards = batch.rewards[:, start:]
         reward_logits = self.reward(output.h)
-        reward = losses.reward_loss(self.reward_code, reward_logits, rewards, config)
+        reward = losses.reward_loss(self.reward_code, reward_logits, rewards, config, valid)
         termination = losses.termination_loss(
-            self.termination(output.h).squeeze(-1), batch.life_lost[:, start:]
+            self.termination(output.h).squeeze(-1), batch.life_lost[:, start:], valid
         )
         terms = LossTerms(reward, termination, dynamics)
         metrics = {"reward": reward, "termination": termination, "dynamics_kl": dynamics_kl}
@@ -311,18 +318,22 @@ class WorldModel(nn.Module):
             change = projected[:, start + 1 :] - projected[:, start:-1]
             predicted = self.variation(output.variation[:, :-1])
             variation, metrics["variation_kl"] = losses.variation_loss(
-                change.unflatten(-1, shape), predicted.unflatten(-1, shape), config
+                change.unflatten(-1, shape), predicted.unflatten(-1, shape), config, valid_next
             )
             terms = terms._replace(variation=variation)
         if posterior.requires_grad:
-            representation = losses.representation_loss(posterior, prior, unimix, config)
+            representation = losses.representation_loss(
+                posterior, prior, unimix, config, valid_next
+            )
             terms = terms._replace(representation=representation)
         with torch.no_grad():
-            events = rewards != 0
+            events = (rewards != 0) & valid
             near = (self.reward_code.mean(reward_logits) - rewards).abs() < 0.5 * rewards.abs()
             metrics |= {
                 "prior_entropy": entropy,
-                "posterior_entropy": categorical_entropy(posterior).sum(-1).mean(),
+                "posterior_entropy": losses.valid_mean(
+                    categorical_entropy(posterior).sum(-1), valid_next
+                ),
                 "rewards_found": (near & events).sum() / events.sum().clamp_min(1),
             }
         return terms, {name: value.detach() for name, value in metrics.items()}, output

@@ -36,11 +36,21 @@ class Exploration:
         self._action = np.zeros(num_envs, np.int64)
         self._left = np.zeros(num_envs, np.int64)
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Draw for one step: (E) int64 actions, and (E) bool, which envs take theirs."""
+    def draw(
+        self, rng: np.random.Generator, *, always: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw for one step.
+
+        Args:
+            rng: The caller's generator, which a resumed run restores.
+            always: Every env takes its random action, whatever its chance.
+
+        Returns:
+            (E) int64 actions, and (E) bool, which envs take theirs.
+        """
         size = len(self.chances)
         actions = rng.integers(self._num_actions, size=size)
-        begin = (rng.random(size) < self._begin) & (self._left == 0)
+        begin = ((rng.random(size) < self._begin) | always) & (self._left == 0)
         steps = rng.geometric(1.0 / self._hold, size=size) if self._hold > 1.0 else 1
         self._action = np.where(begin, actions, self._action)
         self._left = np.where(begin, steps, self._left)

@@ -59,7 +59,8 @@ def draw_contexts(
     generator = torch.Generator(device).manual_seed(seed)
     codes, actions = [], []
     for start in range(0, count, ENCODE_BATCH):
-        batch = replay.sample(min(ENCODE_BATCH, count - start), length + 1, rng, device)
+        windows = replay.draw_whole(min(ENCODE_BATCH, count - start), length + 1, rng)
+        batch = replay.read(windows, device)
         with torch.no_grad():
             code = sample_codes(world_model.encode(batch.images), generator=generator)
         codes.append(code.to(torch.uint8).cpu())

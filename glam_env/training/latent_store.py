@@ -61,10 +61,13 @@ class LatentStore:
         self, batch: int, length: int, rng: np.random.Generator, device: torch.device | str = "cpu"
     ) -> LatentBatch:
         """Draw a batch as :meth:`Replay.sample` does; call :meth:`catch_up` first."""
-        places = self.replay.draw_places(batch, length, rng)
-        log_probs, projected = upload(self._array[places], device).float().unbind(2)
-        others = (self.replay.take(name, places, device) for name in LatentBatch._fields[2:])
-        return LatentBatch(log_probs.unflatten(-1, self._shape), projected, *others)
+        windows = self.replay.draw_windows(batch, length, rng)
+        stored = self._array[windows.places]
+        log_probs, projected = upload(stored, device).float().unbind(2)
+        names = LatentBatch._fields[2:-1]
+        others = (self.replay.take(name, windows.places, device) for name in names)
+        valid = upload(windows.valid, device)
+        return LatentBatch(log_probs.unflatten(-1, self._shape), projected, *others, valid)
 
     def flush(self) -> None:
         """Write everything to the disk."""

@@ -119,14 +119,20 @@ class Learner:
 
     @torch.no_grad()
     def draw_starts(self, count: int) -> DreamState:
-        """Draw states that the last :meth:`update_model` computed after a full context."""
+        """Draw states that the last :meth:`update_model` computed after a full context.
+
+        Where padding leaves fewer than ``count`` of them, some are drawn several times.
+        """
         assert self._posterior is not None  # every agent update follows a model update
         context = self.config.context
-        batch, length = self._posterior.codes.shape[:2]
-        # Not randperm: on a GPU it may wait for the device.
-        places = torch.rand(batch * (length - context), device=self.device).argsort()[:count]
-        rows = places // (length - context)
-        positions = context + places % (length - context)
+        valid = self._posterior.valid[:, context:]  # (B, L − context)
+        # Not randperm: on a GPU it may wait for the device, and so would counting on the host.
+        keys = torch.rand(valid.shape, device=self.device).masked_fill(~valid, 2.0)
+        order = keys.flatten().argsort()  # padding last
+        index = torch.arange(count, device=self.device) % valid.sum().clamp_min(1)
+        places = order[index]
+        rows = places // valid.shape[1]
+        positions = context + places % valid.shape[1]
         with self.autocast():
             return self.world_model.dream_starts(self._posterior, rows, positions)
 

@@ -125,7 +125,8 @@ class TrainConfig:
         num_envs: Number of games played in parallel.
         exploration: Probability in [0, 1] that an action is random instead of the agent's. Give
             one for all envs or one for each; a shorter list repeats.
-        exploration_hold: Mean number of steps for which a random action is held (geometric).
+        exploration_hold: Mean number of steps for which a random action is held (geometric
+            distribution), in random play too.
         repeat_action_probability: Probability in [0, 1) that the game repeats the last action;
             sticky actions. 0 is the convention of Atari 100k.
         replay_capacity: Steps kept in the replay, over all envs.

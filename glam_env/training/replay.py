@@ -2,7 +2,7 @@
 
 Each stream (an env of the emulator) has a ring. Step t of a stream is a frame, the action taken on
 it, the reward that followed, and whether a life or the episode ended. A sampled sequence crosses
-neither the end of an episode nor the seam of the ring.
+neither the end of an episode nor the seam of the ring; what is missing of its length is padding.
 
 The files hold more steps than the ring's capacity. The spare slots keep steps that a checkpoint
 needs from being overwritten before the next checkpoint, so a killed run resumes with its replay.
@@ -11,7 +11,7 @@ needs from being overwritten before the next checkpoint, so a killed run resumes
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,25 @@ _FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
     "terminated": (np.bool_, ()),
     "truncated": (np.bool_, ()),
 }
+
+
+class Windows(NamedTuple):
+    """B windows of L steps of a replay.
+
+    Attributes:
+        streams: (B, 1) int64.
+        slots: (B, L) int64, ring slots; padding repeats the last valid one.
+        valid: (B, L) bool; padding, at the end of a window, is not.
+    """
+
+    streams: np.ndarray
+    slots: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Streams and slots, to index an array of the replay with."""
+        return self.streams, self.slots
 
 
 class Replay:
@@ -61,7 +80,7 @@ class Replay:
         self.folder, self.writable = folder, writable
         self.streams, self.capacity, self.ring = streams, capacity, capacity + spare
         self.added = 0  # steps ever added to each stream
-        self._starts: dict[int, np.ndarray] = {}  # by length; emptied by add
+        self._known_segments: np.ndarray | None = None  # dropped by add
         self._arrays = {
             name: self.open_beside(name, dtype, shape) for name, (dtype, shape) in _FIELDS.items()
         }
@@ -121,62 +140,92 @@ class Replay:
         for array, value in zip(self._arrays.values(), values, strict=True):
             array[:, slot] = value
         self.added += 1
-        self._starts.clear()
+        self._known_segments = None
 
     def _order(self) -> np.ndarray:
         """Return the ring slots of the steps that count, oldest first."""
         count = min(self.added, self.capacity)
         return np.arange(self.added - count, self.added) % self.ring
 
-    def starts(self, length: int) -> np.ndarray:
-        """List where ``length`` steps in a row lie in one episode.
+    def _segments(self) -> np.ndarray:
+        """List the runs of steps that no end and no seam interrupts.
 
         Returns:
-            (N, 2) int64 pairs of stream and age of the first step; age 0 is the oldest step.
+            (N, 3) int64: stream, age of the first step, and age after the last one; age 0 is the
+            oldest step.
         """
-        if length not in self._starts:
+        if self._known_segments is None:
             order = self._order()
             ends = (self._arrays["terminated"] | self._arrays["truncated"])[:, order]
-            before = np.pad(np.cumsum(ends, axis=1), ((0, 0), (1, 0)))
-            # No end among the first length − 1 steps; the last one may end the episode.
-            last = len(order) - length
-            if last < 0:
-                self._starts[length] = np.empty((0, 2), np.int64)
-                return self._starts[length]
-            free = before[:, length - 1 : last + length] == before[:, : last + 1]
-            self._starts[length] = np.argwhere(free)
-        return self._starts[length]
+            ends[:, -1:] = True
+            stream, last = np.nonzero(ends)
+            first = np.roll(last, 1) + 1
+            first[np.diff(stream, prepend=-1) > 0] = 0
+            self._known_segments = np.stack([stream, first, last + 1], 1)
+        return self._known_segments
 
-    def draw_places(
-        self, batch: int, length: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw sequences uniformly from all places where one fits.
+    def draw_windows(self, batch: int, length: int, rng: np.random.Generator) -> Windows:
+        """Draw windows such that every step lies in as many of them as any other.
+
+        A window may begin up to ``length`` − 1 steps before the first step of an episode, or end
+        as far after its last one: with equal chances for all places where it overlaps an episode,
+        every step is in a window with the same probability. Only the overlap is valid; the other
+        places, moved to the end of the window, are padding.
 
         Args:
-            batch: B sequences.
+            batch: B windows.
             length: L steps in each.
             rng: The caller's generator, which a resumed run restores.
 
-        Returns:
-            Streams (B, 1) and ring slots (B, L), to index ``[streams, slots]``.
+        Raises:
+            GlamError: The replay is empty.
+        """
+        if len(self) == 0:
+            raise GlamError("the replay is empty; collect more random steps first")
+        stream, first, end = self._segments().T
+        places = np.cumsum(end - first + length - 1)
+        place = rng.integers(places[-1], size=batch)
+        chosen = np.searchsorted(places, place, side="right")
+        stream, first, end = stream[chosen], first[chosen], end[chosen]
+        begin = end - places[chosen] + place  # from first − length + 1 to end − 1
+        age = np.maximum(begin, first)
+        count = np.minimum(begin + length, end) - age
+        steps = np.arange(length)
+        valid = steps < count[:, None]  # (B, L)
+        ages = age[:, None] + np.minimum(steps, count[:, None] - 1)
+        return Windows(stream[:, None], self._order()[ages], valid)
+
+    def draw_whole(self, batch: int, length: int, rng: np.random.Generator) -> Windows:
+        """Draw windows without padding, uniformly from all places where one fits.
+
+        Steps near the ends of an episode lie in fewer of them. See :meth:`draw_windows`.
 
         Raises:
-            GlamError: No sequence of this length lies in one episode.
+            GlamError: No window of this length lies in one episode.
         """
-        starts = self.starts(length)
-        if len(starts) == 0:
+        stream, first, end = self._segments().T
+        places = np.cumsum(np.maximum(end - first - length + 1, 0))
+        if len(places) == 0 or places[-1] == 0:
             raise GlamError(
                 f"no {length} steps in a row lie within one episode of the {len(self)} recorded; "
-                "collect more random steps first or shorten the batch length"
+                "collect more random steps first or shorten the context"
             )
-        stream, age = starts[rng.integers(len(starts), size=batch)].T
-        return stream[:, None], self._order()[age[:, None] + np.arange(length)]
+        place = rng.integers(places[-1], size=batch)
+        chosen = np.searchsorted(places, place, side="right")
+        age = end[chosen] - length + 1 - places[chosen] + place
+        slots = self._order()[age[:, None] + np.arange(length)]
+        return Windows(stream[chosen][:, None], slots, np.ones(slots.shape, bool))
 
     def take(
         self, name: str, places: tuple[np.ndarray, np.ndarray], device: torch.device | str = "cpu"
     ) -> torch.Tensor:
-        """Read one field at drawn places: (B, L, ...)."""
+        """Read one field at given streams and slots: (B, L, ...)."""
         return upload(self._arrays[name][places], device)
+
+    def read(self, windows: Windows, device: torch.device | str = "cpu") -> SequenceBatch:
+        """Read the steps of drawn windows."""
+        fields = (self.take(name, windows.places, device) for name in SequenceBatch._fields[:-1])
+        return SequenceBatch(*fields, upload(windows.valid, device))
 
     def sample(
         self,
@@ -185,9 +234,8 @@ class Replay:
         rng: np.random.Generator,
         device: torch.device | str = "cpu",
     ) -> SequenceBatch:
-        """Draw a batch of ``batch`` sequences of ``length`` steps; see :meth:`draw_places`."""
-        places = self.draw_places(batch, length, rng)
-        return SequenceBatch(*(self.take(name, places, device) for name in SequenceBatch._fields))
+        """Draw a batch of ``batch`` sequences of ``length`` steps; see :meth:`draw_windows`."""
+        return self.read(self.draw_windows(batch, length, rng), device)
 
     def sample_images(
         self, count: int, rng: np.random.Generator, device: torch.device | str = "cpu"
@@ -215,4 +263,4 @@ class Replay:
                 f"this one {self.streams} of {self.ring}; resume with the run's own settings"
             )
         self.added = int(state["added"])
-        self._starts.clear()
+        self._known_segments = None

@@ -181,9 +181,8 @@ class Trainer:
 
     def _collect(self, *, random: bool) -> None:
         """Step every game once and add the steps to the replay."""
-        count = self.config.num_envs
         if random:
-            actions = self.rng.integers(self.game.num_actions, size=count)
+            actions, _ = self.exploration.draw(self.rng, always=True)
         else:
             with self.learner.autocast():
                 choice = self.agent.act(self.filter.see(self._frames, self._first))
@@ -276,7 +275,8 @@ class Trainer:
     def _fresh_starts(self) -> DreamState:
         """Draw contexts from the replay and return the states after them."""
         c = self.config
-        batch = self.replay.sample(c.imagination_batch, c.context + 1, self.rng, self.device)
+        windows = self.replay.draw_whole(c.imagination_batch, c.context + 1, self.rng)
+        batch = self.replay.read(windows, self.device)
         with self.learner.autocast():
             self.world_model.eval()
             codes = sample_codes(self.world_model.encode(batch.images))
