@@ -54,9 +54,7 @@ def test_settings_have_their_present_names(earlier):
     ("checkpoint", "phase", "updates"),
     [("step_0000000249.pt", "image fine-tuning", 1), ("step_0000000252.pt", "adaptation", 1)],
 )
-def test_a_run_resumes_where_it_was_and_does_the_same_work(
-    earlier, checkpoint, phase, updates
-):
+def test_a_run_resumes_where_it_was_and_does_the_same_work(earlier, checkpoint, phase, updates):
     for path in RunFolder(earlier / "run").checkpoints():
         if path.name != checkpoint:
             path.unlink()

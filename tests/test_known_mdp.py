@@ -2,14 +2,17 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.distributions import one_hot
 from glam_env.model.structures import SequenceBatch
 from glam_env.model.world_model import WorldModel
+from glam_env.training.replay import Replay
 
 CELLS, STAY, ADVANCE = 6, 0, 1
 PAYS, KILLS = 2, 4  # advancing from these cells earns 1, or ends a life
@@ -48,24 +51,29 @@ def batch_of(walk):
     return SequenceBatch(images, walk.actions, rewards, kills, torch.ones_like(kills))
 
 
-@pytest.fixture(scope="module")
-def model():
-    """Train a tiny world model on 200 batches of walks."""
+def train(draw):
+    """Train a tiny world model on 200 batches."""
+    config = WorldModelConfig(num_actions=2, stem=4, categoricals=4, classes=4, width=32)
+    loss_config = LossConfig(free_nats=0.1, decode_fraction=0.25)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        generator = torch.Generator().manual_seed(0)
-        config = WorldModelConfig(num_actions=2, stem=4, categoricals=4, classes=4, width=32)
-        loss_config = LossConfig(free_nats=0.1, decode_fraction=0.25)
         world = WorldModel(config)
         trained = [p for p in world.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(trained, lr=4e-3)
         for _ in range(200):
-            loss, _, _ = world.loss(batch_of(draw_walks(8, 16, generator)), loss_config)
+            loss, _, _ = world.loss(draw(), loss_config)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 100.0)
             optimizer.step()
     return world.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Train on walks."""
+    generator = torch.Generator().manual_seed(0)
+    return train(lambda: batch_of(draw_walks(8, 16, generator)))
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +157,37 @@ def test_a_sampled_dream_is_one_future(model, walk):
         agree = (predicted == follows)[:, 1:].float().mean()
         assert agree > 0.9
         assert agree > 0.05 + (predicted == follows.roll(1, 0))[:, 1:].float().mean()
+
+
+# --- episodes that are shorter than a window ------------------------------------------------------
+
+
+def record(replay, steps, rng):
+    """Play from the first cell to beyond the last, which alone earns 1 and ends the episode."""
+    cells = np.zeros(replay.streams, np.int64)
+    for _ in range(steps):
+        actions = np.where(rng.random(replay.streams) < 0.6, ADVANCE, STAY)
+        ends = (cells == CELLS - 1) & (actions == ADVANCE)
+        images = draw_cells(torch.from_numpy(cells)).numpy()
+        replay.add(images, actions, ends.astype(np.float32), ends, ends, np.zeros_like(ends))
+        cells = np.where(ends, 0, cells + actions)
+
+
+def test_a_reward_at_the_last_step_alone_is_learned(tmp_path):
+    """Episodes last 10 steps on average, windows 24: none fits into an episode."""
+    replay, rng = Replay(tmp_path, 4, 250), np.random.default_rng(0)
+    record(replay, 250, rng)
+    model = train(lambda: replay.sample(8, 24, rng))
+    held_out = Replay(tmp_path / "held out", 4, 250)
+    record(held_out, 250, rng)
+    batch = held_out.sample(64, 24, rng)
+    with torch.no_grad():
+        z = one_hot(model.encode(batch.images).argmax(-1), 4).flatten(-2)
+        h = model.core(model.embed(z, batch.actions)).h
+        rewards = model.reward_code.mean(model.reward(h))
+        ends = model.termination(h).squeeze(-1) > 0.0
+    start = model.core.context - 1
+    valid, truth = batch.valid[:, start:], batch.life_lost[:, start:]
+    assert (truth & valid).sum() > 20
+    assert torch.equal(ends[valid], truth[valid])
+    torch.testing.assert_close(rewards[valid], truth[valid].float(), atol=0.2, rtol=0.0)

@@ -118,7 +118,11 @@ def test_sequences_cross_no_end_and_no_seam(
         assert life_lost[: len(ends)].tolist() == ends
         assert not any(ends[:-1])
 
-    whole = {(s, t, t + length) for s, a, b in recorder.episodes() for t in range(a, b - length + 1)}
+    whole = {
+        (stream, t, t + length)
+        for stream, first, end in recorder.episodes()
+        for t in range(first, end - length + 1)
+    }
     if not whole:
         with pytest.raises(GlamError, match=f"no {length} steps in a row"):
             replay.draw_whole(4, length, rng)
