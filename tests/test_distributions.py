@@ -252,6 +252,43 @@ def test_running_sums_are_a_cumulative_sum():
     assert torch.equal(running_sums(torch.ones(2, 255)), torch.arange(1.0, 256).expand(2, 255))
 
 
+@PROPERTY
+@given(VALUES)
+def test_an_expected_value_decodes_to_the_value_that_was_seen(values):
+    code, x = SymlogTwoHot(expected=True), torch.tensor(values)
+    code.see(x)
+    target = code.encode(x)
+    torch.testing.assert_close(target.sum(-1), torch.ones(len(values)))
+    assert ((target > 0).sum(-1) <= 2).all()
+    torch.testing.assert_close(code.mean(target.log()), x, rtol=1e-4, atol=1e-5)
+
+
+def test_an_expected_value_is_the_mean_over_the_range_seen_in_float64():
+    code = SymlogTwoHot(expected=True)
+    logits = torch.randn(50, 255, generator=seeded())
+    assert (code.mean(logits).abs() < 0.1).all()  # nothing but zero and its neighbours yet
+    code.see(torch.tensor([3.0, -1.0]))
+    code.see(torch.tensor([[100.0], [0.5]]))
+    assert code.seen.tolist() == [-1.0, 100.0]
+    centers = np.linspace(-20.0, 20.0, 255)
+    first = np.flatnonzero(centers <= -np.log1p(1.0))[-1]
+    last = np.flatnonzero(centers >= np.log1p(100.0))[0]
+    inside = slice(first, last + 1)
+    probs = softmax64(logits[:, inside].double().numpy())
+    values = np.sign(centers) * np.expm1(np.abs(centers))
+    np.testing.assert_allclose(code.mean(logits).numpy(), probs @ values[inside], rtol=1e-4)
+    outside = code.bounded(logits).softmax(-1)
+    outside[:, inside] = 0.0
+    assert (outside == 0).all()
+
+    # Half a chance of 100 points counts as 50, not as 9.
+    half = (0.5 * code.encode(torch.tensor(100.0)) + 0.5 * code.encode(torch.tensor(0.0))).log()
+    assert code.mean(half).item() == pytest.approx(50.0, rel=1e-4)
+    other = SymlogTwoHot()
+    half = (0.5 * other.encode(torch.tensor(100.0)) + 0.5 * other.encode(torch.tensor(0.0))).log()
+    assert other.mean(half).item() == pytest.approx(np.expm1(0.5 * np.log1p(100.0)), rel=1e-4)
+
+
 def test_two_hot_samples_average_to_their_distribution():
     code = SymlogTwoHot()
     logits = code.encode(torch.tensor(3.7)).log().expand(5_000, 255)

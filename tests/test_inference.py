@@ -31,6 +31,7 @@ def make_model(**changes) -> WorldModel:
         for head in (model.reward, model.termination):
             head.layers[-1].weight.normal_(0.0, 0.5)
         model.prior.weight.normal_(0.0, 0.7)
+    model.reward_code.see(torch.tensor([-3.0, 50.0]))
     return model.eval().requires_grad_(False)
 
 
@@ -53,6 +54,7 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
         {"core": GlamConfig(global_depth=2, local_depth=3, local_window=3)},
         {"core": GlamConfig(local_window=6, conv_width=3, state_size=5, expand=1)},
         {"unimix": 0.1, "draw_temperature": 0.5},
+        {"expected_reward": True},
     ],
     ids=str,
 )

@@ -56,6 +56,8 @@ class StormConfig:
         range_decay: decay of the moving percentiles of the returns, per update.
         range_floor: smallest number that advantages are divided by.
         value_bins: bins of the critic, on [−20, 20] symlog.
+        expected_value: whether a value is the expected value over the range of returns that were
+            seen; otherwise, as in STORM, the mean is taken in symlog space.
         autocast: run the networks in bfloat16 where the hardware is faster with it. Losses and
             returns stay in float32.
     """
@@ -71,6 +73,7 @@ class StormConfig:
     range_decay: float = 0.99
     range_floor: float = 1.0
     value_bins: int = 255
+    expected_value: bool = False
     autocast: bool = True
 
     def validate(self) -> None:
@@ -164,7 +167,7 @@ class ActorCritic(ModuleAgent):
         self.actor = Head(feature_dim, config.hidden, num_actions, zero=True)
         self.critic = Head(feature_dim, config.hidden, config.value_bins, zero=True)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.value_code = SymlogTwoHot(config.value_bins)
+        self.value_code = SymlogTwoHot(config.value_bins, expected=config.expected_value)
         # Moving 5th and 95th percentile of the returns; NaN until the first update sets them.
         self.register_buffer("return_range", torch.full((2,), float("nan")))
         self.register_buffer("_quantiles", torch.tensor(RETURN_QUANTILES), persistent=False)
@@ -227,6 +230,7 @@ class ActorCritic(ModuleAgent):
             rewards, terminated = rollout.rewards, rollout.terminated
             returns = lambda_returns(rewards, values, terminated, c.gamma, c.lambda_)
             slow_returns = lambda_returns(rewards, slow_values, terminated, c.gamma, c.lambda_)
+            self.value_code.see(torch.stack([returns, slow_returns]))
             # Steps after the end of a life count for nothing.
             over = torch.cumsum(terminated, 0) - terminated.long()  # (H, N), ends before step t
             alive = (over == 0).float()
@@ -290,7 +294,7 @@ class ActorCritic(ModuleAgent):
         return {
             name: value
             for name, value in self.state_dict().items()
-            if name.startswith(("actor.", "critic."))
+            if name.startswith(("actor.", "critic.", "value_code."))
         }
 
     def load_exported(self, state: Mapping[str, Tensor]) -> None:

@@ -75,9 +75,12 @@ class Layout:
         heads_middle: (2, D, D) second layers.
         second_scale: (2, 1, D) of both heads' second LayerNorms.
         second_shift: (2, 1, D).
-        reward: The reward head's last layer.
+        reward: (bins, D) weight of the reward head's last layer.
+        reward_bias: (bins), with :meth:`SymlogTwoHot.bounded` folded in.
         termination: The termination head's last layer.
-        centers: (bins) centres of the reward's bins, in symlog units.
+        bin_values: (bins) what the reward is a mean of: the bins' values, or their centres in
+            symlog units.
+        expand: Whether the mean is in symlog units.
     """
 
     config: WorldModelConfig
@@ -100,9 +103,11 @@ class Layout:
     heads_middle: Tensor
     second_scale: Tensor
     second_shift: Tensor
-    reward: nn.Linear
+    reward: Tensor
+    reward_bias: Tensor
     termination: nn.Linear
-    centers: Tensor
+    bin_values: Tensor
+    expand: bool
 
 
 def suits_layout(config: WorldModelConfig) -> bool:
@@ -125,6 +130,7 @@ def lay_out(world_model: WorldModel) -> Layout:
     pairs = list(zip(parts, tops, strict=True))
 
     embed_first, embed_norm, _, embed_out = world_model.feature_encoder
+    code = world_model.reward_code
     reward, termination = world_model.reward.layers, world_model.termination.layers
     heads = list(zip(reward, termination, strict=True))  # layer by layer
 
@@ -152,9 +158,11 @@ def lay_out(world_model: WorldModel) -> Layout:
         heads_middle=torch.stack([weight.T for weight in both(3, "weight")]),
         second_scale=torch.stack(both(4, "weight")).unsqueeze(1),
         second_shift=torch.stack(both(4, "bias")).unsqueeze(1),
-        reward=_linear(reward[-1]),
+        reward=_linear(reward[-1]).weight,
+        reward_bias=code.bounded(_linear(reward[-1]).bias),
         termination=_linear(termination[-1]),
-        centers=world_model.reward_code.centers,
+        bin_values=code.values if code.expected else code.centers,
+        expand=not code.expected,
     )
 
 

@@ -121,7 +121,7 @@ class ModelStepper:
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model = self._world_model
-        logits = model.reward(h)
+        logits = model.reward_code.bounded(model.reward(h))
         return model.reward_code.mean(logits), logits, model.termination(h).squeeze(-1)
 
     def arrange(self, state: DreamState) -> DreamState:

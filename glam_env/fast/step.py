@@ -223,8 +223,10 @@ class TorchStepper:
         x = torch.addcmul(layout.first_shift, x, layout.first_scale).relu_().transpose(0, 1)
         x = F.layer_norm(x @ layout.heads_middle, width)
         x = torch.addcmul(layout.second_shift, x, layout.second_scale).relu_()  # (2, M, D)
-        logits = layout.reward(x[0])
-        reward = symexp(logits.softmax(-1) @ layout.centers)
+        logits = F.linear(x[0], layout.reward, layout.reward_bias)
+        reward = logits.softmax(-1) @ layout.bin_values
+        if layout.expand:
+            reward = symexp(reward)
         return reward, logits, layout.termination(x[1]).squeeze(-1)
 
     def _probs(self, h: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ class WorldModelConfig:
             frame, from the prior in a dream, and for a sequence model that learns from stored
             latents. The prior's targets, and what is learned along with images, have temperature 1.
         reward_bins: Bins of the symlog two-hot reward on [−20, 20].
+        expected_reward: Whether a predicted reward is its expected value, over the range of
+            rewards that were seen. Otherwise, as in STORM, the mean is taken in symlog space, where
+            half a chance of 100 points counts as 9.
     """
 
     num_actions: int
@@ -42,6 +45,7 @@ class WorldModelConfig:
     unimix: float = 0.01
     draw_temperature: float = 1.0
     reward_bins: int = 255
+    expected_reward: bool = False
 
     @property
     def feature_dim(self) -> int:

@@ -207,28 +207,66 @@ def symexp(x: Tensor) -> Tensor:
 class SymlogTwoHot(nn.Module):
     """A scalar as a distribution over bins that are evenly spaced in symlog space.
 
-    The mean is taken in symlog space and then expanded, as in STORM: with 255 bins on [−20, 20]
-    the outermost bins would dominate a mean of expanded bins.
+    By default the mean is taken in symlog space and then expanded, as in STORM. That is not the
+    expected value: half a chance of 100 counts as 9. The expected value needs bounds, since with
+    255 bins on [−20, 20] the outermost bins stand for 5e8, however improbable. It is taken over
+    the bins between the least and the largest value that :meth:`see` has been given.
 
     Args:
         bins: Number of bins, at least 2.
         low: First bin centre, in symlog units.
         high: Last bin centre, in symlog units.
+        expected: Whether :meth:`mean` is the expected value.
+
+    Attributes:
+        centers: (bins) centres of the bins, in symlog units.
+        seen: (2) float32, the least and the largest value seen, and 0; only if ``expected``.
 
     Raises:
         ValueError: Fewer than 2 bins, or ``low`` is not below ``high``.
     """
 
     centers: Tensor
+    seen: Tensor
 
-    def __init__(self, bins: int = 255, low: float = -20.0, high: float = 20.0) -> None:
+    def __init__(
+        self, bins: int = 255, low: float = -20.0, high: float = 20.0, *, expected: bool = False
+    ) -> None:
         super().__init__()
         if bins < 2 or not low < high:
             raise ValueError(
                 f"two-hot bins need bins >= 2 and low < high, got {bins=} {low=} {high=}"
             )
-        self.low, self.high = low, high
+        self.low, self.high, self.expected = low, high, expected
         self.register_buffer("centers", torch.linspace(low, high, bins), persistent=False)
+        if expected:
+            self.register_buffer("seen", torch.zeros(2))
+
+    @torch.no_grad()
+    def see(self, values: Tensor) -> None:
+        """Widen the range of expected values to (...) finite values."""
+        if self.expected:
+            low = torch.minimum(self.seen[0], values.min())
+            high = torch.maximum(self.seen[1], values.max())
+            self.seen.copy_(torch.stack([low, high]))
+
+    @property
+    def values(self) -> Tensor:
+        """The (bins) float32 values that the bins stand for."""
+        return symexp(self.centers)
+
+    @property
+    def outside(self) -> Tensor:
+        """What :meth:`bounded` adds: (bins) float32, 0 or, outside of the range seen, −1e4."""
+        low, high = symlog(self.seen)
+        width = (self.high - self.low) / (self.centers.numel() - 1)
+        # Values between two bins are shares of both.
+        inside = (self.centers > low - width) & (self.centers < high + width)
+        return torch.zeros_like(self.centers).masked_fill(~inside, -1e4)
+
+    def bounded(self, logits: Tensor) -> Tensor:
+        """Leave the bins outside of the range seen no probability; no change by default."""
+        return logits + self.outside if self.expected else logits
 
     @torch.no_grad()
     def _neighbours(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,6 +278,9 @@ class SymlogTwoHot(nn.Module):
         below = position.floor().clamp(max=bins - 2)
         upper = position - below
         index = below.nan_to_num().long()  # a NaN stays in the weights
+        if self.expected:  # such that the expected value is the value
+            low, high = self.values[index], self.values[index + 1]
+            upper = ((values.float() - low) / (high - low)).clamp(0.0, 1.0)
         return torch.stack([index, index + 1], -1), torch.stack([1.0 - upper, upper], -1)
 
     def encode(self, values: Tensor) -> Tensor:
@@ -262,6 +303,8 @@ class SymlogTwoHot(nn.Module):
     def mean(self, logits: Tensor) -> Tensor:
         """Map (..., bins) logits to the (...) float32 values that they stand for."""
         with torch.autocast(logits.device.type, enabled=False):
+            if self.expected:
+                return self.bounded(logits.float()).softmax(-1) @ self.values
             return symexp(logits.float().softmax(-1) @ self.centers)
 
     def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -270,4 +313,4 @@ class SymlogTwoHot(nn.Module):
 
     def at(self, bins: Tensor) -> Tensor:
         """Map (...) int64 bins to the (...) float32 values of their centres."""
-        return symexp(self.centers[bins])
+        return self.values[bins]

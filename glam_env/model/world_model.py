@@ -66,7 +66,7 @@ class WorldModel(nn.Module):
         self.core = make_core(d, config.core)
         self.prior = nn.Linear(d, k * c)
         self.reward = Head(d, d, config.reward_bins, zero=True)
-        self.reward_code = SymlogTwoHot(config.reward_bins)
+        self.reward_code = SymlogTwoHot(config.reward_bins, expected=config.expected_reward)
         self.termination = Head(d, d, 1)
         if self.core.has_variation:
             self.variation = nn.Linear(d, k * c)
@@ -153,7 +153,7 @@ class WorldModel(nn.Module):
         prior = self.prior_log_probs(h)
         temperature = temperature * self.config.draw_temperature
         code = sample_codes(prior, temperature=temperature, generator=generator)
-        reward_logits = self.reward(h)
+        reward_logits = self.reward_code.bounded(self.reward(h))
         return Prediction(
             state=DreamState(code, h.float(), core),
             reward=self.reward_code.mean(reward_logits),
@@ -303,6 +303,7 @@ class WorldModel(nn.Module):
             posterior, prior, unimix, config, valid_next
         )
 
+        self.reward_code.see(batch.rewards)
         rewards = batch.rewards[:, start:]
         reward_logits = self.reward(output.h)
         reward = losses.reward_loss(self.reward_code, reward_logits, rewards, config, valid)

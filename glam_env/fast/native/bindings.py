@@ -47,7 +47,7 @@ class Model(ctypes.Structure):
 
     _fields_ = [
         *_fields(c_int64, "categoricals classes actions width inner size taps window rank bins"),
-        *_fields(c_int64, "lanes_of_categoricals"),
+        *_fields(c_int64, "lanes_of_categoricals expand"),
         *_fields(c_float, "unimix temperature"),
         *_fields(c_void_p, "table embed_scale embed_shift"),
         *_fields(Dense, "embed"),
@@ -59,7 +59,7 @@ class Model(ctypes.Structure):
         *_fields(c_void_p, "first_scale first_shift second_scale second_shift"),
         *_fields(Dense * 2, "middle"),
         *_fields(Dense, "reward"),
-        *_fields(c_void_p, "centers termination"),
+        *_fields(c_void_p, "bin_values termination"),
     ]
 
 

@@ -29,6 +29,7 @@ struct Scan {
 struct Model {
   int64_t categoricals, classes, actions, width, inner, size, taps, window, rank, bins;
   int64_t lanes_of_categoricals;  // categoricals rounded up to whole vectors
+  int64_t expand;  // whether bin_values are in symlog units
   float unimix, temperature;
   const float *table;  // (categoricals · classes + actions, width)
   const float *embed_scale, *embed_shift;
@@ -42,7 +43,7 @@ struct Model {
   const float *first_scale, *first_shift, *second_scale, *second_shift;  // (2, width)
   Dense middle[2];
   Dense reward;
-  const float *centers;  // (reward.outputs), zeros behind the bins
+  const float *bin_values;  // (reward.outputs), zeros behind the bins
   const float *termination;  // (width), then its bias
 };
 

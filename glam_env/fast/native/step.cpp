@@ -369,10 +369,10 @@ void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64
     for (int64_t i = 0; i < m.reward.outputs; i += LANES) {
       V p = exp(load(of_row + i) - highest);
       sum += p;
-      mean += p * load(m.centers + i);
+      mean += p * load(m.bin_values + i);
     }
-    const float symlog = total(mean) / total(sum);
-    r.reward[first + row] = std::copysign(std::expm1(std::fabs(symlog)), symlog);
+    const float value = total(mean) / total(sum);
+    r.reward[first + row] = m.expand ? std::copysign(std::expm1(std::fabs(value)), value) : value;
     V logit = splat(0.0f);
     for (int64_t i = 0; i < width; i += LANES)
       logit += load(middle[1] + row * m.middle[1].outputs + i) * load(m.termination + i);

@@ -312,7 +312,7 @@ def _describe(layout: Layout, temperature: float, packer: _Packer) -> Model:
     """Pack a layout for ``step.cpp``."""
     c, keep, dense = layout.config, packer.memory.keep, packer.dense
     lanes = -(-c.categoricals // packer.sizes.lanes) * packer.sizes.lanes
-    reward = dense(layout.reward.weight.T, layout.reward.bias, beyond=-math.inf)
+    reward = dense(layout.reward.T, layout.reward_bias, beyond=-math.inf)
     ending = layout.termination
     return Model(
         categoricals=c.categoricals,
@@ -326,6 +326,7 @@ def _describe(layout: Layout, temperature: float, packer: _Packer) -> Model:
         rank=layout.scans[0].dt.shape[1],
         bins=c.reward_bins,
         lanes_of_categoricals=lanes,
+        expand=layout.expand,
         unimix=c.unimix,
         temperature=temperature,
         table=keep(layout.table),
@@ -346,7 +347,7 @@ def _describe(layout: Layout, temperature: float, packer: _Packer) -> Model:
         second_shift=keep(layout.second_shift),
         middle=_pair(*(dense(layout.heads_middle[at]) for at in range(2))),
         reward=reward,
-        centers=keep(_padded(layout.centers, reward.outputs)),
+        bin_values=keep(_padded(layout.bin_values, reward.outputs)),
         termination=keep(torch.cat([ending.weight.flatten(), ending.bias])),
     )
 
