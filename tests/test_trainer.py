@@ -131,6 +131,35 @@ def test_image_model_is_frozen_and_fine_tuned_at_the_given_shares(tmp_path):
     trainer.close()
 
 
+@pytest.mark.parametrize(
+    "errors", [[0.3] * 4 + [0.1] * 8, [0.1, 0.1, 0.3, 0.3, 0.05, 0.1, 0.2, 0.0]]
+)
+def test_image_warm_up_ends_where_its_error_is_good_enough(tmp_path, monkeypatch, errors):
+    """The error is that of a whole window of updates, and a resumed run remembers its part."""
+    monkeypatch.setattr("glam_env.training.trainer.ERROR_WINDOW", 4)
+    config = replace(DEBUG, image_warmup=40, target_error=0.15)
+    shown = iter(errors)
+
+    def update(*_: object) -> dict[str, torch.Tensor]:
+        return {"foreground_error": torch.tensor(next(shown))}
+
+    means = np.array(errors).reshape(-1, 4).mean(1)
+    expected = 4 * (1 + int(np.argmax(means < 0.15)))
+    trainer = make(tmp_path / "run", config)
+    monkeypatch.setattr(trainer.learner, "update_images", update)
+    advance_to(trainer, "image warm-up")
+    while trainer.phase_updates < 2:
+        trainer.advance()
+    trainer.save()
+    trainer.close()
+    trainer = make(tmp_path / "run", config)
+    monkeypatch.setattr(trainer.learner, "update_images", update)
+    assert trainer.phase_updates == 2
+    advance_past(trainer, "image warm-up")
+    assert trainer.image_updates == expected
+    trainer.close()
+
+
 def test_some_envs_explore_and_the_filter_gets_the_actions_taken(tmp_path):
     config = replace(DEBUG, num_envs=4, exploration=(0.0, 1.0), total_steps=200)
     trainer = make(tmp_path / "run", config)

@@ -23,6 +23,8 @@ ADAPTATION = "adaptation"
 MODEL_WARM_UP = "model warm-up"
 JOINT_TRAINING = "joint training"
 
+ERROR_WINDOW = 100  # updates of the image model over which its error is averaged
+
 
 class Step(Enum):
     """The work that a phase repeats."""
@@ -51,12 +53,15 @@ class Phase:
             ``updates`` since the phase began.
         total: The count at which the phase is complete.
         step: The work that it repeats.
+        target_error: The phase is complete before, once the mean ``foreground_error`` of
+            ``ERROR_WINDOW`` updates is below this.
     """
 
     name: str
     unit: Literal["steps", "updates"]
     total: int
     step: Step
+    target_error: float = 0.0
 
 
 def schedule(config: TrainConfig) -> list[Phase]:
@@ -67,7 +72,8 @@ def schedule(config: TrainConfig) -> list[Phase]:
     else:
         phases = [Phase(RANDOM_PLAY, "steps", c.random_steps, Step.RANDOM_PLAY)]
     if c.image_warmup > 0:
-        phases.append(Phase(IMAGE_WARM_UP, "updates", c.image_warmup, Step.IMAGE_UPDATE))
+        work = "updates", c.image_warmup, Step.IMAGE_UPDATE
+        phases.append(Phase(IMAGE_WARM_UP, *work, c.target_error))
     played = _whole_steps(c.random_steps, c.num_envs)
     starts = [math.ceil(share * c.total_steps) for share in freeze.at]
     for start, following in pairwise([*starts, c.total_steps]):

@@ -78,7 +78,7 @@ _RANGES = {
         ],
         _COUNT,
     ),
-    **dict.fromkeys(("image_warmup", "model_warmup"), _AMOUNT),
+    **dict.fromkeys(("image_warmup", "model_warmup", "target_error"), _AMOUNT),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
     "seed": "[0, 9223372036854775807]",
     "decay_from": _SHARE,
@@ -134,7 +134,10 @@ class TrainConfig:
         length: Steps in each of these sequences.
         update_every: Environment steps per world-model update.
         agent_updates: Agent updates per world-model update.
-        image_warmup: Updates of the image model alone, after the random steps.
+        image_warmup: Updates of the image model alone, after the random steps; at most so many, if
+            there is a target_error.
+        target_error: End the image warm-up once the mean ``foreground_error`` of 100 updates is
+            below this; 0: never early.
         image_batch: Frames in an update of the image model alone.
         model_warmup: Updates of the world model on the random steps, before the agent acts.
         freeze: When the image model is frozen.
@@ -169,6 +172,7 @@ class TrainConfig:
     update_every: int = 1
     agent_updates: int = 1
     image_warmup: int = 0
+    target_error: float = 0.0
     image_batch: int = 128
     model_warmup: int = 0
     freeze: FreezeConfig = field(default_factory=FreezeConfig)

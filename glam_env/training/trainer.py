@@ -29,7 +29,7 @@ from glam_env.training.latent_store import LatentStore
 from glam_env.training.learner import AgentFactory, Learner
 from glam_env.training.memory import keep_freed_memory
 from glam_env.training.metrics import Metrics
-from glam_env.training.phases import Phase, Step, count_freezes, schedule
+from glam_env.training.phases import ERROR_WINDOW, Phase, Step, count_freezes, schedule
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
@@ -103,6 +103,8 @@ class Trainer:
         self.metrics = Metrics(run, log)
         self.phases = schedule(config)
         self.phase_index = self.phase_updates = 0
+        self._error = 0.0  # sum of foreground_error over the updates of the window under way
+        self._good_enough = False  # whether that error ends the phase
         self.env_steps = self.image_updates = self.model_updates = self.agent_updates = 0
         self._saved_at = 0  # env_steps of the last checkpoint
         checkpoint = run.load_checkpoint(self.device)
@@ -157,6 +159,7 @@ class Trainer:
                     self._collect_and_learn()
         if self._complete and phase is not self.phases[-1]:
             self.phase_index, self.phase_updates = self.phase_index + 1, 0
+            self._error, self._good_enough = 0.0, False
             if phase.step is Step.RANDOM_PLAY:
                 self._set_background()
             elif phase.step is Step.FINE_TUNING_UPDATE:
@@ -166,7 +169,7 @@ class Trainer:
     @property
     def _complete(self) -> bool:
         done = self.env_steps if self.phase.unit == "steps" else self.phase_updates
-        return done >= self.phase.total
+        return done >= self.phase.total or self._good_enough
 
     def _collect_and_learn(self) -> None:
         """Step every game once, then do the updates that are due."""
@@ -229,9 +232,15 @@ class Trainer:
             self.learner.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
         rate = self._learning_rate
-        self.metrics.averages.add(self.learner.update_images(images, loss_config, rate))
+        metrics = self.learner.update_images(images, loss_config, rate)
+        self.metrics.averages.add(metrics)
         self.image_updates += 1
         self.phase_updates += 1
+        if (target := self.phase.target_error) > 0.0:
+            self._error += float(metrics["foreground_error"])
+            if self.phase_updates % ERROR_WINDOW == 0:
+                self._good_enough = self._error / ERROR_WINDOW < target
+                self._error = 0.0
         self._maybe_log(self.image_updates, rate)
 
     def _update_model(self) -> None:
@@ -343,7 +352,11 @@ class Trainer:
             "game": self.game.name,
             "config": json.dumps(asdict(self.config)),
             "counts": self._counts,
-            "schedule": {"phase": self.phase_index, "updates": self.phase_updates},
+            "schedule": {
+                "phase": self.phase_index,
+                "updates": self.phase_updates,
+                "error": self._error,
+            },
             **self.metrics.state(),
             **self.learner.state(),
             "replay": self.replay.state(),
@@ -362,7 +375,9 @@ class Trainer:
             raise GlamError(f"this run plays {state['game']}, not {self.game.name}")
         for name in self._counts:
             setattr(self, name, state["counts"][name])
-        self.phase_index, self.phase_updates = (state["schedule"][k] for k in ("phase", "updates"))
+        schedule = state["schedule"]
+        self.phase_index, self.phase_updates = schedule["phase"], schedule["updates"]
+        self._error = schedule["error"]
         self.metrics.load_state(state)
         self.learner.load_state(state)
         self.replay.load_state(state["replay"])
