@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glam_env.fast.native import scan as native
 from glam_env.model.cores import mamba
 
 # --- fused CUDA kernels ------------------------------------------------------------------------
@@ -71,6 +72,8 @@ def selective_scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tu
         with torch.no_grad():  # the kernel does not return its states, which need no gradient
             _, states = ParallelScan.apply(x, dt, a, b, c)  # type: ignore[misc]
         return fused_scan(x, dt, a, b, c), states
+    if native.suits(len(a), x, dt, a, b, c):
+        return native.NativeScan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
     scan = LoopScan if x.device.type == "cpu" else ParallelScan
     return scan.apply(x, dt, a, b, c)  # type: ignore[no-any-return]
 
@@ -81,6 +84,8 @@ def scan_windows(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tens
     y = Σ_j (Σ_n C_n B_jn exp(A_n Σ_{k>j} dt_k)) dt_j x_j, so that only the decays are as large as
     d_inner · N at every position.
     """
+    if native.suits(len(a), x, dt, a, b, c):
+        return native.NativeWindows.apply(x, dt, a, b, c[-1])  # type: ignore[no-any-return]
     drive, weight = (dt * x).unbind(), b * c[-1]
     spans = list(dt[1:].unbind())  # Σ_{k>j} dt_k for all j but the last
     for j in range(len(spans) - 2, -1, -1):
@@ -99,15 +104,35 @@ def convolve(x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
     """Compute :func:`mamba.convolve` of (B, L, d_inner)."""
     if x.is_cuda and not convolution_missing():
         return fused_convolve(x, taps, bias)
+    if native.suits(len(bias), x, taps, bias):
+        return native.NativeConvolution.apply(x, taps, bias, None)  # type: ignore[no-any-return]
     return F.silu(CausalTaps.apply(x, taps, bias))  # type: ignore[arg-type]
 
 
 def convolve_windows(x: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tensor:
     """Compute :func:`mamba.convolve_windows`."""
+    if native.suits(len(bias), x, taps, bias):
+        return native.NativeConvolution.apply(x, taps, bias, window)  # type: ignore[no-any-return]
     return F.silu(WindowTaps.apply(x, taps, bias, window))  # type: ignore[arg-type]
 
 
-OPERATIONS = mamba.Operations(convolve, convolve_windows, selective_scan, scan_windows)
+def softplus(x: Tensor) -> Tensor:
+    """Compute :func:`mamba.softplus`."""
+    if native.suits(x.shape[-1], x):
+        return native.NativeSoftplus.apply(x)  # type: ignore[no-any-return]
+    return mamba.softplus(x)
+
+
+def gate(y: Tensor, x: Tensor, z: Tensor, skip: Tensor) -> Tensor:
+    """Compute :func:`mamba.gate`."""
+    if native.suits(len(skip), y, x, z, skip):
+        return native.NativeGate.apply(y, x, z, skip)  # type: ignore[no-any-return]
+    return mamba.gate(y, x, z, skip)
+
+
+OPERATIONS = mamba.Operations(
+    convolve, convolve_windows, selective_scan, scan_windows, softplus, gate
+)
 """What ``import glam_env.fast`` gives to :func:`mamba.use_operations`."""
 
 # --- gradients written out ---------------------------------------------------------------------

@@ -106,6 +106,7 @@ class Decoder(ctypes.Structure):
 STRUCTURES = (Dense, Scan, Model, Rows, Part, Layer, Decoder)
 
 _COUNT = POINTER(c_int64)
+_POINTERS, _COUNTS = [c_void_p] * 12, [c_int64] * 11
 FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
     "glam_structures": (c_char_p, []),
     "glam_vector_sizes": (None, [_COUNT, _COUNT, _COUNT]),
@@ -116,6 +117,16 @@ FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
     "glam_put": (c_int64, [POINTER(Part), c_int64, c_void_p, c_void_p, c_int64]),
     "glam_can_draw": (c_int64, []),
     "glam_draw": (c_int64, [POINTER(Decoder), c_void_p, c_void_p, c_int64, c_int64]),
+    "glam_scan": (None, [*_POINTERS[:7], *_COUNTS[:6]]),
+    "glam_scan_back": (None, [*_POINTERS[:12], *_COUNTS[:6]]),
+    "glam_windows": (None, [*_POINTERS[:6], *_COUNTS[:7]]),
+    "glam_windows_back": (None, [*_POINTERS[:11], *_COUNTS[:7]]),
+    "glam_convolve": (None, [*_POINTERS[:4], *_COUNTS]),
+    "glam_convolve_back": (None, [*_POINTERS[:6], *_COUNTS]),
+    "glam_softplus": (None, [*_POINTERS[:2], *_COUNTS[:2]]),
+    "glam_softplus_back": (None, [*_POINTERS[:3], *_COUNTS[:2]]),
+    "glam_gate": (None, [*_POINTERS[:5], *_COUNTS[:6]]),
+    "glam_gate_back": (None, [*_POINTERS[:9], *_COUNTS[:6]]),
 }
 """Result and argument types of all functions of the library."""
 

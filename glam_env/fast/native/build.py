@@ -18,8 +18,8 @@ from pathlib import Path
 from glam_env.errors import GlamError
 
 FOLDER = Path(__file__).parent
-UNITS = ("step.cpp", "render.cpp", "interface.cpp")
-HEADERS = ("interface.h", "products.h", "threads.h", "vectors.h")
+UNITS = ("step.cpp", "render.cpp", "scan.cpp", "gates.cpp", "interface.cpp")
+HEADERS = ("interface.h", "parts.h", "products.h", "threads.h", "vectors.h")
 OPTIONS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),

@@ -128,7 +128,7 @@ inline V scaled(V p, V rounded) { return (V)((Int)p + ((Int)rounded << 23)); }
 
 // 2^x for x <= 127; not less than 2^-126.
 inline V exp2(V x) {
-  x = largest(x, splat(-126.0f));
+  x = largest(splat(-126.0f), x);  // in this order a NaN stays
   V rounded = x + splat(MAGIC);
   return scaled(exp2_fraction(x - (rounded - splat(MAGIC))), rounded);
 }

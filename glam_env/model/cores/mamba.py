@@ -16,8 +16,7 @@ Symbols, with their names in the ``mamba_ssm`` package where they have one:
     ``D``       skip from x to y, (d_inner)
 
 :class:`Mamba` is the layer. The functions above it compute what runs along time in plain PyTorch.
-:mod:`glam_env.fast.scan` replaces four of them by faster ones of the same numbers
-(:func:`use_operations`).
+:mod:`glam_env.fast.scan` replaces them by faster ones of the same numbers (:func:`use_operations`).
 
 Not included: sequences that start from a state other than zero, complex A, Mamba-2.
 """
@@ -147,13 +146,35 @@ def convolve_windows(x: Tensor, taps: Tensor, bias: Tensor, window: int) -> Tens
     return convolve(windows, taps, bias).movedim(2, 0)
 
 
+def softplus(x: Tensor) -> Tensor:
+    """Compute log(1 + exp(x)), which makes step sizes positive."""
+    return F.softplus(x)
+
+
+def gate(y: Tensor, x: Tensor, z: Tensor, skip: Tensor) -> Tensor:
+    """Add what skips the state space, and gate: (y + ``D`` x) SiLU(z).
+
+    Args:
+        y: (..., d_inner) float32.
+        x: (..., d_inner), any float dtype.
+        z: (..., d_inner), any float dtype.
+        skip: ``D``, (d_inner) float32.
+
+    Returns:
+        (..., d_inner) float32.
+    """
+    return (y + skip * x.float()) * F.silu(z.float())
+
+
 class Operations(NamedTuple):
-    """The functions along time that :class:`Mamba` calls, by default the plain ones."""
+    """The functions that :class:`Mamba` calls between projections, by default the plain ones."""
 
     convolve: Callable[[Tensor, Tensor, Tensor], Tensor] = convolve
     convolve_windows: Callable[[Tensor, Tensor, Tensor, int], Tensor] = convolve_windows
     scan: Callable[..., tuple[Tensor, Tensor]] = selective_scan
     scan_windows: Callable[..., Tensor] = scan_windows
+    softplus: Callable[[Tensor], Tensor] = softplus
+    gate: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = gate
 
 
 _operations = Operations()
@@ -295,7 +316,7 @@ class Mamba(nn.Module):
             dt (..., d_inner), B (..., N) and C (..., N), float32.
         """
         dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return F.softplus(self.dt_proj(dt).float()), b.float(), c.float()
+        return _operations.softplus(self.dt_proj(dt).float()), b.float(), c.float()
 
     def scan(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run the selective scan over (B, L, d_inner) convolved inputs, from a zero state.
@@ -320,4 +341,4 @@ class Mamba(nn.Module):
 
     def _gate(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """Add the skip ``D`` · x, gate by SiLU(z), and project to width D."""
-        return self.out_proj((y + self.D.float() * x.float()) * F.silu(z.float()))
+        return self.out_proj(_operations.gate(y, x, z, self.D.float()))
