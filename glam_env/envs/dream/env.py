@@ -215,12 +215,6 @@ class DreamVectorEnv(PixelVectorEnv):
             )
         if state.world != self._world:
             raise GlamError("the snapshot is of another world model: take one of this env's")
-        rows = state.done.shape if isinstance(state.done, Tensor) else ()
-        if len(rows) == 1 and rows[0] != self.num_envs:
-            raise GlamError(
-                f"the snapshot holds {rows[0]} dreams and this env {self.num_envs}: "
-                "select that many with its rows()"
-            )
         check_snapshot(state, self.engine)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and bool(state.done.any()):
             ended = state.done.nonzero().flatten().tolist()

@@ -22,7 +22,7 @@ from glam_env.device import find_device
 from glam_env.envs.base import FRAME_SHAPE
 from glam_env.envs.dream.engine import DreamEngine, EngineDraws, EngineState
 from glam_env.errors import GlamError
-from glam_env.model.structures import tree_map
+from glam_env.model.structures import DreamState, tree_map
 
 MOST_STEPS = 1 << 62
 """More steps than a dream can have; counting on from there would leave int64."""
@@ -105,6 +105,7 @@ class DreamSnapshot:
         _require_tensor("done", self.done, torch.bool)
         if self.done.ndim != 1:
             raise _damaged("done", f"must have shape (E,), got {tuple(self.done.shape)}")
+        _require_engine(self.engine)
         parts = list(_tensors("engine", self.engine))
         if self.frames is not None:
             parts.append(("frames", self.frames))
@@ -153,16 +154,22 @@ def check_snapshot(snapshot: DreamSnapshot, engine: DreamEngine) -> None:
     """Check every part of a snapshot before an engine continues from it.
 
     Args:
-        snapshot: Of the engine's world model, with as many dreams.
+        snapshot: Of the engine's world model.
         engine: It is not changed.
 
     Raises:
-        GlamError: A part has another type, shape or dtype, or holds a number that no dream has.
+        GlamError: A part has another type, shape or dtype, or holds a number that no dream has, or
+            there are more or fewer dreams.
     """
     count = engine.num_envs
+    _require_tensor("done", snapshot.done, torch.bool)
+    if snapshot.done.ndim == 1 and snapshot.num_envs != count:
+        raise GlamError(
+            f"the snapshot holds {snapshot.num_envs} dreams and this env {count}: "
+            "select that many with its rows()"
+        )
     _require_tensor("done", snapshot.done, torch.bool, (count,))
-    if type(snapshot.engine) is not EngineState or len(snapshot.engine) != 2:
-        raise _damaged("engine", f"is a {type(snapshot.engine).__name__}")
+    _require_engine(snapshot.engine)
     dream, steps = snapshot.engine
     for name, like, part in _pairs("dream", engine.pool.example, dream):
         _require_tensor(name, part, like.dtype, (count, *like.shape[1:]))
@@ -177,6 +184,15 @@ def check_snapshot(snapshot: DreamSnapshot, engine: DreamEngine) -> None:
         _require_tensor("frames", snapshot.frames, torch.uint8, (count, *FRAME_SHAPE))
     if snapshot.draws is not None:
         _check_draws(snapshot.draws, engine)
+
+
+def _require_engine(engine: Any) -> None:
+    for name, part, kind in (
+        ("engine", engine, EngineState),
+        ("dream", getattr(engine, "dream", None), DreamState),
+    ):
+        if type(part) is not kind or len(part) != len(kind._fields):
+            raise _damaged(name, f"is a {type(part).__name__} of another structure")
 
 
 def _check_draws(draws: EngineDraws, engine: DreamEngine) -> None:
@@ -228,8 +244,10 @@ def _tensors(name: str, tree: Any, depth: int = 0) -> Iterator[tuple[str, Tensor
         yield name, tree
     elif isinstance(tree, tuple | list | Mapping) and depth < _DEEPEST:
         keys = tree if isinstance(tree, Mapping) else getattr(tree, "_fields", range(len(tree)))
-        values = tree.values() if isinstance(tree, Mapping) else tree
-        for key, part in zip(keys, values, strict=False):
+        values = list(tree.values() if isinstance(tree, Mapping) else tree)
+        if len(keys) != len(values):  # a NamedTuple that was not built by its class
+            raise _damaged(name, f"has {len(values)} parts")
+        for key, part in zip(keys, values, strict=True):
             yield from _tensors(f"{name}.{key}", part, depth + 1)
     elif tree is not None:
         raise _damaged(name, f"is a {type(tree).__name__}")
