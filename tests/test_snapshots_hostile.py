@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*(quantiz|nested tensors).*:Use
 
 E = 3
 GIGABYTE = 1 << 20  # in KB
+CASES = int(os.environ.get("GLAM_FUZZ_CASES", "300"))  # for each backend
 BACKENDS = ["torch", *([] if choose.missing() else ["native"])]
 
 
@@ -344,7 +346,7 @@ def latents(saved_checkpoint: Path, request: pytest.FixtureRequest) -> Iterator[
 
 
 @settings(
-    max_examples=500,
+    max_examples=CASES,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -87,7 +87,7 @@ def not_finite(step: Prediction) -> Tensor:
     """Return (E) float32: 0 where all numbers of a transition are finite, else NaN.
 
     No other number needs a look: a prior's logit that is not finite, or an h, makes the entropy
-    NaN, and a part of the core's state makes h so.
+    NaN, and what the core reads of its state makes h so.
     """
     total = step.prior_entropy + step.reward + step.termination_logit
     return total - total

@@ -106,6 +106,7 @@ class DreamSnapshot:
         if self.done.ndim != 1:
             raise _damaged("done", f"must have shape (E,), got {tuple(self.done.shape)}")
         _require_engine(self.engine)
+        _require_tensor("steps", self.engine.steps)
         parts = list(_tensors("engine", self.engine))
         if self.frames is not None:
             parts.append(("frames", self.frames))
