@@ -68,6 +68,22 @@ def require_ranges(config: Any, ranges: Mapping[str, str], prefix: str = "") -> 
         require_within(prefix + name, getattr(config, name), interval)
 
 
+INTEGERS = frozenset(
+    getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)
+)
+
+
+def require_dense(name: str, value: Tensor) -> None:
+    """Check that a tensor has numbers, in one block of memory.
+
+    Raises:
+        GlamError: it is on the device ``meta``, which has shapes only, or sparse or nested.
+    """
+    if value.is_meta or value.layout is not torch.strided or value.is_nested:
+        kind = "on the device meta" if value.is_meta else "sparse or nested"
+        raise GlamError(f"{name} must be a dense tensor with numbers, not one that is {kind}")
+
+
 def require_integers(name: str, value: Any) -> Tensor:
     """Convert integers of numpy, torch or Python to an int64 tensor on their device.
 
@@ -82,8 +98,9 @@ def require_integers(name: str, value: Any) -> Tensor:
         if not np.issubdtype(array.dtype, np.integer):
             raise GlamError(f"{name} must be integers, got dtype {array.dtype}")
         return torch.from_numpy(array.astype(np.int64))
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+    if value.dtype not in INTEGERS:
         raise GlamError(f"{name} must be integers, got dtype {value.dtype}")
+    require_dense(name, value)
     return value.long()
 
 
@@ -132,6 +149,8 @@ def read_mask(value: Any, num_envs: int, row: str) -> Tensor:
         raise GlamError(
             f"options['reset_mask'] must be an array or a tensor, got {type(value).__name__}"
         )
+    if isinstance(value, Tensor):
+        require_dense("options['reset_mask']", value)
     if value.dtype not in (np.bool_, torch.bool) or tuple(value.shape) != (num_envs,):
         raise GlamError(
             f"options['reset_mask'] must be bool of shape ({num_envs},), "
@@ -140,6 +159,19 @@ def read_mask(value: Any, num_envs: int, row: str) -> Tensor:
     if not bool(value.any()):
         raise GlamError(f"options['reset_mask'] must be true for at least one {row}")
     return value.clone() if isinstance(value, Tensor) else torch.from_numpy(value.copy())
+
+
+def require_options(options: Any) -> dict[str, Any]:
+    """Return a copy of the options of reset; none, if they are None.
+
+    Raises:
+        GlamError: they are not a dict.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise GlamError(f"options of reset() must be a dict or None, got {options!r:.80}")
+    return dict(options)
 
 
 def read_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

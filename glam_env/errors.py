@@ -15,3 +15,7 @@ class GlamAttributeError(GlamError, AttributeError):
 
 class GlamTypeError(GlamError, TypeError):
     """An unknown keyword argument; also a TypeError, which other libraries catch."""
+
+
+class GlamNumberError(GlamError, FloatingPointError):
+    """Numbers that left the range of their format; also a FloatingPointError."""

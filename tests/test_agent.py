@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from glam_agents import load_agent
 from glam_agents.storm import AGENT_PRESETS, ActorCritic, StormConfig, lambda_returns
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
 from glam_env.errors import GlamError
 from glam_env.model.config import WorldModelConfig
@@ -269,6 +272,46 @@ def test_learning_continues_from_a_saved_state():
     results = [one.update(make_rollout(seed=2)) for one in (agent, other)]
     assert results[0] == results[1]
     assert torch.equal(weights_of(agent), weights_of(other))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_loaded_learner_is_saved_as_it_was(learned):
+    """Whether the agent has an optimizer already or makes it to be saved."""
+    agent, other = make_agent(), make_agent()
+    for seed in range(3):
+        agent.update(make_rollout(seed=seed))
+    if learned:
+        other.update(make_rollout(seed=7))
+    stored = agent.learner_state()
+    other.load_learner_state(copy.deepcopy(stored))
+    again = other.learner_state()
+    assert again["optimizer"]["param_groups"] == stored["optimizer"]["param_groups"]
+    pairs = zip(tree_leaves(again), tree_leaves(stored), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, torch.Tensor))
+
+
+def test_an_agent_that_acts_makes_no_optimizer_and_loads_no_compiler():
+    """Of a checkpoint or of a run; in a new process, since the tests themselves load it."""
+    script = """
+import sys
+import torch
+from glam_agents import load_agent, load_run_agent
+from glam_agents.storm import STORM, ActorCritic, StormConfig
+
+config = StormConfig(hidden=8)
+trained, stored = ActorCritic(config, 12, 3), STORM.as_json(config)
+optimizer = {"state": {}, "param_groups": []}
+for agent in (
+    load_agent(stored, trained.export_state(), 12, 3),
+    load_run_agent(stored, {"agent": trained.state_dict(), "optimizer": optimizer}, 12, 3),
+):
+    agent.act(torch.zeros(2, 12))
+    assert "torch._dynamo" not in sys.modules
+agent = ActorCritic(config, 12, 3)
+agent.optimizer
+assert "torch._dynamo" in sys.modules  # else this test shows nothing
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_act_samples_or_takes_the_most_probable():

@@ -16,7 +16,7 @@ from comparison import assert_same
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.envs.wrappers import EpisodeStatistics
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, GlamNumberError
 
 pytestmark = [
     pytest.mark.gpu,
@@ -115,3 +115,24 @@ def test_close_frees_the_memory(world, obs_type) -> None:
         left.append(torch.cuda.memory_allocated())
         assert left[-1] < held
     assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("array_type", ["numpy", "torch"])
+@pytest.mark.parametrize("mode", ["SAME_STEP", "NEXT_STEP", "DISABLED"])
+def test_numbers_that_are_not_finite_are_an_error(monkeypatch, mode, array_type) -> None:
+    """Of the step itself, or of the next one where rows that ended are looked at then."""
+    envs = make(obs_type="latent", autoreset_mode=mode, array_type=array_type)
+    envs.reset(seed=0)
+    envs.unwrapped.engine.world_model.termination.layers[-1].weight.fill_(3e38)
+    spoiled = envs.unwrapped.engine.world_model
+    monkeypatch.setattr("glam_env.checkpoint.folder.Checkpoint.world_model", lambda *_: spoiled)
+    wrong = make(obs_type="latent", autoreset_mode=mode, array_type=array_type)
+    wrong.reset(seed=0)
+    actions = torch.arange(E, device=DEVICE)
+    if mode != "SAME_STEP":
+        info = wrong.step(actions)[4]
+        assert bool(torch.as_tensor(info["prior_entropy"]).isnan().all())
+    with pytest.raises(GlamNumberError, match="not finite"):
+        wrong.step(actions)
+    wrong.close()
+    envs.close()

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from glam_env.cli.main import main
 from glam_env.fast import scan as fast
 from glam_env.fast.scan import CausalTaps, LoopScan, ParallelScan, WindowTaps, decayed_read
 from glam_env.model.cores import mamba as plain
@@ -518,3 +519,42 @@ def test_kernels_that_do_not_load_are_reported_not_raised(monkeypatch):
     assert "sin_of" in kernel_missing("math", "sin_of")
     assert kernel_missing("math", "sin") == ""
     kernel_missing.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("raise RuntimeError('0 active drivers\\nsee the log')", "RuntimeError: 0 active drivers"),
+        ("undefined", "NameError: name 'undefined' is not defined"),
+        ("assert False", "AssertionError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("class Odd(BaseException): ...\nraise Odd('odd')", "Odd: odd"),
+        ("import no_such_triton", "ModuleNotFoundError: No module named 'no_such_triton'"),
+    ],
+)
+def test_a_package_that_raises_anything_is_not_used_and_info_says_why(
+    monkeypatch, tmp_path, capsys, statement, why
+):
+    for module in ("selective_scan_cuda", "causal_conv1d"):
+        (tmp_path / f"{module}.py").write_text(statement)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("glam_env.device.find_device", lambda name: name)
+    fast.kernel_missing.cache_clear()
+    try:
+        assert fast.scan_missing() == f"selective_scan_cuda: {why}"
+        assert fast.convolution_missing() == f"causal_conv1d: {why}"
+        assert main(["info"]) == 0
+    finally:
+        fast.kernel_missing.cache_clear()
+    assert f"mamba scan: PyTorch (selective_scan_cuda: {why})" in capsys.readouterr().out
+
+
+def test_an_interrupt_of_an_import_is_not_kept_as_a_reason(monkeypatch, tmp_path):
+    (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(KeyboardInterrupt):
+        fast.kernel_missing("interrupted", "fwd")

@@ -1,4 +1,4 @@
-"""The C++ stepper: independent rows, threads, float16, structures, and compilers.
+"""The C++ stepper: independent rows, threads, float16, sizes and structures.
 
 That its numbers are the model's is tested in test_inference.py and test_rendering.py.
 """
@@ -6,11 +6,7 @@ That its numbers are the model's is tested in test_inference.py and test_renderi
 from __future__ import annotations
 
 import ctypes
-import os
-import platform
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,10 +16,9 @@ from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.fast import choose as native
 from glam_env.fast.choose import make_stepper
-from glam_env.fast.native import bindings, build
+from glam_env.fast.native import bindings
 from glam_env.fast.native.bindings import vector_sizes
 from glam_env.fast.native.build import BuildError
-from glam_env.fast.native.renderer import can_draw
 from glam_env.fast.native.stepper import NativeStepper
 from glam_env.fast.plain import Stepper, put_rows
 from glam_env.fast.step import TorchStepper
@@ -284,90 +279,7 @@ def test_weights_beyond_float16_are_kept_in_float32() -> None:
     assert (one.state.code != other.state.code).float().mean() < 0.02
 
 
-# --- compilers ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Use an empty cache folder, with no library loaded."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    caches = (bindings.load_library, native.missing, native.available)
-    for function in caches:
-        function.cache_clear()
-    yield tmp_path
-    for function in caches:
-        function.cache_clear()
-
-
-def test_the_library_is_compiled_once(fresh: Path, monkeypatch, model) -> None:
-    real = build.find_compiler()
-    counted = fresh / "counted"
-    compiler = fresh / "compiler"
-    compiler.write_text(f'#!/bin/sh\necho "$@" >> {counted}\nexec {" ".join(real)} "$@"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    first, second = build.compile_library(), build.compile_library()
-    assert first == second
-    assert first.parent == fresh / "cache" / "glam_env"
-    assert [path.name for path in first.parent.iterdir()] == [first.name]
-    assert sum("-o" in line.split() for line in counted.read_text().splitlines()) == 1
-    assert isinstance(make_stepper(model), NativeStepper)
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of that CPU")
-@pytest.mark.parametrize(("option", "lanes"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
-def test_shorter_vectors_give_the_same_numbers(fresh, monkeypatch, option, lanes) -> None:
-    """Compile for CPUs with shorter vectors, which have no native renderer."""
-    model = make_model()
-    state = start(model)
-    expected = play(TorchStepper(model), state, slice(None))
-    monkeypatch.setenv("CXX", f"{' '.join(build.find_compiler())} {option}")
-    assert vector_sizes().lanes <= lanes
-    assert not can_draw()
-    short = NativeStepper(model, precision="float32")
-    assert native.describe() == "C++, float32"
-    for one, other in zip(play(short, state, slice(None)), expected, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
-
-
-def test_without_a_compiler_auto_warns_once_and_pytorch_steps(fresh, monkeypatch, model) -> None:
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(fresh))
-    assert native.describe().startswith("PyTorch (no C++ compiler found")
-    with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler found"):
-        stepper = make_stepper(model)
-    assert type(stepper) is TorchStepper
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert type(make_stepper(model)) is TorchStepper
-    with pytest.raises(BuildError, match="no C"):
-        make_stepper(model, backend="native")
-
-
-def test_a_compiler_that_fails_is_quoted(fresh: Path, monkeypatch) -> None:
-    compiler = fresh / "compiler"
-    compiler.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho disk is full >&2\nexit 3\n'
-    )
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(BuildError, match="disk is full"):
-        build.compile_library()
-    assert list(build.cache_folder().iterdir()) == []
-
-
-def test_a_truncated_library_is_named(fresh: Path) -> None:
-    library = build.compile_library()
-    library.write_bytes(library.read_bytes()[:200])
-    with pytest.raises(BuildError, match=f"{library.name}.*remove it"):
-        bindings.load_library()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_cache_folder_that_cannot_be_written_is_named(fresh: Path) -> None:
-    (fresh / "cache").mkdir(mode=0o500)
-    with pytest.raises(BuildError, match="cannot write"):
-        build.compile_library()
+# --- sizes and structures --------------------------------------------------------------------
 
 
 def test_unsuitable_sizes_are_stepped_by_pytorch() -> None:
@@ -375,9 +287,6 @@ def test_unsuitable_sizes_are_stepped_by_pytorch() -> None:
     assert type(make_stepper(deep)) is TorchStepper
     with pytest.raises(GlamError, match="backend 'auto' or 'torch'"):
         make_stepper(deep, backend="native")
-
-
-# --- structures --------------------------------------------------------------------------------
 
 
 def mirrored(base: type[ctypes.Structure], fields: list) -> type[ctypes.Structure]:

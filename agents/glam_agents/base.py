@@ -17,11 +17,29 @@ from glam_env.training.imagination import Player, Rollout
 class ModuleAgent(nn.Module, ABC):
     """Base class of an agent that is a module with one optimizer.
 
-    It implements :class:`~glam_env.training.imagination.Agent` but for :meth:`act` and
-    :meth:`update`. A subclass sets :attr:`optimizer` in its constructor.
+    It implements :class:`~glam_env.training.imagination.Agent` but for :meth:`act`,
+    :meth:`update` and :meth:`make_optimizer`.
     """
 
-    optimizer: torch.optim.Optimizer
+    _optimizer: torch.optim.Optimizer | None = None
+    _stored: dict[str, Any] | None = None  # state for the optimizer, once it is there
+
+    @abstractmethod
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Make the optimizer of the agent's parameters."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, made when it is first asked for.
+
+        To act needs none, and making one loads PyTorch's compiler, which takes seconds.
+        """
+        if self._optimizer is None:
+            made, stored = self.make_optimizer(), self._stored
+            if stored is not None:
+                made.load_state_dict(stored)
+            self._optimizer, self._stored = made, None
+        return self._optimizer
 
     @abstractmethod
     def act(
@@ -67,7 +85,10 @@ class ModuleAgent(nn.Module, ABC):
     def load_learner_state(self, state: dict[str, Any]) -> None:
         """Load a :meth:`learner_state`."""
         self.load_state_dict(state["agent"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self._optimizer is None:
+            self._stored = state["optimizer"]
+        else:
+            self._optimizer.load_state_dict(state["optimizer"])
 
     def export_state(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint stores; all of them, by default."""

@@ -171,10 +171,13 @@ class ActorCritic(ModuleAgent):
         # Moving 5th and 95th percentile of the returns; NaN until the first update sets them.
         self.register_buffer("return_range", torch.full((2,), float("nan")))
         self.register_buffer("_quantiles", torch.tensor(RETURN_QUANTILES), persistent=False)
-        self.optimizer = torch.optim.Adam(
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Make Adam for actor and critic."""
+        return torch.optim.Adam(
             [*self.actor.parameters(), *self.critic.parameters()],
-            lr=config.learning_rate,
-            eps=config.adam_eps,
+            lr=self.config.learning_rate,
+            eps=self.config.adam_eps,
             fused=True,
         )
 

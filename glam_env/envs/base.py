@@ -19,9 +19,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from glam_env.checks import read_actions, read_mask, require_count
+from glam_env.checks import read_actions, read_mask, require_count, require_options
 from glam_env.device import find_device
 from glam_env.envs.dream.options import RENDER_MODES, DreamOptions
+from glam_env.envs.lifetime import NotCopied, until_closed
 from glam_env.envs.plain_spec import PlainSpec
 from glam_env.envs.row_attributes import RowAttributes
 from glam_env.envs.window import Window
@@ -49,7 +50,7 @@ class Transition(NamedTuple):
     prior_entropy: Tensor | None
 
 
-class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
+class PixelVectorEnv(NotCopied, RowAttributes, PlainSpec, VectorEnv, ABC):
     """E rows of one game, stepped together.
 
     Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64, 1) uint8, or ``latent``, the
@@ -138,6 +139,12 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
     def _release(self) -> None:
         """Release everything that takes memory."""
 
+    def _check_numbers(self) -> None:
+        """Raise an error if numbers of the world were not finite and this was not seen yet.
+
+        It is called where a row has ended, and may wait for the device.
+        """
+
     def _checked_start(self, options: Mapping[str, Any]) -> Any:
         """Read where rows start from the options of reset, without its ``reset_mask``."""
         if options:
@@ -148,6 +155,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
 
     # --- Gymnasium's interface ---------------------------------------------------------------
 
+    @until_closed
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -165,7 +173,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
             GlamError: an option is wrong; nothing has moved then.
         """
         self._require_open()
-        others = dict(options or {})
+        others = require_options(options)
         mask = self._checked_mask(others.pop("reset_mask", None))
         start = self._checked_start(others)
         super().reset(seed=seed)
@@ -176,6 +184,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         self._show()
         return self._export(self._observe()), {}
 
+    @until_closed
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step all rows.
 
@@ -188,6 +197,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
 
         Raises:
             GlamError: actions are invalid, or a row has to begin first; nothing has moved then.
+            GlamNumberError: numbers of the world are not finite.
         """
         self._require_open()
         if self._done is None:
@@ -195,6 +205,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
         chosen = self._checked_actions(actions)
         waiting = self._done
         if self.autoreset_mode == AutoresetMode.DISABLED and bool(waiting.any()):
+            self._check_numbers()
             rows = waiting.nonzero().flatten().tolist()
             raise GlamError(
                 f"{self.rows_are} {rows} have ended: reset() them before the next step()"
@@ -204,11 +215,13 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
             done = terminated | truncated
             info = self._entropy_info(entropy, None, ~done)
             if bool(done.any()):
+                self._check_numbers()
                 info |= self._final_info(entropy, done)
                 self._begin(done, None)
         else:
             acted = ~waiting
             if self.autoreset_mode == AutoresetMode.NEXT_STEP and bool(waiting.any()):
+                self._check_numbers()
                 # Rows that had ended begin in this step; what they have just done is dropped.
                 self._begin(waiting, None)
                 reward = reward.masked_fill(waiting, 0.0)
@@ -224,6 +237,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
             info,
         )
 
+    @until_closed
     def render(self) -> Any:
         """Return what the render mode defines.
 
@@ -241,6 +255,7 @@ class PixelVectorEnv(RowAttributes, PlainSpec, VectorEnv, ABC):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Release the world, its tensors on the device, and the window."""
+        self.closed = True  # first, for a thread that steps meanwhile
         self._done = self._luminance = None
         self._release()
         if self.device.type == "cuda":

@@ -9,16 +9,17 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
-from glam_env.checks import require_choice, require_integers
+from glam_env.checks import require_choice, require_integers, require_options
 from glam_env.envs.base import RENDER_FPS, PixelVectorEnv
 from glam_env.envs.dream.options import DreamOptions, read_options
+from glam_env.envs.lifetime import NotCopied
 from glam_env.envs.plain_spec import PlainSpec
 from glam_env.errors import GlamError
 
 SINGLE_RENDER_MODES = ("rgb_array", "human")
 
 
-class PixelEnv(PlainSpec, gym.Env):
+class PixelEnv(NotCopied, PlainSpec, gym.Env):
     """The only row of a :class:`~glam_env.envs.base.PixelVectorEnv`, bit for bit.
 
     Observations, info and options are those of the vector env, without its batch dimension; there
@@ -80,7 +81,8 @@ class PixelEnv(PlainSpec, gym.Env):
         Raises:
             GlamError: an option is wrong; nothing has moved then.
         """
-        if options and "reset_mask" in options:
+        options = require_options(options)
+        if "reset_mask" in options:
             one = self._envs.rows_are[:-1]
             raise GlamError(f"reset_mask is an option of the vector env; this is one {one}")
         observations, _ = self._envs.reset(seed=seed, options=options)

@@ -7,9 +7,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from glam_env.errors import GlamNumberError
 from glam_env.model.distributions import categorical_entropy, sample_at
 from glam_env.model.structures import DreamState, Prediction, tree_tensors
 from glam_env.model.world_model import WorldModel
+
+NOT_FINITE = (
+    "the dreams' numbers are not finite: these weights lead beyond the range of float32; "
+    "begin the dreams again, or take another checkpoint"
+)
 
 
 class Stepper(Protocol):
@@ -39,6 +45,9 @@ class Stepper(Protocol):
 
         Returns:
             The transition, in new tensors but for what was spent.
+
+        Raises:
+            GlamNumberError: On a CPU, numbers are not finite. Elsewhere see :func:`not_finite`.
         """
         ...
 
@@ -74,6 +83,27 @@ class Stepper(Protocol):
         ...
 
 
+def not_finite(step: Prediction) -> Tensor:
+    """Return (E) float32: 0 where all numbers of a transition are finite, else NaN.
+
+    No other number needs a look: a prior's logit that is not finite, or an h, makes the entropy
+    NaN, and what the core reads of its state makes h so.
+    """
+    total = step.prior_entropy + step.reward + step.termination_logit
+    return total - total
+
+
+def require_finite(step: Prediction) -> Prediction:
+    """Return a transition if its numbers are finite; on a CPU, where looking costs little.
+
+    Raises:
+        GlamNumberError: They are not.
+    """
+    if step.reward.is_cpu and bool(not_finite(step).sum() != 0.0):
+        raise GlamNumberError(NOT_FINITE)
+    return step
+
+
 def put_rows(state: DreamState, rows: Tensor, source: DreamState, indices: Tensor) -> None:
     """Write rows of one state to rows of another; see :meth:`Stepper.put`."""
     for own, part in zip(tree_tensors(state), tree_tensors(source), strict=True):
@@ -106,7 +136,7 @@ class ModelStepper:
         new = DreamState(sample_at(prior, draw, self._temperature), h, core)
         entropy = categorical_entropy(prior).sum(-1)
         features = self.features(new) if show else None
-        return Prediction(new, *self.outcome(h), entropy, features)
+        return require_finite(Prediction(new, *self.outcome(h), entropy, features))
 
     @torch.no_grad()
     def go_on(self, state: DreamState, action: Tensor, draw: Tensor) -> DreamState:

@@ -26,15 +26,19 @@ from glam_env.model.cores import mamba
 def kernel_missing(module: str, function: str) -> str:
     """Return why a CUDA kernel is not used; empty if it is.
 
-    Such packages are often installed without their kernels, or with kernels that do not load. That
-    must not stop anybody, so the import error becomes the reason.
+    Such packages are often installed without their kernels, or with kernels that do not load, and
+    what an import of them then raises is up to them and to what they import. That must not stop
+    anybody, so it becomes the reason, whatever it is.
     """
     if not torch.cuda.is_available():
         return "no CUDA device"
     try:
         getattr(importlib.import_module(module), function)
-    except (ImportError, OSError, AttributeError) as error:
-        return f"{module}: {str(error).splitlines()[0]}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too
+        first, *_ = [*str(error).splitlines(), ""]
+        return f"{module}: {type(error).__name__}: {first}".removesuffix(": ")
     return ""
 
 

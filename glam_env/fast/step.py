@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glam_env.fast.layout import ScanWeights, lay_out
-from glam_env.fast.plain import put_rows
+from glam_env.fast.plain import put_rows, require_finite
 from glam_env.model.cores.glam import GlamState, stacked
 from glam_env.model.distributions import one_hot, symexp
 from glam_env.model.structures import DreamState, Prediction
@@ -168,7 +168,8 @@ class TorchStepper:
         probs = self._probs(h)
         entropy = -(probs * probs.log()).view(len(h), -1).sum(-1)
         new = DreamState(self._draw_latent(probs, draw), h, core)
-        return Prediction(new, *self.outcome(h), entropy, self.features(new) if show else None)
+        features = self.features(new) if show else None
+        return require_finite(Prediction(new, *self.outcome(h), entropy, features))
 
     @torch.no_grad()
     def go_on(self, state: DreamState, action: Tensor, draw: Tensor) -> DreamState:

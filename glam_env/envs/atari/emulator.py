@@ -8,6 +8,8 @@ actions of the unfinished episodes again.
 
 from __future__ import annotations
 
+import os
+import weakref
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +27,18 @@ FRAME_SIZE = 64
 MAX_FRAMES = 108_000  # half an hour at 60 frames a second
 MAX_STEPS = MAX_FRAMES // FRAME_SKIP
 NOOP = 0  # the first action of every minimal action set
+
+_alive: weakref.WeakSet[AtariVectorEnv] = weakref.WeakSet()
+_inherited: list[AtariVectorEnv] = []
+
+
+def _keep_inherited() -> None:
+    """Keep a parent's emulators in its forked child: freeing one would wait for its threads."""
+    _inherited.extend(_alive)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,7 @@ class Emulator:
             _whole("num_threads", num_threads),
             _whole("noop_max", noop_max),
         )
+        self._process = os.getpid()
         self._episode = np.full(self.num_envs, -1, np.int64)
         self._length = np.zeros(self.num_envs, np.int64)
         self._return = np.zeros(self.num_envs)
@@ -313,6 +328,8 @@ class Emulator:
     def _open(self) -> AtariVectorEnv:
         if self._envs is None:
             raise GlamError("this emulator is closed: make a new one")
+        if self._process != os.getpid():
+            raise GlamError("this emulator's threads are in another process: make a new one")
         return self._envs
 
 
@@ -338,7 +355,7 @@ def make_envs(
         # ale-py writes into `metadata`, which is otherwise shared by all vector envs.
         metadata: dict = {}  # noqa: RUF012
 
-    return Envs(
+    envs = Envs(
         rom,
         num_envs,
         batch_size=0,  # all of them, in order
@@ -363,6 +380,8 @@ def make_envs(
         reward_clipping=False,
         use_fire_reset=False,
     )
+    _alive.add(envs)
+    return envs
 
 
 def _checksums(frames: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from glam_env.envs.base import FRAME_SHAPE, PixelVectorEnv, Transition
 from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.envs.single import PixelEnv
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, GlamNumberError
+from glam_env.fast.plain import NOT_FINITE
 from glam_env.model.distributions import categorical_entropy, sample_codes
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ class RealVectorEnv(PixelVectorEnv):
         reward, terminated, truncated = map(self._tensor, parts)
         long = self._tensor(self.games.length >= self.max_episode_steps)
         self._seen = self._tensor(frames)
+        if entropy is not None and not bool(entropy.isfinite().all()):
+            raise GlamNumberError(NOT_FINITE)
         if self._filter is not None:
             self._filter.see(self._seen, torch.zeros_like(terminated))
         return Transition(reward, terminated, (truncated | long) & ~terminated, entropy)

@@ -15,6 +15,7 @@ from glam_env.envs.dream.pool import ContextPool
 from glam_env.errors import GlamError
 from glam_env.fast.choose import make_renderer, make_stepper
 from glam_env.fast.graphs import Captured
+from glam_env.fast.plain import not_finite
 from glam_env.model.distributions import sample_at
 from glam_env.model.structures import DreamState, tree_map
 from glam_env.model.world_model import WorldModel
@@ -195,6 +196,10 @@ class DreamEngine:
 
         Returns:
             The transition, in new tensors.
+
+        Raises:
+            GlamNumberError: On a CPU, numbers of the dreams are not finite. A CUDA device does not
+                wait for this: there such a dream is truncated, with an entropy of NaN.
         """
         draws = [self._rand(self.num_envs, self.world_model.config.categoricals)]
         if self._sample_reward:
@@ -225,10 +230,13 @@ class DreamEngine:
         if self._sample_termination:
             terminated = others.pop() < step.termination_logit.sigmoid()
         steps = steps + 1
-        truncated = (steps >= self.max_episode_steps) & ~terminated
+        truncated, entropy = (steps >= self.max_episode_steps) & ~terminated, step.prior_entropy
+        if self.device.type == "cuda":  # on a CPU the stepper has raised an error
+            wrong = not_finite(step)
+            truncated, entropy = truncated | wrong.isnan(), entropy + wrong
         shown = step.features if self._render is None else self._render(step.state.code)
         return (
-            EngineStep(reward, terminated, truncated, step.prior_entropy),
+            EngineStep(reward, terminated, truncated, entropy),
             step.state,
             steps,
             shown,
@@ -257,8 +265,8 @@ class DreamEngine:
 
     def set_state(self, state: EngineState) -> None:
         """Set all dreams to a :meth:`get_state`, which is copied."""
-        self._state, self._shown = tree_map(torch.clone, state.dream), None
-        self._steps = state.steps.clone()
+        self._state = tree_map(lambda part: part.detach().clone(), state.dream)
+        self._steps, self._shown = state.steps.clone(), None
 
     def get_draws(self) -> EngineDraws:
         """Return a copy of what determines further draws."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,19 +11,25 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from glam_env.checkpoint.config import WORLD_MODEL
 from glam_env.checks import require_integers, require_range
 from glam_env.envs.base import PixelVectorEnv, Transition
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.envs.dream.recordings import read_contexts
-from glam_env.envs.dream.snapshot import DreamSnapshot
+from glam_env.envs.dream.snapshot import DreamSnapshot, check_snapshot, world_identity
+from glam_env.envs.lifetime import until_closed
 from glam_env.envs.single import PixelEnv
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, GlamNumberError
+from glam_env.fast.plain import NOT_FINITE
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+COPY_INSTEAD = (
+    "make another one with the same options, and give it the dreams by "
+    "set_state(env.unwrapped.get_state())"
+)
 
 
 class DreamVectorEnv(PixelVectorEnv):
@@ -48,6 +55,7 @@ class DreamVectorEnv(PixelVectorEnv):
     """
 
     rows_are = "dreams"
+    copy_instead = COPY_INSTEAD
 
     @shows_options(DreamOptions)
     def __init__(
@@ -63,7 +71,7 @@ class DreamVectorEnv(PixelVectorEnv):
         self.max_prior_entropy = chosen.max_prior_entropy
         checkpoint = chosen.open_checkpoint(self.game)
         config = checkpoint.config
-        self._world = config.files[WORLD_MODEL].sha256
+        self._world = world_identity(config)
         world_model = checkpoint.world_model(self.device)
         self.engine = DreamEngine(
             world_model,
@@ -75,6 +83,7 @@ class DreamVectorEnv(PixelVectorEnv):
         )
         self._set_spaces(config.world_model.num_actions, config.world_model.feature_dim)
         self.max_episode_steps = self.engine.max_episode_steps
+        self._entropies: deque[Tensor] = deque(maxlen=2)  # of the last steps on a CUDA device
         self._drawn: Tensor | None = None  # the current frames, unless observations are latent
 
     @property
@@ -84,6 +93,7 @@ class DreamVectorEnv(PixelVectorEnv):
 
     # --- copies of dreams --------------------------------------------------------------------
 
+    @until_closed
     def get_state(self) -> DreamSnapshot:
         """Copy all dreams and the state of their random draws.
 
@@ -100,6 +110,7 @@ class DreamVectorEnv(PixelVectorEnv):
             self.engine.get_draws(),
         )
 
+    @until_closed
     def set_state(self, state: DreamSnapshot) -> Any:
         """Continue all dreams from a snapshot, which is copied and can be used again.
 
@@ -149,6 +160,8 @@ class DreamVectorEnv(PixelVectorEnv):
 
     def _advance(self, actions: Tensor, waiting: Tensor) -> Transition:
         step = self.engine.step(actions)
+        if self.device.type == "cuda":
+            self._entropies.append(step.prior_entropy)
         if self.obs_type != "latent":
             self._drawn = self.engine.observe()
         truncated = step.truncated
@@ -156,6 +169,12 @@ class DreamVectorEnv(PixelVectorEnv):
             uncertain = step.prior_entropy > self.max_prior_entropy
             truncated = truncated | (uncertain & ~step.terminated)
         return Transition(step.reward, step.terminated, truncated, step.prior_entropy)
+
+    def _check_numbers(self) -> None:
+        recent = list(self._entropies)
+        self._entropies.clear()
+        if recent and bool(torch.stack(recent).isnan().any()):
+            raise GlamNumberError(NOT_FINITE)
 
     def _frames(self) -> Tensor:
         if self._drawn is None:  # a latent env that renders
@@ -196,18 +215,11 @@ class DreamVectorEnv(PixelVectorEnv):
             )
         if state.world != self._world:
             raise GlamError("the snapshot is of another world model: take one of this env's")
-        if state.num_envs != self.num_envs:
-            raise GlamError(
-                f"the snapshot holds {state.num_envs} dreams and this env {self.num_envs}: "
-                "select that many with its rows()"
-            )
+        check_snapshot(state, self.engine)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and bool(state.done.any()):
-            rows = state.done.nonzero().flatten().tolist()
-            raise GlamError(f"dreams {rows} of the snapshot have ended: leave them out with rows()")
-        if state.draws is not None and state.draws.starts_drawn.device.type != self.device.type:
+            ended = state.done.nonzero().flatten().tolist()
             raise GlamError(
-                f"the snapshot draws on {state.draws.starts_drawn.device.type}, this env on "
-                f"{self.device.type}: leave its draws out with without_draws()"
+                f"dreams {ended} of the snapshot have ended: leave them out with rows()"
             )
 
 
@@ -228,6 +240,7 @@ class DreamEnv(PixelEnv):
     """
 
     _envs: DreamVectorEnv
+    copy_instead = COPY_INSTEAD
 
     @shows_options(DreamOptions, without=("autoreset_mode",))
     def __init__(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from glam_env.checkpoint.contexts import Contexts
+from glam_env.errors import GlamNumberError
+from glam_env.fast.plain import NOT_FINITE
 from glam_env.fast.render import Renderer
 from glam_env.model.structures import DreamState, tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
@@ -67,6 +69,11 @@ class ContextPool:
     def __len__(self) -> int:
         return self._contexts.count
 
+    @property
+    def example(self) -> DreamState:
+        """States of the right structure, shapes and dtypes, with undefined numbers."""
+        return self._states
+
     def states(self, indices: Tensor, mask: Tensor) -> DreamState:
         """Return start states.
 
@@ -111,6 +118,8 @@ class ContextPool:
     def _fill(self, batch: int) -> None:
         rows = slice(batch * self._batch, (batch + 1) * self._batch)
         state = self._warm_up(batch)
+        if not all(bool(p.isfinite().all()) for p in tree_tensors(state) if p.is_floating_point()):
+            raise GlamNumberError(NOT_FINITE)
         for own, part in zip(tree_tensors(self._states), tree_tensors(state), strict=True):
             own[rows] = part
         if self._frames is not None:

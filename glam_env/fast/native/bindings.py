@@ -7,6 +7,7 @@ reports the offset and size of each field, and :func:`load_library` refuses one 
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Iterable
 from ctypes import POINTER, c_char_p, c_float, c_int64, c_void_p
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from glam_env.fast.native.build import BuildError, compile_library
+from glam_env.forks import in_forked_child
 
 
 def _fields(kind: type, names: str) -> list[tuple[str, type]]:
@@ -142,14 +144,24 @@ def load_library() -> ctypes.CDLL:
     path = compile_library()
     try:
         library = ctypes.CDLL(str(path))
-    except OSError as error:
+        for name, (result, arguments) in FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
         raise BuildError(f"cannot load {path} (remove it to compile it again): {error}") from error
-    for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
     check_structures(library.glam_structures().decode(), STRUCTURES)
-    library.glam_share_threads(openmp_parallel())
+    library.glam_share_threads(None if in_forked_child() else openmp_parallel())
     return library
+
+
+def _use_own_threads() -> None:
+    """Start threads of the library's own, if any: those of the parent's OpenMP are not here."""
+    if load_library.cache_info().currsize:
+        load_library().glam_share_threads(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_own_threads)
 
 
 def check_structures(reported: str, structures: Iterable[type[ctypes.Structure]]) -> None:
@@ -219,10 +231,13 @@ def openmp_parallel() -> c_void_p:
     The libraries of GNU, Intel and LLVM all have it.
     """
     maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
+    lines = maps.read_text(errors="replace").splitlines() if maps.exists() else []
     for path in sorted({line.split(maxsplit=5)[-1] for line in lines if "/" in line}):
         if re.match(r"lib(gomp|iomp5|omp)\b", Path(path).name):
-            function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+            try:
+                function = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+            except OSError:  # replaced since it was loaded: an update of PyTorch
+                continue
             if function is not None:
                 return ctypes.cast(function, c_void_p)
     return c_void_p(None)

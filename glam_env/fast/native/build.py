@@ -1,7 +1,10 @@
 """Compiles the C++ of this folder for this machine's CPU, once.
 
-The library is kept in a cache folder (``$XDG_CACHE_HOME/glam_env``, else ``~/.cache/glam_env``).
-Its name has a digest of everything that it depends on: sources, compiler, options and CPU.
+The library is kept in a cache folder (``$XDG_CACHE_HOME/glam_env/native``, else
+``~/.cache/glam_env/native``). Its name has two digests: of everything that it depends on (sources,
+compiler, options and CPU), and of its content. What is loaded is code that runs with all rights of
+the user, so a folder or a file that another user owns, or may write, is refused; a file whose
+content has another digest is compiled again.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -35,11 +39,16 @@ def find_compiler() -> list[str]:
     """Return the command of the C++ compiler: ``$CXX``, c++, g++ or clang++.
 
     Raises:
-        BuildError: There is no compiler.
+        BuildError: There is no compiler, or ``CXX`` is not a command.
     """
-    named = os.environ.get("CXX")
-    if named:
-        return shlex.split(named)
+    if named := os.environ.get("CXX"):
+        try:
+            command = shlex.split(named)
+        except ValueError as error:
+            raise BuildError(f"CXX={named!r} is not a command: {error}") from error
+        if not command:
+            raise BuildError(f"CXX={named!r} is not a command: name a C++ compiler, or unset it")
+        return command
     for name in ("c++", "g++", "clang++"):
         if path := shutil.which(name):
             return [path]
@@ -47,18 +56,34 @@ def find_compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Return the folder that keeps compiled libraries."""
+    """Return the folder that keeps compiled libraries.
+
+    Raises:
+        BuildError: There is no home folder, or the folder would depend on the current one.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "glam_env"
+    try:
+        folder = Path(base) if base else Path.home() / ".cache"
+    except RuntimeError as error:  # no HOME, and a user that the system does not know
+        raise BuildError(
+            "there is no home folder to keep the compiled library: set HOME or XDG_CACHE_HOME"
+        ) from error
+    if not folder.is_absolute():
+        name = "XDG_CACHE_HOME" if base else "HOME"
+        raise BuildError(f"{name} must be an absolute path, got {base or os.environ.get(name)!r}")
+    return folder / "glam_env" / "native"
 
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{shlex.join(command)} did not run: {error}") from error
     if done.returncode:
-        raise BuildError(f"{shlex.join(command)} failed: {done.stderr.strip()[-2000:]}")
+        reason = " ".join(done.stderr.split())[-2000:]
+        raise BuildError(f"{shlex.join(command)} failed: {reason}")
     return done.stdout
 
 
@@ -71,30 +96,79 @@ def _cpu() -> str:
     return "\n".join([platform.machine(), platform.processor(), *described])
 
 
+def _refuse_others(path: Path, found: os.stat_result) -> None:
+    """Check that nobody but this user, and root, can have written a file or a folder.
+
+    Raises:
+        BuildError: Somebody else can.
+    """
+    if not hasattr(os, "geteuid"):  # no owners and modes, as POSIX has them
+        return
+    if found.st_uid not in (os.geteuid(), 0):
+        raise BuildError(f"{path} belongs to another user: set XDG_CACHE_HOME to a folder of yours")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BuildError(f"others may write {path}: remove it, or set XDG_CACHE_HOME")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:24]
+
+
+def _find(folder: Path, key: str) -> Path | None:
+    """Return the whole library of a key; remove files of it whose content is another one.
+
+    Raises:
+        BuildError: Others may have written it.
+        OSError: It cannot be read or removed.
+    """
+    for path in sorted(folder.glob(f"dreams-{key}-*.so")):
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode):
+            _refuse_others(path, found)
+            if path.stem.endswith(f"-{_digest(path.read_bytes())}"):
+                return path
+        path.unlink()
+    return None
+
+
+def _sync(path: Path) -> None:
+    """Write a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def compile_library() -> Path:
     """Return the path of the library for this CPU; compile it if necessary.
 
     Raises:
-        BuildError: There is no compiler, it failed, or the cache folder cannot be written.
+        BuildError: There is no compiler, it failed, or the cache folder cannot be written, or
+            others may write it.
     """
-    compiler = find_compiler()
+    compiler, cache = find_compiler(), cache_folder()
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     options = [*OPTIONS, native]
-    parts = [
-        *((FOLDER / name).read_text() for name in (*UNITS, *HEADERS)),
-        *(shlex.join(compiler), _run([*compiler, "--version"]), *options, _cpu()),
-    ]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    library = cache_folder() / f"dreams-{digest}.so"
-    if library.exists():
-        return library
+    version = _run([*compiler, "--version"])
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            made = Path(folder) / library.name
+        sources = [(FOLDER / name).read_text(encoding="utf-8") for name in (*UNITS, *HEADERS)]
+        key = _digest(
+            "\0".join([*sources, shlex.join(compiler), version, *options, _cpu()]).encode()
+        )
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_others(cache, cache.stat())
+        if library := _find(cache, key):
+            return library
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            made = Path(folder) / "made.so"
             units = [str(FOLDER / name) for name in UNITS]
             _run([*compiler, *options, "-o", str(made), *units])
+            made.chmod(0o700)  # whatever the umask
+            _sync(made)
+            library = cache / f"dreams-{key}-{_digest(made.read_bytes())}.so"
             made.replace(library)  # atomic: another process may compile it at the same time
+        _sync(cache)
     except OSError as error:
-        raise BuildError(f"cannot write {library.parent}: {error}") from error
+        raise BuildError(f"cannot use {cache}: {error}") from error
     return library

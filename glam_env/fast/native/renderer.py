@@ -110,10 +110,15 @@ class NativeRenderer:
         )
 
     def __call__(self, codes: Tensor) -> Tensor:
-        if codes.ndim != 2 or codes.shape[1] != self._categoricals or codes.dtype != torch.int64:
+        if (
+            codes.ndim != 2
+            or codes.shape[1] != self._categoricals
+            or codes.dtype != torch.int64
+            or not codes.is_cpu
+        ):
             raise ValueError(
-                f"codes must be (E, {self._categoricals}) torch.int64, "
-                f"got {tuple(codes.shape)} {codes.dtype}"
+                f"codes must be (E, {self._categoricals}) torch.int64 on the CPU, "
+                f"got {tuple(codes.shape)} {codes.dtype} on {codes.device}"
             )
         codes = codes.contiguous()
         frames = torch.empty(len(codes), IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)

@@ -270,8 +270,9 @@ bool observe(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &
   return all_lanes(finite);
 }
 
-// Draws the next latents from the prior of h, and computes the prior's entropy.
-void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
+// Draws the next latents from the prior of h, and computes the prior's entropy. Returns whether all
+// entropies are finite, as they are unless a logit is infinite or no number.
+bool draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
   const int64_t lanes = m.lanes_of_categoricals;
   float *logits = arena.take(rows * m.prior.outputs), *draws = arena.take(lanes);
   dense(m.prior, r.new_h + first * m.width, m.width, logits, rows, arena);
@@ -282,6 +283,7 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
   const bool powers = !likeliest && m.temperature != 0.25f && m.temperature != 0.5f &&
                       m.temperature != 1.0f;
   std::memset(draws, 0, lanes * sizeof(float));
+  bool finite = true;
   for (int64_t row = 0; row < rows; ++row) {
     float *of_row = logits + row * m.prior.outputs, entropies = 0.0f;
     std::memcpy(draws, r.draw + (first + row) * m.categoricals, m.categoricals * sizeof(float));
@@ -334,11 +336,13 @@ void draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &are
       }
     }
     if (r.entropy) r.entropy[first + row] = entropies;
+    finite &= std::isfinite(entropies);
   }
+  return finite;
 }
 
-// Computes reward and termination of the transitions that led to h.
-void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64_t rows,
+// Computes reward and termination of the transitions that led to h. Returns whether all are finite.
+bool outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64_t rows,
              Arena &arena) {
   const int64_t width = m.width;
   float *x = arena.take(rows * m.heads.outputs), *logits = arena.take(rows * m.reward.outputs);
@@ -358,6 +362,7 @@ void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64
     }
   }
   dense(m.reward, middle[0], m.middle[0].outputs, logits, rows, arena);
+  bool finite = true;
   for (int64_t row = 0; row < rows; ++row) {
     float *of_row = logits + row * m.reward.outputs;
     if (r.reward_logits)
@@ -372,12 +377,16 @@ void outcome(const Model &m, const Rows &r, const float *h, int64_t first, int64
       mean += p * load(m.bin_values + i);
     }
     const float value = total(mean) / total(sum);
-    r.reward[first + row] = m.expand ? std::copysign(std::expm1(std::fabs(value)), value) : value;
+    const float reward = m.expand ? std::copysign(std::expm1(std::fabs(value)), value) : value;
     V logit = splat(0.0f);
     for (int64_t i = 0; i < width; i += LANES)
       logit += load(middle[1] + row * m.middle[1].outputs + i) * load(m.termination + i);
-    r.termination_logit[first + row] = total(logit) + m.termination[width];
+    const float ending = total(logit) + m.termination[width];
+    r.reward[first + row] = reward;
+    r.termination_logit[first + row] = ending;
+    finite &= std::isfinite(reward) && std::isfinite(ending);
   }
+  return finite;
 }
 
 // Writes the features [one-hot codes, h] of states.
@@ -415,10 +424,11 @@ int64_t glam_step(const Model *m, const Rows *r, int64_t rows, int64_t threads) 
   if (!all_below(r->action, rows, m->actions)) return 1;
   std::atomic<bool> finite{true};
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
-    if (!observe(*m, *r, first, count, arena)) finite = false;
+    bool good = observe(*m, *r, first, count, arena);
     arena.reset();
-    draw(*m, *r, first, count, arena);
-    if (r->reward) outcome(*m, *r, r->new_h, first, count, arena);
+    good &= draw(*m, *r, first, count, arena);
+    if (r->reward) good &= outcome(*m, *r, r->new_h, first, count, arena);
+    if (!good) finite = false;
     if (r->features) write_features(*m, r->new_code, r->new_h, first, count, r->features);
   });
   return finite ? 0 : 2;
@@ -439,12 +449,13 @@ int64_t glam_put(const Part *parts, int64_t count, const int64_t *sources, const
   return 0;
 }
 
-// Computes rewards and terminations of the transitions that led to r->h.
+// Computes rewards and terminations of the transitions that led to r->h. Returns as glam_step.
 int64_t glam_outcome(const Model *m, const Rows *r, int64_t rows, int64_t threads) {
+  std::atomic<bool> finite{true};
   in_blocks(rows, BLOCK, threads, [&](int64_t first, int64_t count, Arena &arena) {
-    outcome(*m, *r, r->h, first, count, arena);
+    if (!outcome(*m, *r, r->h, first, count, arena)) finite = false;
   });
-  return 0;
+  return finite ? 0 : 2;
 }
 
 // Computes the features of r->code and r->h. Returns as glam_step.

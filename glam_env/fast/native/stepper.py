@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, GlamNumberError
 from glam_env.fast.layout import Layout, ScanWeights, lay_out, suits_layout
 from glam_env.fast.native.bindings import (
     Dense,
@@ -26,7 +26,7 @@ from glam_env.fast.native.bindings import (
     load_library,
     vector_sizes,
 )
-from glam_env.fast.plain import put_rows
+from glam_env.fast.plain import NOT_FINITE, put_rows
 from glam_env.model.config import WorldModelConfig
 from glam_env.model.cores.glam import GlamConfig, GlamState
 from glam_env.model.structures import DreamState, Prediction
@@ -79,6 +79,12 @@ class NativeStepper:
         self._library = load_library()
         self._config = config
         self._feature_dim = config.categoricals * config.classes + config.width
+        example = world_model.core.initial_state(1)
+        assert isinstance(example, GlamState)
+        self._core_shapes = [part.shape[1:] for part in example]
+        # The last state whose shapes are known, and its rows: most steps continue from it.
+        self._known: DreamState | None = None
+        self._known_rows = 0
         packer = _Packer(vector_sizes(), half=precision == "auto")
         self._half, self._memory = packer.half, packer.memory
         temperature = temperature * config.draw_temperature
@@ -124,7 +130,14 @@ class NativeStepper:
         **outputs: int | None,
     ) -> DreamState:
         """Step; ``outputs`` are the addresses of what to compute besides the new state."""
-        core, rows = state.core, len(action)
+        core, rows = state.core, action.numel()
+        if (
+            state is not self._known
+            or rows != self._known_rows
+            or draw.numel() != rows * self._config.categoricals
+            or not (action.is_cpu and draw.is_cpu)
+        ):
+            self._check_shapes(state, action, draw)
         code, action = state.code.long().contiguous(), action.long().contiguous()
         window, local = core.window.float().contiguous(), core.local.float().contiguous()
         conv, ssm = _channels_inside(core.conv.float()), _channels_inside(core.ssm.float())
@@ -151,11 +164,23 @@ class NativeStepper:
             **outputs,
         )
         self._call(self._library.glam_step, described, rows)
-        return DreamState(new_code, h, GlamState(new_window, new_conv, new_ssm, new_local))
+        new = DreamState(new_code, h, GlamState(new_window, new_conv, new_ssm, new_local))
+        self._known, self._known_rows = new, rows
+        return new
+
+    def _check_shapes(self, state: DreamState, action: Tensor, draw: Tensor) -> None:
+        """Check that the memory of all inputs is where, and as large as, C++ reads it."""
+        rows, c = len(action), self._config
+        _require("actions", action, (rows,))
+        _require("draws", draw, (rows, c.categoricals))
+        _require("codes", state.code, (rows, c.categoricals))
+        for name, part, shape in zip(GlamState._fields, state.core, self._core_shapes, strict=True):
+            _require(name, part, (rows, *shape))
 
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, h = len(h), h.float().contiguous()
+        _require("h", h, (rows, self._config.width))
         reward, termination = torch.empty(rows), torch.empty(rows)
         logits = torch.empty(rows, self._config.reward_bins)
         described = Rows(
@@ -182,6 +207,8 @@ class NativeStepper:
         if not all(_alike(part, own) for part, own in pairs):
             put_rows(state, rows, source, indices)
             return
+        _require("indices", indices, (len(rows),))
+        _require("rows", rows, (len(rows),))
         parts = (Part * len(pairs))(
             *(
                 Part(
@@ -189,12 +216,12 @@ class NativeStepper:
                     into=own.data_ptr(),
                     source_rows=len(part),
                     into_rows=len(own),
-                    bytes=part.nbytes // len(part),
+                    bytes=own.nbytes // max(1, len(own)),
                 )
                 for part, own in pairs
             )
         )
-        indices, rows = indices.contiguous(), rows.contiguous()
+        indices, rows = indices.long().contiguous(), rows.long().contiguous()
         refused = self._library.glam_put(
             parts, len(parts), indices.data_ptr(), rows.data_ptr(), len(rows)
         )
@@ -202,6 +229,8 @@ class NativeStepper:
 
     def features(self, state: DreamState) -> Tensor:
         code, h = state.code.long().contiguous(), state.h.float().contiguous()
+        _require("codes", code, (len(h), self._config.categoricals))
+        _require("h", h, (len(h), self._config.width))
         features = torch.empty(len(h), self._feature_dim)
         described = Rows(code=code.data_ptr(), h=h.data_ptr(), features=features.data_ptr())
         self._call(self._library.glam_features, described, len(h))
@@ -215,9 +244,18 @@ class NativeStepper:
         if refused == 1:
             raise IndexError("a code, an action or a row is out of range")
         if refused and self._half:
-            raise FloatingPointError(
+            raise GlamNumberError(
                 "the dreams' numbers leave the range of float16 (65,504): take precision 'float32'"
             )
+        if refused:
+            raise GlamNumberError(NOT_FINITE)
+
+
+def _require(name: str, part: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(part.shape) != shape or not part.is_cpu:
+        raise ValueError(
+            f"{name} must have shape {shape} on the CPU, got {tuple(part.shape)} on {part.device}"
+        )
 
 
 def _channels_inside(state: Tensor) -> Tensor:
