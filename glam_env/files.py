@@ -6,12 +6,13 @@ caller expects. All errors are one line.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from glam_env.errors import GlamError, printable
 
@@ -42,7 +43,7 @@ def expand(path: str | Path) -> Path:
         raise GlamError(f"{path}: there is no such home folder; write the whole path") from error
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading; a pipe or a device is not waited for.
 
     Raises:

@@ -304,9 +304,9 @@ def test_export_acts_as_the_agent_did():
         ({"class": "dreamer"}, {}, "'dreamer' is unknown; known: storm"),
         ({"hidden": 16}, {}, "unknown"),
         ({"class": "storm", "hiden": 16}, {}, "hiden"),
-        ({"class": "storm", "hidden": 8}, {}, "does not fit"),
-        ({"class": "storm", "hidden": 16}, {"actor.layers.9.weight": torch.ones(1)}, "not fit"),
-        ({"class": "storm", "hidden": 16}, {"actor.layers.0.weight": None}, "not fit"),
+        ({"class": "storm", "hidden": 8}, {}, r"shape \(16, .*, not \(8, "),
+        ({"class": "storm", "hidden": 16}, {"actor.layers.9.weight": torch.ones(1)}, "not part"),
+        ({"class": "storm", "hidden": 16}, {"actor.layers.0.weight": None}, "missing"),
     ],
 )
 def test_export_that_does_not_fit_gets_one_line(fields, change, message):

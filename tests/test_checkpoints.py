@@ -314,7 +314,10 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
         (lambda c: c["world_model"].update(local_window=4), "unknown key 'local_window'"),
         (lambda c: c["world_model"].update(num_actions=7), "Pong has 6"),
         (lambda c: c.update(game="Tetris"), "no game of Atari 100k"),
-        (lambda c: c.update(max_episode_steps=0), "max_episode_steps must be in [1, 1000000000], got 0"),
+        (
+            lambda c: c.update(max_episode_steps=0),
+            "max_episode_steps must be in [1, 1000000000], got 0",
+        ),
         (lambda c: c.update(contexts=[]), "contexts: expected an object"),
         (lambda c: c.update(agent={}), "agent must name its class"),
         (lambda c: c["contexts"].update(count=21), "config.json says 21 of 16"),
