@@ -12,6 +12,7 @@ needs from being overwritten before the next checkpoint, so a killed run resumes
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,8 @@ class Replay:
                 array = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError) as error:
             if writable:
-                partial.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # as where its folder is none
+                    partial.unlink()
             raise GlamError(
                 f"replay file {path} cannot be opened ({error}); "
                 "free disk space, or start a run in a new folder"

@@ -7,6 +7,7 @@ the experience. ``lock``: locked while a process trains the run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -52,7 +53,8 @@ def write_whole(path: Path, write: Any) -> None:
             finally:
                 os.close(folder)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as where the disk is read-only
+            temporary.unlink()
         raise GlamError(
             f"cannot write {path} ({error}); make the folder writable or free disk space"
         ) from error
