@@ -19,13 +19,18 @@ def printable(text: object, most: int = MESSAGE_LENGTH) -> str:
     >>> printable("abcdefghij", 7)
     'abc…hij'
     """
-    whole = str(text)
-    if len(whole) > most:
-        tail = most // 2
-        whole = f"{whole[: most - tail - 1]}…{whole[len(whole) - tail :]}"
+    whole = _shortened(str(text), most)
     if whole.isprintable():
         return whole
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in whole)
+    escaped = "".join(each if each.isprintable() else repr(each)[1:-1] for each in whole)
+    return _shortened(escaped, most)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    tail = most // 2
+    return f"{text[: most - tail - 1]}…{text[len(text) - tail :]}"
 
 
 class GlamError(ValueError):

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,26 @@ def read_json(path: Path, cure: str, *, finite: bool = True) -> Any:
         return parse_json(data.decode("utf-8"), finite=finite)
     except ValueError as error:
         raise GlamError(f"{path} is not JSON ({error}); {cure}") from error
+
+
+@contextmanager
+def reading(where: object, cure: str) -> Iterator[None]:
+    """Turn what the use of a malformed file raises into one line.
+
+    Args:
+        where: the file, or the part of it that is used.
+        cure: what would be right.
+
+    Raises:
+        GlamError: the block raised for a missing key, or a value of another type or range.
+    """
+    try:
+        yield
+    except GlamError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise GlamError(f"{where} is malformed ({reason}); {cure}") from error
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:

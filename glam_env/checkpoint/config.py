@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from glam_env.checks import require_ranges
-from glam_env.errors import GlamError
-from glam_env.files import read_json, shown
+from glam_env.errors import GlamError, printable
+from glam_env.files import SHOWN, read_json, shown
 from glam_env.games import GAMES
 from glam_env.model.config import WorldModelConfig, upgrade_config
 from glam_env.model.cores.base import CoreConfig, core_config_type
@@ -182,7 +182,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise GlamError(f"{where}: expected an object, got {shown(value)}; {CURE}")
         of = get_args(kind)[1]
-        return {name: _decode(of, item, f"{where}.{name}") for name, item in value.items()}
+        return {
+            name: _decode(of, item, f"{where}.{printable(name, SHOWN)}")
+            for name, item in value.items()
+        }
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # isinstance would take true for an int
