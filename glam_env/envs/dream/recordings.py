@@ -113,7 +113,10 @@ def _episodes(
             f"{where}: {min(missing)} is missing; a recording has frames (T, 64, 64, 3) uint8 "
             "and actions (T)"
         )
-    frames, actions = tensors["frames"].cpu(), require_integers("actions", tensors["actions"]).cpu()
+    frames, actions = (
+        tensors["frames"].cpu(),
+        require_integers(f"{where}: actions", tensors["actions"]).cpu(),
+    )
     ended = tensors.get("ended", torch.zeros(actions.shape, dtype=torch.bool)).cpu()
     if (
         frames.dtype != torch.uint8
