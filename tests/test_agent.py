@@ -13,6 +13,7 @@ from glam_agents import load_agent
 from glam_agents.storm import AGENT_PRESETS, ActorCritic, StormConfig, lambda_returns
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from limits import limits
 from torch.utils._pytree import tree_leaves
 
 from glam_env.errors import GlamError
@@ -347,9 +348,9 @@ def test_export_acts_as_the_agent_did():
         ({"class": "dreamer"}, {}, "'dreamer' is unknown; known: storm"),
         ({"hidden": 16}, {}, "unknown"),
         ({"class": "storm", "hiden": 16}, {}, "hiden"),
-        ({"class": "storm", "hidden": 8}, {}, "does not fit"),
-        ({"class": "storm", "hidden": 16}, {"actor.layers.9.weight": torch.ones(1)}, "not fit"),
-        ({"class": "storm", "hidden": 16}, {"actor.layers.0.weight": None}, "not fit"),
+        ({"class": "storm", "hidden": 8}, {}, r"shape \(16, .*, not \(8, "),
+        ({"class": "storm", "hidden": 16}, {"actor.layers.9.weight": torch.ones(1)}, "not part"),
+        ({"class": "storm", "hidden": 16}, {"actor.layers.0.weight": None}, "missing"),
     ],
 )
 def test_export_that_does_not_fit_gets_one_line(fields, change, message):
@@ -479,6 +480,15 @@ def test_steps_after_an_end_do_not_move_the_range_of_returns():
         agent.loss(Rollout(torch.zeros(7, 10, 4), actions, rewards, ended))
         ranges.append(agent.return_range)
     torch.testing.assert_close(*ranges)
+
+
+@pytest.mark.parametrize("hidden", [4096, 16384])
+def test_an_agent_of_another_width_is_refused_before_memory_is_taken(hidden):
+    """A width of 16384 would take gigabytes; the tensors of the checkpoint are of width 16."""
+    fields, state = {"class": "storm", "hidden": hidden}, make_agent().export_state()
+    with limits(memory=2**27), pytest.raises(GlamError, match=r"shape|weights") as error:
+        load_agent(fields, state, FEATURES, ACTIONS)
+    assert "\n" not in str(error.value)
 
 
 def test_impossible_agent_of_a_checkpoint_gets_one_line():

@@ -318,7 +318,7 @@ def test_what_is_not_finite_replaces_no_checkpoint(tmp_path, part, match):
 @pytest.mark.parametrize(
     ("field", "value", "match"),
     [
-        ("total_steps", 0, r"total_steps must be in \[1, inf\)"),
+        ("total_steps", 0, r"total_steps must be in \[1, 1000000000\]"),
         ("length", 16, "must exceed context"),
         ("context", 2, "4 steps"),
         ("dream_starts", "nowhere", "computed or fresh"),

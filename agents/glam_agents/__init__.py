@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from glam_env.errors import GlamError
+from glam_env.files import shown
 
 if TYPE_CHECKING:
     import torch
@@ -108,8 +109,8 @@ def find_agent(name: str) -> AgentKind:
     Raises:
         GlamError: there is no such agent.
     """
-    if name not in AGENTS:
-        raise GlamError(f"agent class {name!r} is unknown; known: {', '.join(AGENTS)}")
+    if not isinstance(name, str) or name not in AGENTS:
+        raise GlamError(f"agent class {shown(name)} is unknown; known: {', '.join(AGENTS)}")
     return AGENTS[name]
 
 
@@ -132,7 +133,7 @@ def config_of(
     from glam_env.checkpoint.config import from_json
 
     if not isinstance(stored, Mapping):
-        raise GlamError(f"{where}: agent must be an object with a class, got {stored!r}")
+        raise GlamError(f"{where}: agent must be an object with a class, got {shown(stored)}")
     values = dict(stored)
     kind = find_agent(values.pop("class", default))
     config = from_json(kind.config, values, f"{where}: agent")
@@ -168,8 +169,9 @@ def load_agent(
         GlamError: an unknown class or field, an impossible value, or tensors that do not fit.
     """
     kind, config = config_of(stored, where)
+    state = _require_fit(kind, config, feature_dim, num_actions, state, where)
     agent = _make(kind, config, feature_dim, num_actions, device, where)
-    agent.load_exported(dict(state))
+    agent.load_exported(state)
     return _ready(agent)
 
 
@@ -197,6 +199,33 @@ def load_run_agent(
     return _ready(agent)
 
 
+def _require_fit(
+    kind: AgentKind,
+    config: Any,
+    feature_dim: int,
+    num_actions: int,
+    state: Mapping[str, Tensor],
+    where: str,
+) -> dict[str, Tensor]:
+    """Check tensors against an agent without data, before memory is taken for the real one.
+
+    Returns:
+        The tensors, in the agent's dtypes; as they are, if the agent is no ``torch.nn.Module``.
+    """
+    import torch
+
+    from glam_env.checkpoint.config import require_weights
+    from glam_env.checkpoint.folder import check_tensors
+
+    with torch.device("meta"):
+        agent = _make(kind, config, feature_dim, num_actions, "meta", where)
+        if not isinstance(agent, torch.nn.Module):
+            return dict(state)
+        expected = agent.export_state()
+    require_weights(f"{where}: agent", expected)
+    return check_tensors(state, expected, f"{where}: agent")
+
+
 def _make(
     kind: AgentKind,
     config: Any,
@@ -209,8 +238,9 @@ def _make(
 
     try:
         agent = kind.make(config, feature_dim, num_actions)
-    except (TypeError, ValueError) as error:
-        raise GlamError(f"{where}: agent does not fit: {error}; export it again") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond 64 bits
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise GlamError(f"{where}: agent does not fit: {reason}; export it again") from error
     return agent.to(device) if isinstance(agent, torch.nn.Module) else agent
 
 

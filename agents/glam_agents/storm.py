@@ -85,7 +85,7 @@ class StormConfig:
         require_ranges(
             self,
             {
-                "hidden": "[1, inf)",
+                "hidden": "[1, 16384]",
                 "gamma": "[0, 1]",
                 "lambda_": "[0, 1]",
                 "entropy": "[0, inf)",
@@ -95,7 +95,7 @@ class StormConfig:
                 "slow_decay": "[0, 1)",
                 "range_decay": "[0, 1)",
                 "range_floor": "(0, inf)",
-                "value_bins": "[2, inf)",
+                "value_bins": "[2, 65536]",
             },
             "agent.",
         )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -15,7 +13,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from glam_env.errors import GlamError
+from glam_env.checks import require_ranges
+from glam_env.errors import GlamError, printable
+from glam_env.files import SHOWN, read_json, shown
 from glam_env.games import GAMES
 from glam_env.model.config import WorldModelConfig, upgrade_config
 from glam_env.model.cores.base import CoreConfig, core_config_type
@@ -30,6 +30,10 @@ WORLD_MODEL, AGENT, CONTEXTS = (
     "contexts.safetensors",
 )
 CURE = "fetch the checkpoint again, or export it again with `glam export`"
+PARAMETERS = 2**26
+"""Numbers in the weights of a world model, or of an agent, at most: five times the paper's."""
+CONTEXT_BYTES = 2**28
+"""Bytes of all start contexts at most; a byte each code and action."""
 
 T = TypeVar("T")
 
@@ -143,7 +147,7 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
         GlamError: a key is unknown or missing, or a value is of another type.
     """
     if not isinstance(value, Mapping):
-        raise GlamError(f"{where}: expected an object, got {value!r}; {CURE}")
+        raise GlamError(f"{where}: expected an object, got {shown(value)}; {CURE}")
     if kind is WorldModelConfig:
         value = upgrade_config(value)
     if kind is CoreConfig:
@@ -154,7 +158,7 @@ def from_json(kind: type[T], value: Any, where: str) -> T:
     hints = get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(value.keys() - fields.keys()):
-        raise GlamError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+        raise GlamError(f"{where}: unknown key {shown(unknown[0])}; known are {', '.join(fields)}")
     for name, f in fields.items():
         needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if needed and name not in value:
@@ -171,18 +175,21 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return value
     if get_origin(kind) is tuple:  # tuple[X, ...]
         if not isinstance(value, list | tuple):
-            raise GlamError(f"{where}: expected a list, got {value!r}; {CURE}")
+            raise GlamError(f"{where}: expected a list, got {shown(value)}; {CURE}")
         of = get_args(kind)[0]
         return tuple(_decode(of, item, f"{where}[{i}]") for i, item in enumerate(value))
     if get_origin(kind) is not None:
         if not isinstance(value, Mapping):
-            raise GlamError(f"{where}: expected an object, got {value!r}; {CURE}")
+            raise GlamError(f"{where}: expected an object, got {shown(value)}; {CURE}")
         of = get_args(kind)[1]
-        return {name: _decode(of, item, f"{where}.{name}") for name, item in value.items()}
+        return {
+            name: _decode(of, item, f"{where}.{printable(name, SHOWN)}")
+            for name, item in value.items()
+        }
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # isinstance would take true for an int
-        raise GlamError(f"{where}: expected {kind.__name__}, got {value!r}; {CURE}")
+        raise GlamError(f"{where}: expected {kind.__name__}, got {shown(value)}; {CURE}")
     return value
 
 
@@ -204,12 +211,7 @@ def read_config(folder: str | Path) -> CheckpointConfig:
         GlamError: the file is missing, not JSON, of an unknown format, or impossible.
     """
     path = Path(folder) / CONFIG
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise GlamError(f"{path} cannot be read ({error.strerror}); {CURE}") from error
-    except ValueError as error:
-        raise GlamError(f"{path} is not JSON ({error}); {CURE}") from error
+    plain = read_json(path, CURE)
     if not isinstance(plain, dict) or "format_version" not in plain:
         raise GlamError(
             f"{path} is not of a checkpoint: it has no format_version; "
@@ -218,7 +220,7 @@ def read_config(folder: str | Path) -> CheckpointConfig:
     if (version := plain["format_version"]) not in READABLE:
         readable = " and ".join(map(str, READABLE))
         raise GlamError(
-            f"{path}: format_version is {version!r}, this glam-env reads {readable}; "
+            f"{path}: format_version is {shown(version)}, this glam-env reads {readable}; "
             "update glam-env, or export the checkpoint again with `glam export`"
         )
     config = from_json(CheckpointConfig, {**plain, "format_version": FORMAT_VERSION}, str(path))
@@ -228,19 +230,61 @@ def read_config(folder: str | Path) -> CheckpointConfig:
     return config
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def world_model_tensors(config: CheckpointConfig) -> Mapping[str, Tensor]:
     """Return the exported world model's tensors without data: names, shapes and dtypes."""
     return _exported(config.world_model)
 
 
-@cache  # opening one env needs it several times
+@lru_cache(maxsize=16)  # opening one env needs it several times
 def _exported(config: WorldModelConfig) -> Mapping[str, Tensor]:
     with torch.device("meta"):
         return MappingProxyType(WorldModel(config).export_state())
+
+
+def require_weights(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Check the number of weights.
+
+    Args:
+        what: the model, for the message.
+        tensors: its state dict, with or without data.
+
+    Raises:
+        GlamError: there are more than :data:`PARAMETERS`.
+    """
+    if (count := sum(tensor.numel() for tensor in tensors.values())) > PARAMETERS:
+        raise GlamError(f"{what} has {count:,} weights; at most {PARAMETERS:,} are possible")
+
+
+def require_world_model(config: WorldModelConfig, where: str) -> None:
+    """Check that a world model of these sizes can be built; no memory is taken for it.
+
+    Args:
+        config: its sizes.
+        where: before the names of fields in messages, such as ``"model."``.
+
+    Raises:
+        GlamError: a value is out of range, or there are too many weights.
+    """
+    try:
+        config.validate()
+    except ValueError as error:
+        raise GlamError(f"{where}{error}") from error
+    try:
+        tensors = _exported(config)
+    except ValueError as error:
+        raise GlamError(f"{where.rstrip('.')}: no world model has these sizes ({error})") from error
+    require_weights(where.rstrip("."), tensors)
+
+
+_STEPS = "[1, 1000000000]"
+_RANGES = {"max_episode_steps": _STEPS}
+_CONTEXTS_RANGES = {"count": _STEPS, "length": _STEPS}
+_PROTOCOL_RANGES = {
+    "repeat_action_probability": "[0, 1)",
+    "frame_skip": "[1, 1000]",
+    "noop_max": "[0, 1000000]",
+}
+_PROVENANCE_RANGES = {"hours": "[0, inf)"}
 
 
 def check_values(config: CheckpointConfig, where: str) -> None:
@@ -254,38 +298,25 @@ def check_values(config: CheckpointConfig, where: str) -> None:
         GlamError: the first value that is impossible.
     """
     if config.game not in GAMES:
-        raise GlamError(f"{where}: game is {config.game!r}, no game of Atari 100k; {CURE}")
-    positive = {
-        "max_episode_steps": config.max_episode_steps,
-        "contexts.count": config.contexts.count,
-        "contexts.length": config.contexts.length,
-        "protocol.frame_skip": config.protocol.frame_skip,
-    }
-    for name, value in positive.items():
-        if value < 1:
-            raise GlamError(f"{where}: {name} must be at least 1, got {value}")
-    try:
-        config.world_model.validate()
-    except ValueError as error:
-        raise GlamError(f"{where}: world_model.{error}") from error
+        raise GlamError(f"{where}: game is {shown(config.game)}, no game of Atari 100k; {CURE}")
+    parts = (
+        ("", config, _RANGES),
+        ("contexts.", config.contexts, _CONTEXTS_RANGES),
+        ("protocol.", config.protocol, _PROTOCOL_RANGES),
+        ("provenance.", config.provenance, _PROVENANCE_RANGES),
+    )
+    for prefix, part, ranges in parts:
+        require_ranges(part, ranges, f"{where}: {prefix}")
+    require_world_model(config.world_model, f"{where}: world_model.")
     actions = GAMES[config.game].num_actions
     if config.world_model.num_actions != actions:
         got = config.world_model.num_actions
         raise GlamError(f"{where}: world_model.num_actions is {got}; {config.game} has {actions}")
+    count, length = config.contexts.count, config.contexts.length
+    if count * (length + 1) * (config.world_model.categoricals + 1) > CONTEXT_BYTES:
+        raise GlamError(
+            f"{where}: {count:,} contexts of {length:,} steps take more than the possible "
+            f"{CONTEXT_BYTES:,} bytes"
+        )
     if not isinstance(config.agent.get("class"), str):
         raise GlamError(f"{where}: agent must name its class; {CURE}")
-    probability = config.protocol.repeat_action_probability
-    if not 0.0 <= probability < 1.0:
-        raise GlamError(
-            f"{where}: protocol.repeat_action_probability {probability} is not in [0, 1)"
-        )
-    if config.protocol.noop_max < 0:
-        raise GlamError(
-            f"{where}: protocol.noop_max must be at least 0, got {config.protocol.noop_max}"
-        )
-    if not 0.0 <= (hours := config.provenance.hours) < math.inf:
-        raise GlamError(f"{where}: provenance.hours must be finite and at least 0, got {hours}")
-    try:
-        world_model_tensors(config)
-    except ValueError as error:
-        raise GlamError(f"{where}: no world model has these sizes ({error}); {CURE}") from error

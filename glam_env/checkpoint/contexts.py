@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, printable
+from glam_env.files import SHOWN
 from glam_env.model.config import WorldModelConfig
 
 CONTEXT_LENGTH = 16
@@ -61,7 +62,7 @@ class Contexts:
             GlamError: a name, a shape, a dtype or a value does not fit.
         """
         if tensors.keys() != {"codes", "actions"}:
-            names = ", ".join(sorted(tensors)) or "nothing"
+            names = printable(", ".join(sorted(tensors)) or "nothing", SHOWN)
             raise GlamError(f"{where}: holds {names}; contexts are exactly codes and actions")
         for name, tensor in tensors.items():
             if tensor.dtype != torch.uint8:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,22 +24,34 @@ from glam_env.checkpoint.config import (
     CONFIG,
     CONTEXTS,
     CURE,
+    PARAMETERS,
     WORLD_MODEL,
     CheckpointConfig,
     FileRecord,
     check_values,
     read_config,
+    require_weights,
     to_json,
     world_model_tensors,
 )
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
+from glam_env.checkpoint.replace import replaced_folder, require_replaceable, standing
 from glam_env.errors import GlamError
+from glam_env.files import expand, file_size, read_bounded, shown
 from glam_env.games import GAMES, find_game
 from glam_env.model.world_model import WorldModel
 
-CARD = "CARD.md"
+CARD, METRICS = "CARD.md", "metrics.jsonl"
 EXPORT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FILE_BYTES = 4 * PARAMETERS + 2**20
+"""Size of a safetensors file at most: all weights in float32, and the header."""
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -56,12 +66,12 @@ def shipped_checkpoints() -> dict[str, Path]:
     """
     roots = [_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints"]
     if own := os.environ.get("GLAM_CHECKPOINTS"):
-        roots.insert(0, Path(own).expanduser())
+        roots.insert(0, expand(own))
     found: dict[str, Path] = {}
     for game in GAMES:
         for root in roots:
-            if (root / game / CONFIG).is_file():
-                found.setdefault(game, root / game)
+            if os.path.isfile((folder := standing(root / game)) / CONFIG):
+                found.setdefault(game, folder)
     return found
 
 
@@ -73,9 +83,9 @@ def _find_folder(name: str | Path) -> Path:
     """
     if isinstance(name, str) and name.startswith(SCHEME):
         return fetch_checkpoint(name)
-    path = Path(name).expanduser()
+    path = standing(expand(name))
     is_name = isinstance(name, str) and path.name == name
-    if is_name and (name in GAMES or not path.is_dir()):
+    if is_name and (name in GAMES or not os.path.isdir(path)):
         game = find_game(str(name)).name
         shipped = shipped_checkpoints()
         if game not in shipped:
@@ -84,7 +94,7 @@ def _find_folder(name: str | Path) -> Path:
                 f"make one with `glam train {game}`, then `glam export {game}`"
             )
         return shipped[game]
-    if not (path / CONFIG).is_file():
+    if not os.path.lexists(path / CONFIG):
         raise GlamError(
             f"{path} is not a checkpoint: give a game's name, a folder with {CONFIG}, "
             f"or {SCHEME}owner/name"
@@ -168,24 +178,40 @@ class Checkpoint:
         state = self._read(AGENT)
         return state if expected is None else check_tensors(state, expected, str(self.path / AGENT))
 
+    def verify(self) -> None:
+        """Check size and SHA-256 of all files; nothing is loaded.
+
+        Raises:
+            GlamError: the first file that is not what ``config.json`` says.
+        """
+        for name in self.config.files:
+            self._bytes(name)
+
     def _read(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file, after checking its size and SHA-256."""
-        path, record = self.path / name, self.config.files[name]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise GlamError(f"{path} cannot be read ({error.strerror}); {CURE}") from error
-        if len(data) != record.bytes:
-            sizes = f"has {len(data)} bytes where {CONFIG} says {record.bytes}"
-            raise GlamError(f"{path} {sizes}; {CURE}")
-        if hashlib.sha256(data).hexdigest() != record.sha256:
-            raise GlamError(f"{path} is not the file whose SHA-256 {CONFIG} gives; {CURE}")
+        path, data = self.path / name, self._bytes(name)
         try:
             tensors = safetensors.torch.load(data)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
             raise GlamError(f"{path} is not a safetensors file ({error}); {CURE}") from error
+        for key, tensor in tensors.items():
+            if tensor.dtype not in _DTYPES:
+                raise GlamError(f"{path}: tensor {shown(key)} has dtype {tensor.dtype}; {CURE}")
         _check_finite(tensors, str(path))
         return tensors
+
+    def _bytes(self, name: str) -> bytes:
+        """Read a file if its size is that of its record; check its SHA-256."""
+        path, record = self.path / name, self.config.files[name]
+        if (size := file_size(path, CURE)) != record.bytes:
+            if size < 1024 and read_bounded(path, 1024, CURE).startswith(_POINTER):
+                raise GlamError(f"{path} is a pointer of Git LFS; fetch the file: `git lfs pull`")
+            sizes = f"has {size} bytes where {CONFIG} says {record.bytes}"
+            raise GlamError(f"{path} {sizes}; {CURE}")
+        data = read_bounded(path, FILE_BYTES, CURE)
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise GlamError(f"{path} is not the file whose SHA-256 {CONFIG} gives; {CURE}")
+        return data
 
 
 # --- saving ------------------------------------------------------------------------------------
@@ -200,6 +226,7 @@ def save_checkpoint(
     contexts: Contexts,
     card: str,
     dtype: str = "float32",
+    metrics: bytes | None = None,
 ) -> Path:
     """Write a checkpoint completely or not at all, replacing an older one in the same folder.
 
@@ -211,6 +238,7 @@ def save_checkpoint(
         contexts: start contexts of the size in ``config.contexts``.
         card: the text of ``CARD.md``.
         dtype: of the weights, ``float32`` or ``bfloat16`` (half the size; read as float32).
+        metrics: the content of ``metrics.jsonl``; None keeps the one that is there.
 
     Returns:
         The folder.
@@ -219,12 +247,13 @@ def save_checkpoint(
         GlamError: a value could not be read back, the folder holds something else, or it cannot be
             written. Nothing has been changed then.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = require_replaceable(folder)
     if dtype not in EXPORT_DTYPES:
         raise GlamError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}; got {dtype!r}")
     check_values(config, str(folder / CONFIG))
     where = str(folder / WORLD_MODEL)
     world_model_state = check_tensors(world_model_state, world_model_tensors(config), where)
+    require_weights(f"{folder}: agent", agent_state)
     _check_finite(agent_state, str(folder / AGENT))
     where = str(folder / CONTEXTS)
     contexts = Contexts.from_tensors(contexts.tensors(), config.world_model, where)
@@ -239,6 +268,8 @@ def save_checkpoint(
         name: FileRecord(len(data), hashlib.sha256(data).hexdigest())
         for name, data in contents.items()
     }
+    if metrics is not None:
+        contents[METRICS] = metrics
     _write(folder, contents, replace(config, files=records), card)
     return folder
 
@@ -254,67 +285,19 @@ def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> No
     Raises:
         GlamError: the folder cannot be read or written; nothing has been changed then.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = require_replaceable(folder)
     check_values(config, str(folder / CONFIG))
-    try:
-        contents = {name: (folder / name).read_bytes() for name in (WORLD_MODEL, AGENT, CONTEXTS)}
-    except OSError as error:
-        raise GlamError(f"{folder} cannot be read ({error.strerror}); {CURE}") from error
+    names = (WORLD_MODEL, AGENT, CONTEXTS)
+    contents = {name: read_bounded(folder / name, FILE_BYTES, CURE) for name in names}
     _write(folder, contents, config, card)
 
 
 def _write(folder: Path, contents: dict[str, bytes], config: CheckpointConfig, card: str) -> None:
     text = json.dumps(to_json(config), indent=2, allow_nan=False) + "\n"
-    with _replaced_folder(folder) as staging:
-        for name, data in {**contents, CONFIG: text.encode(), CARD: card.encode()}.items():
-            with (staging / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-
-
-@contextmanager
-def _replaced_folder(folder: Path) -> Iterator[Path]:
-    """Yield a sibling to write to, which replaces the folder if the block succeeds."""
-    staging = folder.with_name(f".{folder.name}.new")
-    old = folder.with_name(f".{folder.name}.old")
-    try:
-        if folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
-            raise GlamError(f"{folder} is not empty and holds no checkpoint; choose another folder")
-        if old.exists():  # an earlier save was killed between the renames, or after them
-            shutil.rmtree(old) if folder.exists() else old.rename(folder)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        if folder.exists():
-            own = shutil.ignore_patterns(CONFIG, CARD, WORLD_MODEL, AGENT, CONTEXTS)
-            shutil.copytree(folder, staging, ignore=own, dirs_exist_ok=True)
-        yield staging
-        _sync(staging)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            staging.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise GlamError(
-            f"cannot write {folder} ({error.strerror or error}); "
-            "make its parent folder writable, or free disk space"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    contents = {**contents, CONFIG: text.encode(), CARD: card.encode()}
+    with replaced_folder(folder, contents) as staging:
+        for name, data in contents.items():
+            (staging / name).write_bytes(data)
 
 
 def _pack(tensors: Mapping[str, Tensor], weights: torch.dtype) -> bytes:
@@ -349,19 +332,19 @@ def check_tensors(
         GlamError: a tensor does not fit; the message names it.
     """
     if missing := sorted(expected.keys() - state.keys()):
-        raise GlamError(f"{where}: tensor {missing[0]!r} is missing; {CURE}")
+        raise GlamError(f"{where}: tensor {shown(missing[0])} is missing; {CURE}")
     if extra := sorted(state.keys() - expected.keys()):
-        raise GlamError(f"{where}: tensor {extra[0]!r} is not part of this model; {CURE}")
+        raise GlamError(f"{where}: tensor {shown(extra[0])} is not part of this model; {CURE}")
     checked = {}
     for name, like in expected.items():
         tensor = state[name]
         if tensor.shape != like.shape:
             shapes = f"shape {tuple(tensor.shape)}, not {tuple(like.shape)}"
-            raise GlamError(f"{where}: tensor {name!r} has {shapes}; {CURE}")
+            raise GlamError(f"{where}: tensor {shown(name)} has {shapes}; {CURE}")
         allowed = EXPORT_DTYPES.values() if like.is_floating_point() else (like.dtype,)
         if tensor.dtype not in (like.dtype, *allowed):
             dtypes = f"dtype {tensor.dtype}, not {like.dtype}"
-            raise GlamError(f"{where}: tensor {name!r} has {dtypes}; {CURE}")
+            raise GlamError(f"{where}: tensor {shown(name)} has {dtypes}; {CURE}")
         checked[name] = tensor.to(like.dtype)
     _check_finite(checked, where)
     return checked
@@ -370,7 +353,9 @@ def check_tensors(
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise GlamError(f"{where}: tensor {name!r} holds numbers that are not finite; {CURE}")
+            raise GlamError(
+                f"{where}: tensor {shown(name)} holds numbers that are not finite; {CURE}"
+            )
 
 
 def _check_contexts(contexts: Contexts, config: CheckpointConfig, where: str) -> None:

@@ -34,10 +34,13 @@ class Card:
     def execute(self) -> int:
         """Measure, and write the results."""
         from glam_env.checkpoint.folder import write_results
+        from glam_env.checkpoint.replace import require_replaceable
         from glam_env.evaluation.report.card import write_card
+        from glam_env.files import reading
 
         checkpoint = trained.open_checkpoint(self.game)
         config = checkpoint.config
+        require_replaceable(checkpoint.path)
         if not self.from_results:
             results = trained.measure_all(
                 trained.load_trained(checkpoint, self.device),
@@ -49,6 +52,8 @@ class Card:
             config = replace(config, results=results)
         elif not config.results:
             raise GlamError(f"{checkpoint.path} has no results yet; leave out --from-results")
-        write_results(checkpoint.path, config, write_card(config))
+        with reading(f"{checkpoint.path}: results", "leave out --from-results"):
+            card = write_card(config)
+        write_results(checkpoint.path, config, card)
         print(f"{'written' if self.from_results else 'measured'} again: {checkpoint.path}")
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -46,12 +45,14 @@ class Export:
 
     def execute(self) -> int:
         """Measure what was trained, and write the checkpoint."""
-        from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig
+        from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, check_values
         from glam_env.checkpoint.folder import EXPORT_DTYPES, save_checkpoint
+        from glam_env.checkpoint.replace import require_replaceable
         from glam_env.checks import require_choice, require_count
         from glam_env.device import find_device
         from glam_env.evaluation.report.card import write_card
-        from glam_env.evaluation.report.history import METRICS
+        from glam_env.evaluation.report.history import METRICS, METRICS_BYTES
+        from glam_env.files import read_bounded
         from glam_env.games import find_game
         from glam_env.training.export import as_stored, draw_contexts
         from glam_env.training.run_folder import run_kind
@@ -61,16 +62,31 @@ class Export:
         require_choice("dtype", self.dtype, tuple(EXPORT_DTYPES))
         for name in ("episodes", "contexts", "max_episode_steps"):
             require_count(name, getattr(self, name))
+        for name in ("fidelity_steps", "behavior_steps"):
+            require_count(name, getattr(self, name))
+        to = require_replaceable(self.to or Path("checkpoints") / game)
         if run_kind(path) is None:
             raise GlamError(f"there is no run in {path}; give its --run, or `glam train {game}`")
         loaded, run = trained.load_run(path, find_device(self.device))
         if loaded.game != game:
             raise GlamError(f"{path} holds a run of {loaded.game}, not {game}; choose its --run")
+        cure = f"{METRICS} is part of a checkpoint; take it from a copy of the run"
+        read_bounded(path / METRICS, METRICS_BYTES, cure)  # before the work, not after
+        length = run.config.context
+        config = CheckpointConfig(
+            game=game,
+            world_model=loaded.world_model.config,
+            agent=loaded.agent_config,
+            contexts=ContextsConfig(self.contexts, length),
+            max_episode_steps=self.max_episode_steps,
+            protocol=loaded.play,
+            provenance=replace(run.provenance, note=self.note),
+        )
+        check_values(config, str(to))
         # From here on the weights are as they will be stored: what is measured is what is shipped.
         dtype, world_model, agent = EXPORT_DTYPES[self.dtype], loaded.world_model, loaded.agent
         world_model.load_exported(as_stored(world_model.export_state(), dtype))
         agent.load_exported(as_stored(agent.export_state(), dtype))
-        length = run.config.context
         contexts = draw_contexts(world_model, run.replay, self.contexts, length, seed=0)
         results = trained.measure_all(
             replace(loaded, horizon=self.max_episode_steps),
@@ -79,25 +95,16 @@ class Export:
             behavior_steps=self.behavior_steps,
             branch_steps=self.branch_steps,
         )
-        config = CheckpointConfig(
-            game=game,
-            world_model=world_model.config,
-            agent=loaded.agent_config,
-            contexts=ContextsConfig(self.contexts, length),
-            max_episode_steps=self.max_episode_steps,
-            protocol=loaded.play,
-            provenance=replace(run.provenance, note=self.note),
-            results=results,
-        )
+        config = replace(config, results=results)
         written = save_checkpoint(
-            self.to or Path("checkpoints") / game,
+            to,
             config=config,
             world_model_state=world_model.export_state(),
             agent_state=agent.export_state(),
             contexts=contexts,
             card=write_card(config),
             dtype=self.dtype,
+            metrics=read_bounded(path / METRICS, METRICS_BYTES, cure),  # the learning curves
         )
-        shutil.copyfile(path / METRICS, written / METRICS)  # the learning curves
         print(f"exported to {written}")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from typing import Annotated, Any
 import tyro
 
 from glam_env.cli.options import folder
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, printable
 
-LISTED = 8  # items of a list that are shown
+LISTED, SHOWN = 8, 200  # items of a list that are shown, and characters of one
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Info:
     def _trained(self, path: Path) -> None:
         """Print a training run or a checkpoint, and plot its curves."""
         from glam_env.evaluation.report.history import METRICS, read_history, save_curves
+        from glam_env.files import reading
         from glam_env.games import find_game
         from glam_env.training.run_folder import run_kind
 
@@ -60,13 +62,16 @@ class Info:
         else:
             path, game, facts = _checkpoint(self.what)
         metrics = path / METRICS
-        history = read_history(path) if metrics.is_file() and metrics.stat().st_size else None
+        has_metrics = os.path.isfile(metrics) and metrics.stat().st_size > 0
+        history = read_history(path) if has_metrics else None
         if self.json:
             self._print(facts | {"history": history and history.as_json()}, "")
         else:
             results = facts.pop("results", {})
             table = "no metrics yet" if history is None else history.table()
-            self._print(facts, "\n".join([*_measured(results), "", table]))
+            with reading(f"{path}: results", "measure them again with `glam card`"):
+                measured = _measured(results)
+            self._print(facts, "\n".join([*measured, "", table]))
         if self.plot is not None:
             if history is None:
                 raise GlamError(f"{path} has no {METRICS} to plot")
@@ -111,7 +116,7 @@ def _training_run(path: Path) -> tuple[str, dict[str, Any]]:
 
     run = RunFolder(path)
     facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
-    return run.settings.get("game", ""), facts
+    return str(run.settings.get("game", "")), facts
 
 
 def _checkpoint(name: str) -> tuple[Path, str, dict[str, Any]]:
@@ -120,6 +125,7 @@ def _checkpoint(name: str) -> tuple[Path, str, dict[str, Any]]:
     from glam_env.checkpoint.folder import Checkpoint
 
     checkpoint = Checkpoint.open(name)
+    checkpoint.verify()  # a config alone says nothing of the other files
     facts = {"folder": str(checkpoint.path), **to_json(checkpoint.config)}
     return checkpoint.path, checkpoint.config.game, facts
 
@@ -129,18 +135,24 @@ def _sb3_run(path: Path) -> tuple[dict[str, Any], str]:
     from glam_agents.sb3.run import REPORT
     from glam_agents.sb3.score import show_report
 
+    from glam_env.evaluation.report.history import METRICS_BYTES
+    from glam_env.files import parse_json, read_bounded, read_json, reading
     from glam_env.training.run_folder import RunFolder
 
     run = RunFolder(path, kind="sb3")
-    steps = 0
-    if run.metrics.is_file() and (lines := run.metrics.read_text().splitlines()):
-        steps = json.loads(lines[-1])["steps"]
+    steps, cure = 0, "start another run"
+    if os.path.isfile(run.metrics):
+        data = read_bounded(run.metrics, METRICS_BYTES, cure)
+        with reading(run.metrics, cure):
+            if lines := data.decode("utf-8").splitlines():
+                steps = int(parse_json(lines[-1], finite=False)["steps"])
     facts: dict[str, Any] = {"settings": run.settings, "steps": steps, "report": None}
     report = path / REPORT
-    if not report.is_file():
+    if not os.path.isfile(report):
         return facts, f"a run of `glam sb3`, {steps:,} dream steps so far, no report yet"
-    facts["report"] = json.loads(report.read_text())
-    return facts, show_report(facts["report"])
+    facts["report"] = read_json(report, cure, finite=False)
+    with reading(report, cure):
+        return facts, show_report(facts["report"])
 
 
 def _measured(results: Mapping[str, Any]) -> list[str]:
@@ -160,13 +172,13 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
 def _outline(value: Any, depth: int = 0) -> str:
     """Format nested facts as indented lines; long lists are cut."""
     if isinstance(value, list):
-        shown = [str(item) for item in value[:LISTED]]
+        shown = [printable(item, SHOWN) for item in value[:LISTED]]
         return ", ".join(shown) + (f", … ({len(value)})" if len(value) > LISTED else "")
     if not isinstance(value, dict):
-        return str(value)
+        return printable(value)
     lines = []
     for name, item in value.items():
         text = _outline(item, depth + 1)
         gap = "\n" if isinstance(item, dict) and item else " "
-        lines.append(f"{'  ' * depth}{name}:{gap}{text}")
+        lines.append(f"{'  ' * depth}{printable(name, SHOWN)}:{gap}{text}")
     return "\n".join(lines)

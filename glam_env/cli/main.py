@@ -43,9 +43,14 @@ def main(words: list[str] | None = None) -> int:
         words: The command line without the program's name; that of the process if None.
 
     Returns:
-        The exit code: 0, or 2 after one line about a mistake that the user can mend, 130 after
-        Ctrl-C, 141 if the reader of standard output has gone.
+        The exit code: 0, or 2 after one line about a mistake that the user can mend, such as a full
+        disk, 130 after Ctrl-C, 141 if the reader of standard output has gone.
     """
+    if sys.stderr is None:  # it was closed before the start
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        print("glam: standard output is closed; redirect it, to /dev/null say", file=sys.stderr)
+        return MISTAKE
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a narrow encoding loses a character, no more
@@ -59,10 +64,14 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("glam: stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        if not _reader_has_gone():
+    except OSError:
+        if (problem := _broken_output()) is None:
             raise
-        return BROKEN_PIPE
+        if isinstance(problem, BrokenPipeError):
+            return BROKEN_PIPE
+        reason = problem.strerror or problem
+        print(f"glam: cannot write to standard output ({reason}); redirect it", file=sys.stderr)
+        return MISTAKE
 
 
 def _run(words: list[str]) -> int:
@@ -102,15 +111,15 @@ def _read(words: list[str]) -> Any:
         return tyro.cli(union, prog="glam", args=words, description=DESCRIPTION)
 
 
-def _reader_has_gone() -> bool:
-    """Whether standard output is the pipe that broke; if so, the rest of it goes nowhere."""
+def _broken_output() -> OSError | None:
+    """Return what is wrong with standard output, if anything; the rest of it then goes nowhere."""
     try:
-        print(flush=True)  # a flush alone has nothing to write by now
-    except BrokenPipeError:
+        print(flush=True)  # a flush alone may have nothing to write by now
+    except OSError as problem:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return True
-    return False
+        return problem
+    return None
 
 
 if __name__ == "__main__":

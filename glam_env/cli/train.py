@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from glam_env.training.run_folder import RunFolder
 else:  # its module imports torch: the defaults below bring the class when they are needed
     TrainConfig = Any
+
+
+MOST_THREADS = (
+    256  # on a machine of fewer cores; far more cannot be started, which ends the process
+)
 
 
 @dataclass
@@ -103,7 +109,7 @@ class Train:
         """Train until the last step, or until stopped."""
         import torch
 
-        from glam_env.checks import require_count
+        from glam_env.checks import require_count, require_within
         from glam_env.console import Progress, StopRequest
         from glam_env.device import find_device
         from glam_env.training.logs import TensorBoardLog, show_metrics
@@ -111,7 +117,9 @@ class Train:
 
         device = find_device(self.device)
         if self.threads is not None:
-            torch.set_num_threads(require_count("threads", self.threads))
+            most = max(MOST_THREADS, os.cpu_count() or 1)
+            require_within("threads", require_count("threads", self.threads), f"[1, {most}]")
+            torch.set_num_threads(self.threads)
         if self.minutes is not None and not self.minutes > 0:
             raise GlamError(f"minutes must be positive, got {self.minutes}")
         game, run, kind = self._open_run()

@@ -143,7 +143,9 @@ def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
     run = RunFolder(path)
     trained = load_run(run, device)
     world_model = trained.world_model.requires_grad_(False)
-    settings = {"class": DEFAULT_AGENT, **run.settings["agent"]}  # old runs store no class
+    settings = run.settings.get("agent", {})
+    if isinstance(settings, Mapping):
+        settings = {"class": DEFAULT_AGENT, **settings}  # old runs store no class
     sizes = world_model.config
     agent = load_run_agent(
         settings,

@@ -10,6 +10,15 @@ from typing import Any
 from glam_env.model.cores.base import CoreConfig
 from glam_env.model.cores.glam import GlamConfig
 
+_SIZES = {
+    "num_actions": (1, 256),  # stored as bytes, as are the classes
+    "stem": (1, 1024),
+    "categoricals": (1, 1024),
+    "classes": (2, 256),
+    "width": (1, 16_384),
+    "reward_bins": (2, 65_536),
+}
+
 _FLAT = tuple(f.name for f in fields(GlamConfig) if f.name != "name")
 
 
@@ -58,15 +67,11 @@ class WorldModelConfig:
         Raises:
             ValueError: The first value that is out of range, by its field's name.
         """
-        for name in ("num_actions", "stem", "categoricals", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_actions", "classes"):
-            if getattr(self, name) > 256:  # both are stored as bytes
-                raise ValueError(f"{name} must be at most 256, got {getattr(self, name)}")
-        for name in ("classes", "reward_bins"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} must be at least 2, got {getattr(self, name)}")
+        for name, (least, most) in _SIZES.items():
+            if (value := getattr(self, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, got {value}")
         # Without a uniform share a probability may be 0, and the KL infinite or NaN.
         if not 1e-6 <= self.unimix < 1.0:
             raise ValueError(f"unimix must be in [1e-6, 1), got {self.unimix}")

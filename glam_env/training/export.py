@@ -17,6 +17,7 @@ from torch import Tensor
 from glam_env.checkpoint.config import Provenance, from_json
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.errors import GlamError
+from glam_env.files import reading
 from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
@@ -33,13 +34,20 @@ def read_settings(settings: Mapping[str, Any], where: str) -> tuple[str, str, Tr
     """Read game, preset and training settings from a run folder's ``config.json``.
 
     Raises:
-        GlamError: A key is missing, or a value is of another type than expected.
+        GlamError: A key is missing, or a value is of another type than expected or impossible.
     """
     try:
         game, preset, train = settings["game"], settings["preset"], settings["train"]
     except KeyError as error:
         raise GlamError(f"{where}: key {error} is missing; start a new run") from error
-    return game, preset, from_json(TrainConfig, upgrade_train(train), where)
+    if not (isinstance(game, str) and isinstance(preset, str)):
+        raise GlamError(f"{where}: game and preset must be names; start a new run")
+    config = from_json(TrainConfig, upgrade_train(train), where)
+    try:
+        config.validate()
+    except GlamError as error:
+        raise GlamError(f"{where}: {error}") from error
+    return game, preset, config
 
 
 def draw_contexts(
@@ -119,18 +127,22 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
         raise GlamError(f"{run.path} has no checkpoint yet; let it train for a while")
     sizes = replace(config.model, num_actions=find_game(game).num_actions)
     world_model = WorldModel(sizes).to(device)
-    world_model.load_state_dict(checkpoint["world_model"])
     replay = open_replay(config, run, writable=False)
-    replay.load_state(checkpoint["replay"])
-    packages = ("glam-env", "torch", "gymnasium", "ale-py")
-    origin = Provenance(
-        preset=preset,
-        environment_steps=checkpoint["counts"]["env_steps"],
-        updates=checkpoint["counts"]["model_updates"],
-        hours=round(checkpoint["seconds"] / 3600, 3),
-        hardware=describe_hardware(device),
-        seed=config.seed,
-        versions={name: importlib.metadata.version(name) for name in packages},
-        begun_from=run.settings.get("begun_from", {}),
-    )
+    with reading(f"the last checkpoint in {run.path}", "start a new run"):
+        try:
+            world_model.load_state_dict(checkpoint["world_model"])
+        except RuntimeError as error:
+            raise ValueError(str(error).splitlines()[-1].strip()) from error
+        replay.load_state(checkpoint["replay"])
+        packages = ("glam-env", "torch", "gymnasium", "ale-py")
+        origin = Provenance(
+            preset=preset,
+            environment_steps=checkpoint["counts"]["env_steps"],
+            updates=checkpoint["counts"]["model_updates"],
+            hours=round(checkpoint["seconds"] / 3600, 3),
+            hardware=describe_hardware(device),
+            seed=config.seed,
+            versions={name: importlib.metadata.version(name) for name in packages},
+            begun_from=run.settings.get("begun_from", {}),
+        )
     return TrainedRun(game, config, world_model.eval(), checkpoint["agent"], replay, origin)

@@ -14,6 +14,7 @@ import torch
 from glam_env.device import upload
 from glam_env.model.structures import LatentBatch
 from glam_env.model.world_model import WorldModel
+from glam_env.training.disk_space import flush
 from glam_env.training.replay import Replay
 
 CHUNK = 256  # frames encoded at once
@@ -37,19 +38,24 @@ class LatentStore:
     def __init__(self, replay: Replay, world_model: WorldModel, name: str = "latents") -> None:
         self.replay, self.world_model = replay, world_model
         c = world_model.config
-        self.encoded = 0
+        self.encoded, self._name = 0, name
         self._shape = (c.categoricals, c.classes)
         self._width = c.categoricals * c.classes
         self._array = replay.open_beside(name, np.float16, (2, self._width))
 
     def catch_up(self) -> None:
-        """Encode the frames that were added since the last call, oldest first."""
+        """Encode the frames that were added since the last call, oldest first.
+
+        Raises:
+            GlamError: The disk is full.
+        """
         replay = self.replay
         device = next(self.world_model.parameters()).device
         self.encoded = max(self.encoded, replay.added - replay.capacity)
         step = max(1, CHUNK // replay.streams)
         while self.encoded < replay.added:
             slots = np.arange(self.encoded, min(self.encoded + step, replay.added)) % replay.ring
+            replay.allocate(self._name, self._array, slots)
             places = np.arange(replay.streams)[:, None], slots[None]
             images = replay.take("images", places, device)
             latents = self.world_model.latents(images.flatten(0, 1))
@@ -70,8 +76,12 @@ class LatentStore:
         return LatentBatch(log_probs.unflatten(-1, self._shape), projected, *others, valid)
 
     def flush(self) -> None:
-        """Write everything to the disk."""
-        self._array.flush()
+        """Write everything to the disk.
+
+        Raises:
+            GlamError: The disk fails.
+        """
+        flush(self.replay.folder / f"{self._name}.npy", self._array)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must store beside the file."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ class TensorBoardLog:
         resumed_at: Updates already done; TensorBoard hides the events beyond.
 
     Raises:
-        GlamError: If tensorboard is not installed.
+        GlamError: If tensorboard is not installed, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, resumed_at: int = 0) -> None:
@@ -54,15 +56,45 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise GlamError('training needs tensorboard: pip install "glam-env[train]"') from error
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_at or None)
+        self._folder, self._hook = folder, threading.excepthook
+        threading.excepthook = self._on_thread_error
+        with self._one_line():
+            self._writer = SummaryWriter(str(folder), purge_step=resumed_at or None)
 
     def __call__(self, line: dict[str, Any]) -> None:
-        """Add the figures of a line."""
+        """Add the figures of a line.
+
+        Raises:
+            GlamError: If they cannot be written, as on a full disk.
+        """
         step = line["image_updates"] + line["model_updates"]
-        for name, value in line.items():
-            if isinstance(value, (int, float)):
-                self._writer.add_scalar(name, value, step)
+        with self._one_line():
+            for name, value in line.items():
+                if isinstance(value, (int, float)):
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is pending."""
-        self._writer.close()
+        """Write what is pending.
+
+        Raises:
+            GlamError: If it cannot be written.
+        """
+        with self._one_line():
+            self._writer.close()
+        threading.excepthook = self._hook
+
+    def _on_thread_error(self, error: threading.ExceptHookArgs) -> None:
+        """Pass on the error of a thread, but for TensorBoard's, which reaches the next call."""
+        if not issubclass(error.exc_type, OSError):
+            self._hook(error)
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            threading.excepthook = self._hook
+            raise GlamError(
+                f"cannot write {self._folder} ({error.strerror or error}); "
+                "free disk space and --resume"
+            ) from error

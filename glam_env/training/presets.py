@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from glam_env.checkpoint.config import require_world_model
 from glam_env.checks import require_ranges
 from glam_env.errors import GlamError
+from glam_env.files import shown
 from glam_env.model.config import LossConfig, WorldModelConfig
 
 
@@ -58,38 +60,41 @@ class FreezeConfig:
     latent_length: int = 64
 
 
-_COUNT, _AMOUNT, _SHARE, _POSITIVE = "[1, inf)", "[0, inf)", "[0, 1]", "(0, inf)"
+_AMOUNT, _SHARE, _POSITIVE = "[0, inf)", "[0, 1]", "(0, inf)"
+_COUNT, _UPDATES, _SIZE = "[1, 1000000000]", "[0, 1000000000]", "[1, 1000000]"
+
+_MARGIN = "[0, 64]"  # pixels, of 64
+MOST_FREEZES = 100
 
 _RANGES = {
     **dict.fromkeys(
         [
             "total_steps",
             "random_steps",
-            "num_envs",
             "replay_capacity",
-            "batch",
             "update_every",
             "agent_updates",
-            "image_batch",
-            "imagination_batch",
             "log_every",
             "checkpoint_every",
             "exploration_hold",
         ],
         _COUNT,
     ),
-    **dict.fromkeys(("image_warmup", "model_warmup", "target_error"), _AMOUNT),
+    **dict.fromkeys(("batch", "length", "context", "image_batch", "imagination_batch"), _SIZE),
+    **dict.fromkeys(("image_warmup", "model_warmup"), _UPDATES),
+    "target_error": _AMOUNT,
+    "num_envs": "[1, 10000]",
     **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
     "seed": "[0, 9223372036854775807]",
     "decay_from": _SHARE,
     "repeat_action_probability": "[0, 1)",
 }
-_HORIZON_RANGES = {"initial": _COUNT, "increase": _AMOUNT, "every": _COUNT, "maximum": _COUNT}
+_HORIZON_RANGES = {"initial": _SIZE, "increase": _UPDATES, "every": _COUNT, "maximum": _SIZE}
 _FREEZE_RANGES = {
-    **dict.fromkeys(("finetune", "margin", "adapt"), _AMOUNT),
+    **dict.fromkeys(("finetune", "adapt"), _UPDATES),
+    **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
+    "margin": _MARGIN,
     "margin_weight": _POSITIVE,
-    "latent_batch": _COUNT,
-    "latent_length": _COUNT,
 }
 _LOSS_RANGES = {
     **dict.fromkeys(
@@ -99,7 +104,6 @@ _LOSS_RANGES = {
             "variation",
             "free_nats",
             "variation_free_nats",
-            "margin",
             "latent_gradient",
             "reward_weight",
         ],
@@ -107,6 +111,7 @@ _LOSS_RANGES = {
     ),
     **dict.fromkeys(("foreground_weight", "margin_weight"), _POSITIVE),
     "foreground_threshold": _SHARE,
+    "margin": _MARGIN,
     "decode_fraction": "(0, 1]",
 }
 
@@ -214,10 +219,7 @@ class TrainConfig:
                 f"horizon.maximum {self.horizon.maximum} is less than horizon.initial "
                 f"{self.horizon.initial}; make it at least that"
             )
-        try:
-            self.model.validate()
-        except ValueError as error:
-            raise GlamError(f"model.{error}") from error
+        require_world_model(self.model, "model.")
         if self.context < self.model.core.context:
             raise GlamError(
                 f"context {self.context} is shorter than the {self.model.core.context} steps "
@@ -243,11 +245,16 @@ class TrainConfig:
                 "length (freeze.latent_batch or freeze.latent_length once images are frozen), or "
                 "set dream_starts fresh"
             )
-        if not all(0.0 <= share <= 1.0 for share in at) or list(at) != sorted(set(at)):
-            raise GlamError(f"freeze.at must hold ascending shares in [0, 1], got {at}")
+        in_order = all(0.0 <= share <= 1.0 for share in at) and list(at) == sorted(set(at))
+        if not in_order or len(at) > MOST_FREEZES:
+            raise GlamError(
+                f"freeze.at must hold ascending shares in [0, 1], {MOST_FREEZES} at most, "
+                f"got {shown(at)}"
+            )
         if not self.exploration or not all(0.0 <= chance <= 1.0 for chance in self.exploration):
             raise GlamError(
-                f"exploration must hold chances in [0, 1], one or more, got {self.exploration}"
+                "exploration must hold chances in [0, 1], one or more, "
+                f"got {shown(self.exploration)}"
             )
         longest = max(lengths.values())
         if self.random_steps < self.num_envs * longest:

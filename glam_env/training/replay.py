@@ -4,12 +4,16 @@ Each stream (an env of the emulator) has a ring. Step t of a stream is a frame, 
 it, the reward that followed, and whether a life or the episode ended. A sampled sequence crosses
 neither the end of an episode nor the seam of the ring; what is missing of its length is padding.
 
+Disk space is allocated block by block as the ring grows, before it is written.
+
 The files hold more steps than the ring's capacity. The spare slots keep steps that a checkpoint
 needs from being overwritten before the next checkpoint, so a killed run resumes with its replay.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +24,9 @@ from glam_env.device import upload
 from glam_env.errors import GlamError
 from glam_env.model.structures import SequenceBatch
 from glam_env.model.vision import IMAGE_SIZE
+from glam_env.training.disk_space import allocate, flush
+
+BLOCK = 256  # slots of the ring whose disk space is allocated at once
 
 _FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
     "images": (np.uint8, (IMAGE_SIZE, IMAGE_SIZE, 3)),
@@ -81,6 +88,7 @@ class Replay:
         self.streams, self.capacity, self.ring = streams, capacity, capacity + spare
         self.added = 0  # steps ever added to each stream
         self._known_segments: np.ndarray | None = None  # dropped by add
+        self._allocated: dict[str, set[int]] = {}  # blocks with disk space, by file
         self._arrays = {
             name: self.open_beside(name, dtype, shape) for name, (dtype, shape) in _FIELDS.items()
         }
@@ -92,24 +100,46 @@ class Replay:
             GlamError: The file has another shape or type, or cannot be made.
         """
         whole = (self.streams, self.ring, *shape)
+        self._allocated[name] = set()
         return self._open(self.folder / f"{name}.npy", dtype, whole, self.writable)
 
     def remove_beside(self, name: str) -> None:
         """Remove a file of :meth:`open_beside`, if it exists."""
         (self.folder / f"{name}.npy").unlink(missing_ok=True)
 
+    def allocate(self, name: str, array: np.memmap, slots: np.ndarray) -> None:
+        """Allocate the disk space of slots of :meth:`open_beside` that are about to be written.
+
+        Raises:
+            GlamError: The disk is full. Nothing has been written.
+        """
+        slot_bytes = array[0, 0].nbytes
+        for block in {slot // BLOCK for slot in slots.tolist()} - self._allocated[name]:
+            count = min(BLOCK, self.ring - block * BLOCK)
+            firsts = np.arange(self.streams) * self.ring + block * BLOCK
+            parts = [(array.offset + int(i) * slot_bytes, count * slot_bytes) for i in firsts]
+            allocate(self.folder / f"{name}.npy", parts)
+            self._allocated[name].add(block)
+
     @staticmethod
     def _open(path: Path, dtype: type, shape: tuple[int, ...], writable: bool) -> np.memmap:
+        partial = path.with_name(f".{path.name}.partial")
         try:
             if writable and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+                np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+                os.replace(partial, path)  # a full disk leaves no half of a file
+            elif not path.is_file():
+                raise ValueError("it is missing or no regular file")
             array = np.lib.format.open_memmap(
                 path, mode="r"
             )  # r refuses a shortened file; r+ would pad it
             if writable:
                 array = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError) as error:
+            if writable:
+                with contextlib.suppress(OSError):  # as where its folder is none
+                    partial.unlink()
             raise GlamError(
                 f"replay file {path} cannot be opened ({error}); "
                 "free disk space, or start a run in a new folder"
@@ -134,9 +164,16 @@ class Replay:
         terminated: np.ndarray,
         truncated: np.ndarray,
     ) -> None:
-        """Add one step of each of S streams: (S, 64, 64, 3) uint8 images, the rest (S)."""
+        """Add one step of each of S streams: (S, 64, 64, 3) uint8 images, the rest (S).
+
+        Raises:
+            GlamError: The disk is full; nothing has been added.
+        """
         slot = self.added % self.ring
         values = (images, actions, rewards, life_lost, terminated, truncated)
+        if slot // BLOCK not in self._allocated[next(reversed(_FIELDS))]:
+            for name, array in self._arrays.items():
+                self.allocate(name, array, np.array([slot]))
         for array, value in zip(self._arrays.values(), values, strict=True):
             array[:, slot] = value
         self.added += 1
@@ -247,9 +284,13 @@ class Replay:
         return upload(self._arrays["images"][stream, slots], device)
 
     def flush(self) -> None:
-        """Write everything to the disk."""
-        for array in self._arrays.values():
-            array.flush()
+        """Write everything to the disk.
+
+        Raises:
+            GlamError: The disk fails.
+        """
+        for name, array in self._arrays.items():
+            flush(self.folder / f"{name}.npy", array)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must store beside the files."""

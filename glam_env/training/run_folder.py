@@ -7,6 +7,7 @@ the experience. ``lock``: locked while a process trains the run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -19,9 +20,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from glam_env.errors import GlamError
+from glam_env.files import read_json
 
 CHECKPOINTS_KEPT = 2
 CONFIG = "config.json"
+CURE = "start a new run in another folder"
 _NAME = re.compile(r"step_(\d+)\.pt")
 
 Kind = Literal["train", "sb3"]
@@ -52,7 +55,8 @@ def write_whole(path: Path, write: Any) -> None:
             finally:
                 os.close(folder)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as where the disk is read-only
+            temporary.unlink()
         raise GlamError(
             f"cannot write {path} ({error}); make the folder writable or free disk space"
         ) from error
@@ -60,9 +64,11 @@ def write_whole(path: Path, write: Any) -> None:
 
 def run_kind(path: Path) -> Kind | None:
     """Return the kind of the run in a folder; None if the folder holds no run."""
+    if not os.path.isfile(path / CONFIG):
+        return None
     try:
-        settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = read_json(path / CONFIG, CURE)
+    except GlamError:
         return None
     return _kind_of(settings)
 
@@ -104,7 +110,7 @@ class RunFolder:
         if settings is None:
             self.settings = _read_settings(config, kind)
             return
-        if config.exists():
+        if os.path.lexists(config):
             raise GlamError(f"{path} already holds a run; --resume it or choose another --run")
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -150,7 +156,8 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """List the complete checkpoints, oldest first."""
-        found = [p for p in (self.path / "checkpoints").glob("*.pt") if _NAME.fullmatch(p.name)]
+        files = (self.path / "checkpoints").glob("*.pt")
+        found = [p for p in files if _NAME.fullmatch(p.name) and p.is_file()]
         return sorted(found, key=lambda p: int(_NAME.fullmatch(p.name)[1]))  # type: ignore[index]
 
     def save_checkpoint(self, count: int, state: dict[str, Any]) -> None:
@@ -183,7 +190,12 @@ class RunFolder:
     def truncate_metrics(self, size: int) -> None:
         """Cut the metrics to ``size`` bytes, their size when a checkpoint was saved."""
         if self.metrics.exists():
-            os.truncate(self.metrics, min(size, self.metrics.stat().st_size))
+            try:
+                os.truncate(self.metrics, min(size, self.metrics.stat().st_size))
+            except OSError as error:
+                raise GlamError(
+                    f"cannot write {self.metrics} ({error}); make the folder writable"
+                ) from error
 
     def append_metrics(self, line: Mapping[str, Any]) -> int:
         """Add a line; return the size of the file after it, in bytes."""
@@ -199,12 +211,9 @@ class RunFolder:
 
 
 def _read_settings(config: Path, kind: Kind) -> dict[str, Any]:
-    if not config.is_file():
+    if not os.path.lexists(config):
         raise GlamError(f"no run to resume in {config.parent}; start it without --resume")
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GlamError(f"{config} cannot be read ({error}); start a new run") from error
+    settings = read_json(config, CURE)
     found = _kind_of(settings)
     if found is None:
         raise GlamError(f"{config} holds no settings of a run; give the folder of `glam {kind}`")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from numpy.lib.npyio import NpzFile
-from safetensors import SafetensorError
 from torch import Tensor
 
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checks import require_integers, require_range
 from glam_env.envs.base import FRAME_SHAPE
+from glam_env.envs.dream.archives import as_tensor, read_arrays
 from glam_env.errors import GlamError
+from glam_env.files import expand
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 
@@ -51,77 +49,59 @@ def read_contexts(source: Source, world_model: WorldModel, length: int) -> Conte
     Raises:
         GlamError: there is no recording, or no episode is longer than L steps.
     """
-    episodes: list[tuple[Tensor, Tensor]] = []
-    for where, tensors in _read(source):
+    device = next(world_model.parameters()).device
+    generator = torch.Generator(device).manual_seed(_SEED)
+    codes, chosen, longest = [], [], 0
+    for where, tensors in _read(source):  # one file after the other: only codes are kept
         if tensors.keys() == {"codes", "actions"}:
             return Contexts.from_tensors(tensors, world_model.config, where)
-        episodes += _episodes(tensors, world_model.config.num_actions, where)
-    long_enough = [(frames, actions) for frames, actions in episodes if len(actions) > length]
-    if not long_enough:
-        longest = max((len(actions) for _, actions in episodes), default=0)
+        for frames, actions in _episodes(tensors, world_model.config.num_actions, where):
+            longest = max(longest, len(actions))
+            if len(actions) > length:
+                code = _encode(frames, world_model, generator)
+                codes.append(code.unfold(0, length + 1, 1).transpose(1, 2))  # (N, L+1, K)
+                chosen.append(actions[:-1].to(torch.uint8).unfold(0, length, 1))
+    if not codes:
         raise GlamError(
             f"contexts: the longest recorded episode has {longest} steps; "
             f"one of at least {length + 1} is needed"
         )
-    device = next(world_model.parameters()).device
-    generator = torch.Generator(device).manual_seed(_SEED)
-    codes, chosen = [], []
-    for frames, actions in long_enough:
-        code = _encode(frames, world_model, generator)
-        codes.append(code.unfold(0, length + 1, 1).transpose(1, 2))  # (N, L+1, K)
-        chosen.append(actions[:-1].to(torch.uint8).unfold(0, length, 1))
     return Contexts(torch.cat(codes), torch.cat(chosen))
 
 
-def _read(source: Source) -> list[tuple[str, dict[str, Tensor]]]:
+def _read(source: Source) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Read the mappings of a source as tensors, each with its name for messages."""
     if isinstance(source, Mapping):
-        return [("contexts", _tensors(source, "contexts"))]
+        yield "contexts", _tensors(source, "contexts")
+        return
     if not isinstance(source, str | Path):
         raise GlamError(
             f"contexts must be a path or a mapping of arrays, got {type(source).__name__}"
         )
-    path = Path(source).expanduser()
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    path = expand(source)
+    try:
+        files = sorted(path.glob("*.npz")) if os.path.isdir(path) else [path]
+    except OSError as error:
+        raise GlamError(f"contexts: {path} cannot be read ({error.strerror})") from error
     if not files:
         raise GlamError(f"contexts: {path} holds no .npz files")
-    return [(str(file), _read_file(file)) for file in files]
+    for file in files:
+        yield str(file), _tensors(read_arrays(file, _NAMES), str(file))
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
-        if path.suffix == ".npz":
-            with path.open("rb") as file:
-                arrays = NpzFile(file, allow_pickle=False)
-                found = {name: arrays[name] for name in _NAMES if name in arrays}
-            return _tensors(found, str(path))
-    except _DAMAGED as error:
-        if isinstance(error, GlamError):
-            raise
-        raise GlamError(f"contexts: {path} cannot be read ({error})") from error
-    raise GlamError(f"contexts: {path} is not a folder, a .npz or a .safetensors file")
-
-
-_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError)
 _NAMES = ("frames", "actions", "ended", "codes")
 
 
 def _tensors(arrays: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name in _NAMES:
         if name in arrays:
             value = arrays[name]
             try:
-                tensors[name] = value if isinstance(value, Tensor) else _own(np.asarray(value))
+                tensors[name] = value if isinstance(value, Tensor) else as_tensor(np.asarray(value))
             except (TypeError, ValueError) as error:
                 raise GlamError(f"{where}: {name} is not an array of numbers") from error
     return tensors
-
-
-def _own(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _episodes(
@@ -133,7 +113,10 @@ def _episodes(
             f"{where}: {min(missing)} is missing; a recording has frames (T, 64, 64, 3) uint8 "
             "and actions (T)"
         )
-    frames, actions = tensors["frames"].cpu(), require_integers("actions", tensors["actions"]).cpu()
+    frames, actions = (
+        tensors["frames"].cpu(),
+        require_integers(f"{where}: actions", tensors["actions"]).cpu(),
+    )
     ended = tensors.get("ended", torch.zeros(actions.shape, dtype=torch.bool)).cpu()
     if (
         frames.dtype != torch.uint8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, printable
+from glam_env.files import parse_json, read_bounded, reading
 from glam_env.games import Game
 
 METRICS = "metrics.jsonl"
+METRICS_BYTES = 2**26  # a line has some 500
 COUNTS = ("env_steps", "image_updates", "model_updates", "agent_updates")
 PROGRESS = ("seconds", "phase", "phase_updates", "polished", "settled")
 EARLIER_NAMES = {"image polish": "image fine-tuning", "settling": "adaptation"}
 """Names of phases in the metrics of version 0.1, with today's."""
 BEFORE = "play before learning"  # the phase that no line names
+NAME = 40  # characters shown of a name
 SCORE_ROWS = 12
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
@@ -136,8 +138,9 @@ class History:
         head = f"{'phase':22}{'to step':>10}{'steps':>10}{'images':>9}{'model':>9}{'agent':>9}"
         lines = [head + f"{'hours':>8}   (updates of each)"]
         lines += [
-            f"{phase.name:22}{phase.until:10,}{phase.env_steps:10,}{phase.image_updates:9,}"
-            f"{phase.model_updates:9,}{phase.agent_updates:9,}{phase.seconds / 3600:8.2f}"
+            f"{printable(phase.name, NAME):22}{phase.until:10,}{phase.env_steps:10,}"
+            f"{phase.image_updates:9,}{phase.model_updates:9,}{phase.agent_updates:9,}"
+            f"{phase.seconds / 3600:8.2f}"
             for phase in self.phases
         ]
         if rows := self.scores():
@@ -157,7 +160,8 @@ class History:
                 f"{'figure':20}{'first':>11}{'last':>11}   from the first step to the last",
             ]
             lines += [
-                f"{name:20}{curve.values[0]:11.4g}{curve.values[-1]:11.4g}   {sparkline(curve)}"
+                f"{printable(name, NAME):20}{curve.values[0]:11.4g}{curve.values[-1]:11.4g}   "
+                + sparkline(curve)
                 for name, curve in self.figures.items()
             ]
         return "\n".join(lines)
@@ -173,20 +177,16 @@ def read_history(path: Path) -> History:
         GlamError: If it is missing, empty, or no metrics file.
     """
     file = path / METRICS if path.is_dir() else path
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise GlamError(
-            f"{file} cannot be read ({error}); give a metrics.jsonl or the folder of a run"
-        ) from error
-    return summarize(list(_parse(text, file)), str(file))
+    data = read_bounded(file, METRICS_BYTES, "give a metrics.jsonl or the folder of a run")
+    with reading(file, "give the metrics.jsonl of a run"):
+        return summarize(list(_parse(data.decode("utf-8"), file)), str(file))
 
 
 def _parse(text: str, file: Path) -> Iterator[dict[str, Any]]:
     *whole, torn = text.split("\n")
     for number, line in enumerate(whole + [torn] * bool(torn.strip()), 1):
         try:
-            figures = json.loads(line)
+            figures = parse_json(line, finite=False)
             if not isinstance(figures, dict) or not {*COUNTS, "seconds"} <= figures.keys():
                 raise ValueError("not a line of metrics")
         except ValueError as error:

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+LARGEST = 65_536
+"""Largest whole number in the settings of a core."""
+
 
 @dataclass(frozen=True)
 class CoreConfig:
@@ -35,7 +38,8 @@ class CoreConfig:
         """Check all values.
 
         Raises:
-            ValueError: The name is not that of this class in :data:`CORES`, or a size is below 1.
+            ValueError: The name is not that of this class in :data:`CORES`, or a size is not in
+                1 … :data:`LARGEST`.
         """
         if find_core(self.name).config is not type(self):
             raise ValueError(
@@ -45,6 +49,8 @@ class CoreConfig:
             value = getattr(self, field.name)
             if type(value) is int and value < 1:
                 raise ValueError(f"core.{field.name} must be at least 1, got {value}")
+            if type(value) is int and value > LARGEST:
+                raise ValueError(f"core.{field.name} must be at most {LARGEST}, got {value}")
 
 
 class CoreOutput(NamedTuple):
@@ -139,7 +145,7 @@ def find_core(name: str) -> CoreKind:
         ValueError: There is no core of that name.
     """
     if name not in CORES:
-        raise ValueError(f"core.name must be one of {', '.join(CORES)}; got {name!r}")
+        raise ValueError(f"core.name must be one of {', '.join(CORES)}; got {name[:60]!r}")
     return CORES[name]
 
 

@@ -17,6 +17,15 @@ from torch import Tensor, nn
 from glam_env.model.cores.base import CoreConfig, CoreOutput, SequenceCore
 from glam_env.model.cores.mamba import Mamba, MambaTrace
 
+_LARGEST = {
+    "local_window": 1024,
+    "global_depth": 32,
+    "local_depth": 32,
+    "state_size": 1024,
+    "conv_width": 256,
+    "expand": 64,
+}
+
 
 @dataclass(frozen=True)
 class GlamConfig(CoreConfig):
@@ -49,6 +58,9 @@ class GlamConfig(CoreConfig):
         super().validate()
         if self.local_window < 2:
             raise ValueError(f"core.local_window must be at least 2, got {self.local_window}")
+        for name, most in _LARGEST.items():
+            if (value := getattr(self, name)) > most:
+                raise ValueError(f"core.{name} must be at most {most}, got {value}")
 
 
 class GlamState(NamedTuple):
