@@ -26,6 +26,7 @@ from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
+SAVES = 20  # about as many as a run makes; kills come within 0 to 4 of them, and between two
 torch.set_num_threads(1)
 config = replace(
     PRESETS["debug"], total_steps=300, replay_capacity=250, checkpoint_every=20, exploration=(0.3,)
@@ -52,6 +53,14 @@ def fork(path: Path) -> int:
         os._exit(code)
 
 
+def alive(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+
+
+def newest(path: Path) -> str:
+    return max((each.name for each in (path / "checkpoints").glob("*.pt")), default="")
+
+
 def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -61,8 +70,12 @@ begin = time.monotonic()
 assert wait(fork(whole)) == 0
 span, generator, codes, steps = time.monotonic() - begin, random.Random(seed), [], []
 for _ in range(kills):
-    child = fork(killed)
-    time.sleep(generator.uniform(0.0, 0.7 * span))
+    child, saves, last = fork(killed), generator.randrange(5), newest(killed)
+    while saves and alive(child):
+        if (found := newest(killed)) != last:
+            saves, last = saves - 1, found
+        time.sleep(0.001)
+    time.sleep(generator.uniform(0.0, 2.0 * span / SAVES))
     os.kill(child, signal.SIGKILL)
     codes.append(wait(child))
     state = RunFolder(killed).load_checkpoint() if (killed / "config.json").exists() else None
@@ -78,9 +91,11 @@ def metrics(path: Path) -> list[dict]:
 
 
 def tensors(value: object) -> list[torch.Tensor]:
-    """List all tensors and numbers of a checkpoint, in order, but for the time."""
+    """List all tensors and numbers of a checkpoint, in order, but for the time and its digits."""
     if isinstance(value, dict):
-        return [t for k, v in value.items() if k != "seconds" for t in tensors(v)]
+        return [
+            t for k, v in value.items() if k not in ("seconds", "metrics_size") for t in tensors(v)
+        ]
     if isinstance(value, list | tuple):
         return [t for v in value for t in tensors(v)]
     if isinstance(value, torch.Tensor | int | float):
@@ -98,7 +113,7 @@ def test_a_storm_of_kills_changes_no_bit_of_a_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     storm = json.loads(done.stdout)
     print(storm)
-    assert storm["codes"].count(-9) > 0.7 * int(kills)  # the others had ended by then
+    assert storm["codes"].count(-9) >= int(kills) / 2  # the others had ended by then
     assert storm["steps"] == sorted(storm["steps"])  # no kill cost a checkpoint
     assert len(set(storm["steps"])) > 2  # they came at different moments
     assert metrics(killed) == metrics(whole)

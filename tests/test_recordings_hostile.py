@@ -135,13 +135,14 @@ def test_an_impossible_path_gets_one_line(world_model: WorldModel, path: str) ->
 
 
 def test_a_recording_in_other_layouts_is_the_same(tmp_path: Path, world_model) -> None:
-    """Fortran's order, and a header of format 2."""
+    """Fortran's order, big-endian numbers, and a header of format 2."""
     plain = recording()
     np.savez(tmp_path / "plain.npz", **plain)
     with zipfile.ZipFile(tmp_path / "other.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in plain.items():
             file = io.BytesIO()
             array = np.asfortranarray(array) if name == "frames" else array
+            array = array.astype(">i8") if name == "actions" else array
             np.lib.format.write_array(file, array, version=(2, 0))
             archive.writestr(f"{name}.npy", file.getvalue())
     contexts = [

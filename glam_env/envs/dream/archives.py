@@ -106,7 +106,7 @@ def _read_array(packed: Any, size: int, name: str) -> np.ndarray:
     if packed.tell() + math.prod(shape) * dtype.itemsize != size or min(shape, default=0) < 0:
         raise ValueError(f"{name} has not the bytes of its shape {shape}")
     array = np.empty(math.prod(shape), dtype)
-    left = memoryview(array).cast("B") if array.nbytes else memoryview(b"")
+    left = array.view(np.uint8).data if array.nbytes else memoryview(b"")
     while left:
         if not (part := packed.read(min(len(left), _READ))):
             raise ValueError(f"{name} is cut short")
@@ -123,5 +123,10 @@ _HEADERS = {
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Return an array as a tensor of its own layout."""
-    return torch.from_numpy(np.ascontiguousarray(array))
+    """Return an array as a contiguous tensor, in the machine's byte order.
+
+    Raises:
+        TypeError: it is not an array of numbers.
+    """
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.from_numpy(np.ascontiguousarray(native))

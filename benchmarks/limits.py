@@ -1,0 +1,252 @@
+"""What limits a run: its images, its sequence model or its agent.
+
+    python benchmarks/limits.py Pong --run runs/Pong --to benchmarks/results/limits.json
+
+Each row trains one part from nothing on the steps in a run's replay, beside finished parts of a
+checkpoint:
+
+- ``none``: the checkpoint's images and sequence model.
+- ``sequence model``: the checkpoint's images, a sequence model from nothing.
+- ``images``: an image model from nothing, and a sequence model trained for ``long`` times as many
+  updates on its latents, so that the images are what is young.
+- ``both``: both from nothing.
+- ``agent``: an agent from nothing in the checkpoint's dreams, which are not trained further.
+
+World models are compared on held-out play of the checkpoint's agent and of random actions (F1 of
+rewards and of ends of life to step 16 of open-loop dreams), the agent by its score in the game.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from glam_agents.storm import AGENT_PRESETS, ActorCritic
+
+from glam_env.cli.trained import Trained, load_run, load_trained
+from glam_env.envs.latent_filter import FilteredPolicy
+from glam_env.evaluation.measures.base import PLAYERS, Settings, Subject
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.play.recording import Recording, add_noise, record_play
+from glam_env.evaluation.play.scores import evaluate_policy
+from glam_env.games import find_game
+from glam_env.model.world_model import WorldModel
+from glam_env.training.export import describe_hardware
+from glam_env.training.imagination import imagine
+from glam_env.training.latent_store import LatentStore
+from glam_env.training.learner import Learner
+from glam_env.training.presets import PRESETS, TrainConfig
+from glam_env.training.replay import Replay
+
+
+@dataclass
+class Args:
+    """Train one part from nothing beside finished ones, and measure what is lost.
+
+    Attributes:
+        game: Name of the game.
+        run: A finished run of it, for its replay.
+        checkpoint: Name or folder of a checkpoint; empty: the weights of the run.
+        rows: Which parts are young, one row each.
+        image_updates: Of an image model from nothing; the learning rate falls over the second half.
+        sequence_updates: Of a sequence model from nothing, likewise.
+        long: How many times as many updates a sequence model gets on young images.
+        agent_updates: Of an agent from nothing.
+        dreams: Dreams in each of these.
+        horizon: Their steps.
+        steps: Held-out steps to dream along.
+        games: Real games of the agent from nothing.
+        repeat_action_probability: Sticky actions of all held-out play.
+        seed: Of everything.
+        threads: Threads.
+        to: A JSON file for the figures.
+    """
+
+    game: tyro.conf.Positional[str]
+    run: Path
+    checkpoint: str = ""
+    rows: tuple[str, ...] = ("none", "sequence model", "images", "both", "agent")
+    image_updates: int = 1500
+    sequence_updates: int = 1500
+    long: int = 3
+    agent_updates: int = 2000
+    dreams: int = 128
+    horizon: int = 24
+    steps: int = 8000
+    games: int = 4
+    repeat_action_probability: float = 0.25
+    seed: int = 0
+    threads: int = 1
+    to: Path | None = None
+
+
+class Study:
+    """A checkpoint, a replay, and held-out play of the checkpoint's agent."""
+
+    def __init__(self, args: Args) -> None:
+        self.args = args
+        cpu = torch.device("cpu")
+        self.trained, run = load_run(args.run, cpu)
+        self.replay: Replay = run.replay
+        if args.checkpoint:
+            self.trained = load_trained(args.checkpoint, "cpu")
+        self.config: TrainConfig = replace(
+            PRESETS["small"], model=self.trained.world_model.config, seed=args.seed, autocast=False
+        )
+        self.rng = np.random.default_rng(args.seed)
+        self.recording = self._record(self.trained)
+
+    def _record(self, trained: Trained) -> Recording:
+        noise = tuple(PLAYERS.values())
+        noisy = add_noise(trained.act(), trained.world_model.config.num_actions, noise)
+        return record_play(
+            FilteredPolicy(trained.world_model, noisy),
+            trained.game,
+            steps=self.args.steps,
+            num_envs=len(noise),
+            seed=self.args.seed + 1,
+            repeat_action_probability=self.args.repeat_action_probability,
+        )
+
+    def learner(self) -> Learner:
+        """Make a world model from nothing."""
+        torch.manual_seed(self.args.seed)
+        game = find_game(self.trained.game)
+        return Learner(self.config, game, lambda *sizes: _agent(*sizes), torch.device("cpu"))
+
+    def take_images(self, model: WorldModel) -> None:
+        """Copy the checkpoint's image model."""
+        source = self.trained.world_model
+        model.encoder.load_state_dict(source.encoder.state_dict())
+        model.decoder.load_state_dict(source.decoder.state_dict())
+
+    def train_images(self, learner: Learner) -> None:
+        """Train an image model on the replay's frames."""
+        c, total = self.config, self.args.image_updates
+        learner.world_model.decoder.background.copy_(self.trained.world_model.decoder.background)
+        margin = replace(c.loss, margin=c.freeze.margin, margin_weight=c.freeze.margin_weight)
+        for update in range(total):
+            images = self.replay.sample_images(c.image_batch, self.rng)
+            loss = c.loss if update < total // 2 else margin
+            learner.update_images(images, loss, self._rate(update, total))
+
+    def train_sequences(self, learner: Learner, total: int) -> None:
+        """Freeze the image model, and train the sequence model on latents of the replay."""
+        c = self.config
+        learner.freeze_images()
+        with tempfile.TemporaryDirectory(prefix="glam_limits_") as folder:
+            own = _linked(self.replay, Path(folder))
+            store = LatentStore(own, learner.world_model)
+            store.catch_up()
+            for update in range(total):
+                shape = c.freeze.latent_batch, c.freeze.latent_length
+                batch = store.sample(*shape, self.rng)
+                learner.update_model(batch, self._rate(update, total))
+
+    def _rate(self, update: int, total: int) -> float:
+        c = self.config
+        gone = max(0.0, 2.0 * update / total - 1.0)
+        return c.learning_rate + gone * (c.final_learning_rate - c.learning_rate)
+
+    def world_model(self, young: str) -> WorldModel:
+        """Return a world model of which the named part is young."""
+        if young == "none":
+            return self.trained.world_model
+        learner = self.learner()
+        if young == "sequence model":
+            self.take_images(learner.world_model)
+        else:
+            self.train_images(learner)
+        times = self.args.long if young == "images" else 1
+        self.train_sequences(learner, times * self.args.sequence_updates)
+        return learner.world_model.eval()
+
+    def events(self, model: WorldModel) -> dict[str, Any]:
+        """Measure the events that a model's dreams find in the held-out play."""
+        subject = Subject(
+            model,
+            self.trained.act(),
+            self.trained.game,
+            Settings(horizon=16, seed=self.args.seed),
+            recording=self.recording,
+        )
+        report = EventReport.measure(subject)
+        rewards, endings = report.rewards[0], report.endings[0]
+        return {
+            "reward_f1": rewards.f1,
+            "reward_f1_interval": rewards.f1_interval,
+            "rewards": rewards.real,
+            "chance": rewards.chance_f1,
+            "ending_f1": endings.f1,
+            "endings": endings.real,
+        }
+
+    def agent_score(self) -> dict[str, Any]:
+        """Train an agent from nothing in the checkpoint's dreams, and let it play the game."""
+        model, args = self.trained.world_model, self.args
+        torch.manual_seed(args.seed)
+        agent = _agent(model.config.feature_dim, model.config.num_actions)
+        for _ in range(args.agent_updates):
+            windows = self.replay.draw_whole(args.dreams, self.config.context + 1, self.rng)
+            batch = self.replay.read(windows)
+            with torch.no_grad():
+                codes = model.encode(batch.images).argmax(-1)
+                start = model.warm_up(codes, batch.actions[:, :-1])
+            agent.update(imagine(model, agent, start, args.horizon))
+        policy = FilteredPolicy(
+            model, lambda features, generator: agent.act(features, generator=generator)
+        )
+        report = evaluate_policy(
+            policy,
+            self.trained.game,
+            episodes=args.games,
+            num_envs=min(args.games, 4),
+            seed=args.seed + 3000,
+            repeat_action_probability=args.repeat_action_probability,
+        )
+        return {"score": report.mean, "standard_error": report.standard_error}
+
+
+def _agent(feature_dim: int, num_actions: int) -> ActorCritic:
+    return ActorCritic(AGENT_PRESETS["small"], feature_dim, num_actions)
+
+
+def _linked(replay: Replay, folder: Path) -> Replay:
+    """Open a replay in another folder, so that new files of it lie there."""
+    for file in replay.folder.glob("*.npy"):
+        (folder / file.name).symlink_to(file.resolve())
+    linked = Replay(folder, replay.streams, replay.capacity, replay.ring - replay.capacity)
+    linked.load_state(replay.state())
+    return linked
+
+
+def main() -> None:
+    """Measure, print and write the rows."""
+    args = tyro.cli(Args, description=__doc__)
+    torch.set_num_threads(args.threads)
+    study = Study(args)
+    rows = []
+    for name in args.rows:
+        begin = time.process_time()
+        figures = study.agent_score() if name == "agent" else study.events(study.world_model(name))
+        row = {"young": name, **figures, "cpu_seconds": round(time.process_time() - begin, 1)}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    if args.to is not None:
+        plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+        hardware = describe_hardware(torch.device("cpu"))
+        document = {"settings": plain, "hardware": hardware, "rows": rows}
+        args.to.parent.mkdir(parents=True, exist_ok=True)
+        args.to.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
