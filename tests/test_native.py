@@ -289,6 +289,54 @@ def test_unsuitable_sizes_are_stepped_by_pytorch() -> None:
         make_stepper(deep, backend="native")
 
 
+def wide(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, x], -1)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[..., :-1], wide, lambda x: x[:-1], lambda x: x[0]])
+@pytest.mark.parametrize("name", ["code", "action", "draw", "window", "conv", "ssm", "local"])
+def test_shapes_are_checked_before_memory_is_read(stepper, model, name, change) -> None:
+    state = start(model)
+    action, draw = torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
+    given = {"action": action, "draw": draw, "code": state.code, **state.core._asdict()}
+    given[name] = change(given[name])
+    core = state.core._replace(**{part: given[part] for part in state.core._fields})
+    with pytest.raises(ValueError, match=r"must have shape \(\d+,"):
+        stepper.go_on(DreamState(given["code"], state.h, core), given["action"], given["draw"])
+
+
+def test_after_a_step_the_other_inputs_are_still_checked(stepper, model) -> None:
+    """The stepper knows the shapes of the state that it returned last."""
+    action, draw = torch.zeros(ROWS, dtype=torch.int64), torch.rand(ROWS, 3)
+    state = stepper.go_on(start(model), action, draw)
+    for wrong in ((action[:5], draw), (action, draw[:5]), (action[:5], draw[:5])):
+        with pytest.raises(ValueError, match="must have shape"):
+            stepper.go_on(state, *wrong)
+    with pytest.raises(ValueError, match="on the CPU"):
+        stepper.go_on(state, action.to("meta"), draw)
+    with pytest.raises(ValueError, match="on the CPU"):
+        stepper.go_on(state, action, draw.to("meta"))
+    other = model.warm_up(torch.zeros(3, 9, 3, dtype=torch.int64), action[:24].view(3, 8))
+    assert len(stepper.go_on(other, action[:3], draw[:3]).h) == 3  # another state may follow
+    assert len(stepper.go_on(state, action, draw).h) == ROWS
+
+
+def test_shapes_of_all_other_calls_are_checked(stepper, model) -> None:
+    state, source = stepper.arrange(start(model)), stepper.arrange(start(model, 20))
+    with pytest.raises(ValueError, match="h must have shape"):
+        stepper.outcome(state.h[:, :-1])
+    with pytest.raises(ValueError, match="h must have shape"):
+        stepper.features(state._replace(h=wide(state.h)))
+    with pytest.raises(ValueError, match="codes must have shape"):
+        stepper.features(state._replace(code=state.code[:5]))
+    with pytest.raises(ValueError, match="indices must have shape"):
+        stepper.put(state, torch.tensor([1, 2]), source, torch.tensor([1]))
+    before = state.h.clone()
+    stepper.put(state, torch.tensor([1], dtype=torch.int32), source, torch.tensor([2]))
+    before[1] = source.h[2]
+    assert torch.equal(state.h, before)
+
+
 def mirrored(base: type[ctypes.Structure], fields: list) -> type[ctypes.Structure]:
     return type(base.__name__, (ctypes.Structure,), {"_fields_": fields})
 

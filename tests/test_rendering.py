@@ -103,6 +103,16 @@ def test_native_renderer_refuses_codes_out_of_range() -> None:
         NativeRenderer(decoder)(codes)
 
 
+@pytest.mark.skipif(not NATIVE, reason="not on this CPU")
+@pytest.mark.parametrize(
+    "change", [lambda x: x[:, :-1], lambda x: x[0], lambda x: x.int(), lambda x: x.to("meta")]
+)
+def test_native_renderer_checks_shapes_before_memory_is_read(change) -> None:
+    decoder = round_decoder(fold(make_decoder(residual=True, stem=16), K), make_codes(8))
+    with pytest.raises(ValueError, match="on the CPU, got"):
+        NativeRenderer(decoder)(change(make_codes(3)))
+
+
 @pytest.mark.skipif(not (int8_pays("cpu") and NATIVE), reason="not on this CPU")
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("stem", [16, 32])

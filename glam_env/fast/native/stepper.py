@@ -170,7 +170,7 @@ class NativeStepper:
 
     def _check_shapes(self, state: DreamState, action: Tensor, draw: Tensor) -> None:
         """Check that the memory of all inputs is where, and as large as, C++ reads it."""
-        rows, c = len(action), self._config
+        rows, c = action.numel(), self._config
         _require("actions", action, (rows,))
         _require("draws", draw, (rows, c.categoricals))
         _require("codes", state.code, (rows, c.categoricals))
@@ -179,7 +179,7 @@ class NativeStepper:
 
     @torch.no_grad()
     def outcome(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, h = len(h), h.float().contiguous()
+        rows, h = h.shape[0], h.float().contiguous()
         _require("h", h, (rows, self._config.width))
         reward, termination = torch.empty(rows), torch.empty(rows)
         logits = torch.empty(rows, self._config.reward_bins)
