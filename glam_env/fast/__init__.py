@@ -1,9 +1,12 @@
 """The numbers of ``glam_env.model``, computed faster.
 
-Importing this package makes :class:`~glam_env.model.cores.mamba.Mamba` run :mod:`.scan`.
+Importing this package makes :class:`~glam_env.model.cores.mamba.Mamba` run :mod:`.scan`, and
+:mod:`glam_env.model.distributions` run :mod:`.latents`.
 """
 
-from glam_env.fast.scan import OPERATIONS
-from glam_env.model.cores.mamba import use_operations
+from glam_env.fast import latents, scan
+from glam_env.model import distributions
+from glam_env.model.cores import mamba
 
-use_operations(OPERATIONS)
+mamba.use_operations(scan.OPERATIONS)
+distributions.use_operations(latents.OPERATIONS)
