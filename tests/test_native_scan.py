@@ -264,7 +264,7 @@ def test_wrong_shapes_around_the_scan_are_refused() -> None:
 @needs_library
 def test_only_what_suits_goes_to_the_library() -> None:
     x, taps, bias = convolution_arguments(2, 5, 48, 4)
-    with patch.object(native, "_call", side_effect=AssertionError("called")):
+    with patch.object(native, "call", side_effect=AssertionError("called")):
         for arguments in (
             [part.double() for part in (x, taps, bias)],
             [part.bfloat16() for part in (x, taps, bias)],

@@ -1,11 +1,14 @@
 """The numbers of ``glam_env.model``, computed faster.
 
-Importing this package makes :class:`~glam_env.model.cores.mamba.Mamba` run :mod:`.scan`, and forked
-children run one thread (:mod:`glam_env.forks`).
+Importing this package makes :class:`~glam_env.model.cores.mamba.Mamba` run :mod:`.scan` and
+:mod:`glam_env.model.distributions` run :mod:`.latents`, and forked children run one thread
+(:mod:`glam_env.forks`).
 """
 
 from glam_env import forks  # noqa: F401
-from glam_env.fast.scan import OPERATIONS
-from glam_env.model.cores.mamba import use_operations
+from glam_env.fast import latents, scan
+from glam_env.model import distributions
+from glam_env.model.cores import mamba
 
-use_operations(OPERATIONS)
+mamba.use_operations(scan.OPERATIONS)
+distributions.use_operations(latents.OPERATIONS)

@@ -7,6 +7,9 @@ around it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,11 +64,16 @@ def sample_at(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tens
     """
     if temperature == 0.0:
         return log_probs.argmax(-1)
-    # The inverse of the cumulative distribution: one number for each categorical, not for each
-    # class. Instead of normalising the weights, scale the number by their sum.
-    scaled = log_probs.float()
-    if temperature != 1.0:
-        scaled = scaled / temperature
+    return _operations.draw(log_probs.float(), draw, temperature)
+
+
+def draw_classes(log_probs: Tensor, draw: Tensor, temperature: float) -> Tensor:
+    """Compute :func:`sample_at` for a temperature above 0, by the cumulative distribution.
+
+    That takes one number for each categorical, not for each class. Instead of normalising the
+    weights, the number is scaled by their sum.
+    """
+    scaled = log_probs if temperature == 1.0 else log_probs / temperature
     weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()
     return fall_on(running_sums(weights), draw)
 
@@ -107,11 +115,17 @@ def one_hot_linear(weight: Tensor, codes: Tensor, rest: Tensor) -> Tensor:
     Returns:
         (..., outputs) float32.
     """
-    width, k = weight.shape[1] - rest.shape[-1], codes.shape[-1]
-    index = codes.flatten(0, -2) + torch.arange(0, width, width // k, device=codes.device)
-    table = weight[:, :width].float().t().contiguous()
-    added = F.embedding_bag(index, table, mode="sum").unflatten(0, codes.shape[:-1])
+    width = weight.shape[1] - rest.shape[-1]
+    added = _operations.sum_rows(weight[:, :width].float().t(), codes)
     return added + F.linear(rest.float(), weight[:, width:].float())
+
+
+def sum_rows(table: Tensor, codes: Tensor) -> Tensor:
+    """Add up the rows of (K·C, outputs) that (..., K) codes stand for, to (..., outputs)."""
+    k = codes.shape[-1]
+    index = codes.flatten(0, -2) + torch.arange(0, len(table), len(table) // k, device=codes.device)
+    added = F.embedding_bag(index, table.contiguous(), mode="sum")
+    return added.unflatten(0, codes.shape[:-1])
 
 
 def straight_through(log_probs: Tensor, codes: Tensor) -> Tensor:
@@ -170,28 +184,63 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return (x.unsqueeze(-2) @ y.unsqueeze(-1)).squeeze(-1).squeeze(-1)
 
 
-def kl_to_logits(target: Tensor, logits: Tensor, share: float = UNIMIX) -> tuple[Tensor, Tensor]:
+def kl_of_logits(
+    target: Tensor, logits: Tensor, share: float, target_share: float | None
+) -> tuple[Tensor, Tensor]:
+    """Compute :func:`kl_to_logits` in a third of the passes that autograd would take."""
+    if target_share is not None:
+        target = unimix_log_probs(target, target_share)
+    return _KLToLogits.apply(target, logits, share)  # type: ignore[no-any-return]
+
+
+def kl_to_logits(
+    target: Tensor, logits: Tensor, share: float = UNIMIX, target_share: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute KL(p ‖ q) for fixed p and q = softmax(logits) with a uniform share.
 
-    It is :func:`categorical_kl` of :func:`unimix_log_probs` with the gradient written out, which
-    takes a third of the passes over (..., K, C).
+    It is :func:`categorical_kl` of :func:`unimix_log_probs` with the gradient written out.
 
     Args:
         target: (..., K, C) float32 normalised log-probabilities of p; gets no gradient.
         logits: (..., K, C), any float dtype.
         share: See :func:`unimix_log_probs`.
+        target_share: If not None, ``target`` holds logits of p, which has this uniform share.
 
     Returns:
         The KL in nats, (...) float32, and the entropy of q without gradient; both are summed over
         the categoricals.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        return _KLToLogits.apply(target.detach(), logits, share)  # type: ignore[no-any-return]
+        return _operations.kl(target.detach(), logits, share, target_share)
 
 
 def categorical_entropy(log_probs: Tensor) -> Tensor:
     """Compute the entropy in nats of (..., C) normalised log-probabilities."""
+    return _operations.entropy(log_probs)
+
+
+def entropies(log_probs: Tensor) -> Tensor:
+    """Compute :func:`categorical_entropy`."""
     return -(log_probs.exp() * log_probs).sum(-1)
+
+
+class Operations(NamedTuple):
+    """What has faster versions of the same results, by default the plain functions."""
+
+    draw: Callable[[Tensor, Tensor, float], Tensor] = draw_classes
+    kl: Callable[[Tensor, Tensor, float, float | None], tuple[Tensor, Tensor]] = kl_of_logits
+    entropy: Callable[[Tensor], Tensor] = entropies
+    sum_rows: Callable[[Tensor, Tensor], Tensor] = sum_rows
+
+
+_operations = Operations()
+
+
+def use_operations(operations: Operations) -> Operations:
+    """Run other functions of the same results from now on; return the former ones."""
+    global _operations
+    previous, _operations = _operations, operations
+    return previous
 
 
 def symlog(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glam_env.model.config import LossConfig
 from glam_env.model.distributions import (
+    UNIMIX,
     SymlogTwoHot,
     categorical_kl,
     kl_to_logits,
@@ -187,6 +188,6 @@ def variation_loss(
     Returns:
         The loss, and the mean KL before the bound.
     """
-    kl, _ = kl_to_logits(unimix_log_probs(change), predicted_logits)
+    kl, _ = kl_to_logits(change, predicted_logits, target_share=UNIMIX)
     mean = valid_mean(kl, valid)
     return mean.clamp_min(config.variation_free_nats), mean

@@ -21,6 +21,7 @@ from glam_env.model.distributions import (
     SymlogTwoHot,
     categorical_entropy,
     one_hot,
+    one_hot_linear,
     sample_codes,
     straight_through,
     unimix_log_probs,
@@ -97,6 +98,18 @@ class WorldModel(nn.Module):
     def embed(self, z: Tensor, actions: Tensor) -> Tensor:
         """Map (..., K·C) latents and (...) int64 actions to features e, (..., D)."""
         return self.feature_encoder(torch.cat([z, one_hot(actions, self.config.num_actions)], -1))
+
+    def embed_codes(self, codes: Tensor, actions: Tensor) -> Tensor:
+        """Compute :meth:`embed` of the one-hot latents of (..., K) int64 codes.
+
+        In float32 on a CPU, adding up rows of weights is far faster than a product with zeros.
+        """
+        rest = one_hot(actions, self.config.num_actions)
+        if codes.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return self.embed(one_hot(codes, self.config.classes).flatten(-2), actions)
+        first, *others = self.feature_encoder
+        assert isinstance(first, nn.Linear)
+        return nn.Sequential(*others)(one_hot_linear(first.weight, codes, rest))
 
     def prior_log_probs(self, h: Tensor) -> Tensor:
         """Map (..., D) states to (..., K, C) float32 log-probabilities of the next latent."""
@@ -229,7 +242,8 @@ class WorldModel(nn.Module):
             self._project(x.detach()).unflatten(0, (b, length)),
             *batch[1:],
         )
-        terms, others, output = self._sequence_terms(z.unflatten(0, (b, length)), latents, config)
+        e = self.embed(z.unflatten(0, (b, length)), batch.actions)
+        terms, others, output = self._sequence_terms(e, latents, config)
         loss = losses.total_loss(terms._replace(reconstruction=reconstruction), config)
         metrics |= {"reconstruction": reconstruction.detach(), **others, "loss": loss.detach()}
         return loss, metrics, Posterior(codes.unflatten(0, (b, length)), batch.valid, output)
@@ -247,8 +261,8 @@ class WorldModel(nn.Module):
             As :meth:`loss`.
         """
         codes = sample_codes(batch.log_probs, temperature=self.config.draw_temperature)
-        z = one_hot(codes, self.config.classes).flatten(-2)
-        terms, metrics, output = self._sequence_terms(z, batch, config)
+        e = self.embed_codes(codes, batch.actions)
+        terms, metrics, output = self._sequence_terms(e, batch, config)
         loss = losses.total_loss(terms, config)
         return loss, metrics | {"loss": loss.detach()}, Posterior(codes, batch.valid, output)
 
@@ -289,11 +303,11 @@ class WorldModel(nn.Module):
             return self.variation_target(x.float())
 
     def _sequence_terms(
-        self, z: Tensor, batch: LatentBatch, config: LossConfig
+        self, e: Tensor, batch: LatentBatch, config: LossConfig
     ) -> tuple[LossTerms, dict[str, Tensor], CoreOutput]:
-        """Compute all terms but the reconstruction, from the latents z (B, L, K·C)."""
+        """Compute all terms but the reconstruction, from the features e (B, L, D)."""
         start, unimix = self.core.context - 1, self.config.unimix  # h_t is there from t = start
-        output = self.core(self.embed(z, batch.actions))
+        output = self.core(e)
         valid, valid_next = batch.valid[:, start:], batch.valid[:, start + 1 :]
 
         posterior = batch.log_probs[:, start + 1 :].float()  # of z_{t+1}

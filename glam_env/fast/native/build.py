@@ -22,7 +22,7 @@ from pathlib import Path
 from glam_env.errors import GlamError
 
 FOLDER = Path(__file__).parent
-UNITS = ("step.cpp", "render.cpp", "scan.cpp", "gates.cpp", "interface.cpp")
+UNITS = ("step.cpp", "render.cpp", "scan.cpp", "gates.cpp", "latents.cpp", "interface.cpp")
 HEADERS = ("interface.h", "parts.h", "products.h", "threads.h", "vectors.h")
 OPTIONS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),

@@ -15,7 +15,7 @@ constexpr int64_t ROWS = 64;          // of a task of the gate
 constexpr int64_t NUMBERS = 1 << 14;  // of a task of softplus
 
 inline V sigmoid(V x) {
-  return reciprocal(splat(1.0f) + exp(-(splat(-80.0f) > x ? splat(-80.0f) : x)));
+  return reciprocal(splat(1.0f) + exp(-largest(splat(-80.0f), x)));
 }
 
 // The derivative of SiLU.

@@ -21,10 +21,7 @@ constexpr int64_t WINDOWS = 64;  // of a task
 constexpr float LN_2 = 0.69314718f;
 
 // 2^x for x <= 0, as all exponents are; NaN for NaN. Larger x count as at most 127.
-inline V power(V x) {
-  const V most = splat(127.0f);
-  return exp2(x > most ? most : x);
-}
+inline V power(V x) { return exp2(smallest(splat(127.0f), x)); }
 
 // Calls work(at, wide) for groups of at most two vectors that cover `channels`; `wide` is the
 // group's vectors, known to the compiler.

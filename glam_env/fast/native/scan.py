@@ -47,13 +47,13 @@ def suits(channels: int, *tensors: Tensor) -> bool:
     return usual and (lanes := _lanes()) > 0 and channels % lanes == 0
 
 
-def _call(name: str, *arguments: Tensor | int) -> None:
-    """Call a function of the library with tensors' addresses, sizes, and the number of threads."""
+def call(name: str, *arguments: Tensor | float | None) -> int | None:
+    """Call a function of the library with tensors' addresses, numbers, and how many threads."""
     passed = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
-    getattr(load_library(), name)(*passed, torch.get_num_threads())
+    return getattr(load_library(), name)(*passed, torch.get_num_threads())
 
 
-def _check(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+def check(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
     """Check a tensor before its address is used."""
     if x.shape != shape or x.dtype != torch.float32 or x.device.type != "cpu":
         raise ValueError(
@@ -93,14 +93,14 @@ class NativeScan(torch.autograd.Function):
             *(("x", x, x.shape), ("dt", dt, x.shape), ("a", a, (inner, size))),
             *(("b", b, (batch, length, size)), ("c", c, (batch, length, size))),
         ):
-            _check(name, part, shape)
+            check(name, part, shape)
         x, dt, rates = x.contiguous(), dt.contiguous(), _rates(a)
         (b, stride), (c, other) = _rows(b), _rows(c)
         if stride != other:
             b, c, stride = b.contiguous(), c.contiguous(), size
         states, y = x.new_empty(batch, length, size, inner), torch.empty_like(x)
         sizes = batch, length, inner, size, stride
-        _call("glam_scan", x, dt, rates, b, c, states, y, *sizes)
+        call("glam_scan", x, dt, rates, b, c, states, y, *sizes)
         ctx.save_for_backward(x, dt, rates, b, c, states)
         ctx.sizes = sizes
         trace = states.transpose(2, 3)
@@ -118,7 +118,7 @@ class NativeScan(torch.autograd.Function):
         x_grad, dt_grad, a_grad = map(torch.empty_like, (x, dt, rates))
         b_grad, c_grad = (x.new_empty(batch, length, size) for _ in range(2))
         y_grad = grads[0].contiguous()
-        _call(
+        call(
             *("glam_scan_back", x, dt, rates, b, c, states, y_grad),
             *(x_grad, dt_grad, a_grad, b_grad, c_grad, *ctx.sizes),
         )
@@ -139,12 +139,12 @@ class NativeWindows(torch.autograd.Function):
             *(("x", x, x.shape), ("dt", dt, x.shape), ("a", a, (inner, size))),
             *(("b", b, (window, *leading, size)), ("c", c, (*leading, size))),
         ):
-            _check(name, part, shape)
+            check(name, part, shape)
         x, dt, rates = x.contiguous(), dt.contiguous(), _rates(a)
         (b, stride), (c, c_stride) = _rows(b), _rows(c)
         y = x.new_empty(*leading, inner)
         sizes = window, math.prod(leading), inner, size, stride, c_stride
-        _call("glam_windows", x, dt, rates, b, c, y, *sizes)
+        call("glam_windows", x, dt, rates, b, c, y, *sizes)
         ctx.save_for_backward(x, dt, rates, b, c)
         ctx.sizes, ctx.leading = sizes, leading
         return y
@@ -160,7 +160,7 @@ class NativeWindows(torch.autograd.Function):
             x.new_empty(*ctx.leading, size),
         )
         y_grad = grads[0].contiguous()
-        _call(
+        call(
             *("glam_windows_back", x, dt, rates, b, c, y_grad),
             *(x_grad, dt_grad, a_grad, b_grad, c_grad, *ctx.sizes),
         )
@@ -177,9 +177,9 @@ class NativeConvolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, window: int | None) -> Tensor:
         batch, length, inner = x.shape
         count = len(taps)
-        _check("x", x, x.shape)
-        _check("taps", taps, (count, inner))
-        _check("bias", bias, (inner,))
+        check("x", x, x.shape)
+        check("taps", taps, (count, inner))
+        check("bias", bias, (inner,))
         x, taps, bias = _near(x), taps.contiguous(), bias.contiguous()
         if window is None:  # the whole sequence is one window
             out, span, windows = x.new_empty(batch, length, inner), length, 1
@@ -191,7 +191,7 @@ class NativeConvolution(torch.autograd.Function):
             out = x.new_empty(window, batch, windows, inner)
             places = batch * windows * inner, windows * inner, inner
         sizes = batch, windows, span, inner, count, x.stride(0), x.stride(1), *places
-        _call("glam_convolve", x, taps, bias, out, *sizes)
+        call("glam_convolve", x, taps, bias, out, *sizes)
         ctx.save_for_backward(x, taps, bias)
         ctx.sizes = sizes
         return out
@@ -203,7 +203,7 @@ class NativeConvolution(torch.autograd.Function):
         x_grad = x.new_empty(x.shape)
         taps_grad = x.new_empty(len(taps) + 1, x.shape[-1])
         grad = grads[0].contiguous()
-        _call("glam_convolve_back", x, taps, bias, grad, x_grad, taps_grad, *ctx.sizes)
+        call("glam_convolve_back", x, taps, bias, grad, x_grad, taps_grad, *ctx.sizes)
         return x_grad, taps_grad[:-1], taps_grad[-1], None
 
 
@@ -212,10 +212,10 @@ class NativeSoftplus(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        _check("x", x, x.shape)
+        check("x", x, x.shape)
         x = x.contiguous()
         y = torch.empty_like(x)
-        _call("glam_softplus", x, y, x.numel())
+        call("glam_softplus", x, y, x.numel())
         ctx.save_for_backward(x)
         return y
 
@@ -224,7 +224,7 @@ class NativeSoftplus(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         x_grad = torch.empty_like(x)
-        _call("glam_softplus_back", x, grads[0].contiguous(), x_grad, x.numel())
+        call("glam_softplus_back", x, grads[0].contiguous(), x_grad, x.numel())
         return x_grad
 
 
@@ -238,14 +238,14 @@ class NativeGate(torch.autograd.Function):
             *(("y", y, y.shape), ("x", x, y.shape), ("z", z, y.shape)),
             ("skip", skip, (inner,)),
         ):
-            _check(name, part, shape)
+            check(name, part, shape)
         y, x, skip = y.contiguous(), x.contiguous(), skip.contiguous()
         if z.dim() != 3:
             z = z.reshape(1, -1, inner)
         z = _near(z)
         sizes = z.shape[0], z.shape[1], inner, z.stride(0), z.stride(1)
         out = torch.empty_like(y)
-        _call("glam_gate", y, x, z, skip, out, *sizes)
+        call("glam_gate", y, x, z, skip, out, *sizes)
         ctx.save_for_backward(y, x, z, skip)
         ctx.sizes = sizes
         return out
@@ -257,5 +257,5 @@ class NativeGate(torch.autograd.Function):
         y_grad, x_grad, z_grad = (torch.empty_like(y) for _ in range(3))
         skip_grad = torch.empty_like(skip)
         grad = grads[0].contiguous()
-        _call("glam_gate_back", y, x, z, skip, grad, y_grad, x_grad, z_grad, skip_grad, *ctx.sizes)
+        call("glam_gate_back", y, x, z, skip, grad, y_grad, x_grad, z_grad, skip_grad, *ctx.sizes)
         return y_grad, x_grad, z_grad, skip_grad

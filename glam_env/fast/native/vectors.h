@@ -40,7 +40,17 @@ inline Int splat(int32_t x) { return Int{x, x, x, x, x, x, x, x}; }
 inline V splat(float x) { return V{x, x, x, x}; }
 inline Int splat(int32_t x) { return Int{x, x, x, x}; }
 #endif
+// a > b ? a : b, and a < b ? a : b: b if one of them is NaN. Compilers make two instructions of it.
+#if defined(__AVX512F__)
+inline V largest(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
+inline V smallest(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX__)
+inline V largest(V a, V b) { return (V)_mm256_max_ps((__m256)a, (__m256)b); }
+inline V smallest(V a, V b) { return (V)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 inline V largest(V a, V b) { return a > b ? a : b; }
+inline V smallest(V a, V b) { return a < b ? a : b; }
+#endif
 
 // a · b + c with one rounding, if the CPU can. Written out, since GCC's tuning for some AMD CPUs
 // contracts a * b + c in a loop with several sums, but not in a loop with a single sum.
@@ -134,7 +144,7 @@ inline V exp2(V x) {
 }
 
 inline V exp(V x) {
-  x = x < splat(-87.0f) ? splat(-87.0f) : x > splat(88.0f) ? splat(88.0f) : x;
+  x = smallest(splat(88.0f), largest(splat(-87.0f), x));
   V rounded = x * splat(1.44269504f) + splat(MAGIC), n = rounded - splat(MAGIC);
   // ln 2 in two parts. The first has few bits, so that n times it is exact.
   V rest = (x - n * splat(0.693359375f)) + n * splat(2.12194440e-4f);
