@@ -29,6 +29,7 @@ from glam_env.checkpoint.folder import (
     write_results,
 )
 from glam_env.errors import GlamError
+from glam_env.evaluation.play.scores import play_of, stored_scores
 from glam_env.training.presets import PRESETS, TrainConfig
 
 
@@ -320,6 +321,7 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
         (lambda c: c["contexts"].update(count=21), "config.json says 21 of 16"),
         (lambda c: c["protocol"].update(repeat_action_probability=1.0), "not in [0, 1)"),
         (lambda c: c["protocol"].update(noop_max=-1), "noop_max must be at least 0"),
+        (lambda c: c["protocol"].update(frame_skip=2), "frame_skip is 2; this glam-env plays 4"),
         (lambda c: c["provenance"].update(hours=-1.0), "hours"),
         (lambda c: c["provenance"]["versions"].update(torch=2), "versions.torch: expected str"),
         (lambda c: c["files"].pop("agent.safetensors"), "files must name the three"),
@@ -362,11 +364,16 @@ def test_format_1_is_read_and_written_as_format_2(tiny_checkpoint: Path) -> None
     assert Checkpoint.open(tiny_checkpoint).config == replace(config, results={"score": 1})
 
 
-def test_the_shipped_pong_is_of_format_1_and_opens() -> None:
-    folder = Path(checkpoints.__file__).parents[2] / "checkpoints" / "Pong"
-    plain = json.loads((folder / CONFIG).read_text())
+def test_the_config_of_the_first_shipped_pong_opens(tmp_path: Path) -> None:
+    text = (Path(__file__).parent / "data" / "pong_config_of_0_1.json").read_text()
+    (tmp_path / CONFIG).write_text(text)
+    plain = json.loads(text)
     assert plain["format_version"] == 1
-    core = Checkpoint.open(folder).config.world_model.core
+    config = Checkpoint.open(tmp_path).config
+    (score,) = stored_scores(config.results)
+    assert (score["mean"], play_of(score).protocol) == (19.95, "atari100k")
+    assert config.provenance.real_steps == 1_035_008
+    core = config.world_model.core
     assert core.name == "glam"
     for field in dataclasses.fields(core):
         if field.name != "name":

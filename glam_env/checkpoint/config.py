@@ -20,6 +20,7 @@ from glam_env.games import GAMES
 from glam_env.model.config import WorldModelConfig, upgrade_config
 from glam_env.model.cores.base import CoreConfig, core_config_type
 from glam_env.model.world_model import WorldModel
+from glam_env.protocols import PlaySettings
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)  # 1: the sizes of the core lay among those of the world model
@@ -45,21 +46,6 @@ class ContextsConfig:
 
     count: int
     length: int
-
-
-@dataclass(frozen=True)
-class PlaySettings:
-    """Settings of the real game that the world model learned from.
-
-    Attributes:
-        repeat_action_probability: of sticky actions, in [0, 1).
-        frame_skip: emulator frames in an agent step.
-        noop_max: the largest number of no-ops at a reset.
-    """
-
-    repeat_action_probability: float = 0.0
-    frame_skip: int = 4
-    noop_max: int = 30
 
 
 @dataclass(frozen=True)
@@ -89,6 +75,14 @@ class Provenance:
     begun_from: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
+    @property
+    def real_steps(self) -> int:
+        """Agent steps on the real game, in this run and in all that handed their weights on."""
+        steps, earlier = self.environment_steps, self.begun_from
+        while earlier:
+            steps, earlier = steps + earlier["environment_steps"], earlier.get("begun_from", {})
+        return steps
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -109,7 +103,7 @@ class CheckpointConfig:
             them.
         contexts: size of the start contexts.
         max_episode_steps: the dream's horizon, in agent steps.
-        protocol: settings of the real game.
+        protocol: settings of the real game that the world model learned from.
         provenance: how the weights were trained.
         results: measured figures, such as scores; not interpreted here.
         files: size and hash of each safetensors file; filled in by
@@ -259,7 +253,6 @@ def check_values(config: CheckpointConfig, where: str) -> None:
         "max_episode_steps": config.max_episode_steps,
         "contexts.count": config.contexts.count,
         "contexts.length": config.contexts.length,
-        "protocol.frame_skip": config.protocol.frame_skip,
     }
     for name, value in positive.items():
         if value < 1:
@@ -278,6 +271,11 @@ def check_values(config: CheckpointConfig, where: str) -> None:
     if not 0.0 <= probability < 1.0:
         raise GlamError(
             f"{where}: protocol.repeat_action_probability {probability} is not in [0, 1)"
+        )
+    if config.protocol.frame_skip != (skip := PlaySettings().frame_skip):
+        raise GlamError(
+            f"{where}: protocol.frame_skip is {config.protocol.frame_skip}; this glam-env plays "
+            f"{skip} frames to a step"
         )
     if config.protocol.noop_max < 0:
         raise GlamError(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from glam_env.cli import trained
-from glam_env.cli.options import Device, Game
+from glam_env.cli.options import Device, Game, Protocol
 
 
 @dataclass
@@ -20,8 +20,12 @@ class Eval:
         seed: Seed of the games and the actions.
         greedy: Take the most likely action. By default actions are sampled.
         random: Play at random instead, for comparison.
-        repeat_action_probability: Probability in [0, 1) that the game repeats the last action
-            (sticky actions). By default that of the training; 0 for random play.
+        protocol: How the game is played: atari100k (no sticky actions, up to 30 no-ops) or
+            published (sticky actions 0.25, no no-ops). By default as in the training; atari100k
+            for random play.
+        repeat_action_probability: Probability in [0, 1] that the game repeats the last action
+            (sticky actions). By default that of the protocol.
+        noop_max: Each game begins with 0 to so many no-op frames. By default as in the protocol.
         device: Where the agent runs.
         json: Print the report as JSON.
     """
@@ -32,29 +36,40 @@ class Eval:
     seed: int = trained.SCORE_SEED
     greedy: bool = False
     random: bool = False
+    protocol: Protocol = None
     repeat_action_probability: float | None = None
+    noop_max: int | None = None
     device: Device = "auto"
     json: bool = False
 
     def execute(self) -> int:
         """Play, and print the score."""
-        from glam_env.checkpoint.config import PlaySettings
+        from glam_env.checkpoint.config import to_json
         from glam_env.checks import require_count
         from glam_env.evaluation import RandomPolicy
         from glam_env.games import find_game
+        from glam_env.protocols import PlaySettings, choose_play
 
         require_count("episodes", self.episodes)
         require_count("num_envs", self.num_envs)
+        given = self.protocol, self.repeat_action_probability, self.noop_max
         if self.random:
             game = find_game(self.game)
             name, policy, play = game.name, RandomPolicy(game.num_actions), PlaySettings()
+            origin, words = {}, ""
+            play = choose_play(play, *given)
         else:
+            choose_play(PlaySettings(), *given)  # a mistake is found before anything is loaded
             loaded = trained.load_trained(self.game, self.device)
             name, policy, play = loaded.game, loaded.policy(self.greedy), loaded.play
-        if self.repeat_action_probability is not None:
-            play = replace(play, repeat_action_probability=self.repeat_action_probability)
+            origin = {"trained_under": to_json(play), "real_steps": loaded.real_steps}
+            words = f"trained under: {play}; {loaded.real_steps:,} real steps in all runs together"
+            play = choose_play(play, *given)
         report = trained.play_games(
             policy, name, play, episodes=self.episodes, seed=self.seed, num_envs=self.num_envs
         )
-        print(json.dumps(report.as_json(), indent=2) if self.json else report.table())
+        if self.json:
+            print(json.dumps({**report.as_json(), **origin}, indent=2))
+        else:
+            print("\n".join([report.table(), *([words] if words else [])]))
         return 0

@@ -20,7 +20,7 @@ class Export:
         game: The game whose run is exported.
         run: The run's folder.
         to: The checkpoint's folder.
-        episodes: Real games to play for the score.
+        episodes: Real games to play for the score of each protocol.
         fidelity_steps: As `steps` of `glam fidelity`.
         behavior_steps: As `behavior_steps` of `glam fidelity`.
         branch_steps: As `branch_steps` of `glam fidelity`.

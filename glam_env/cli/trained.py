@@ -13,7 +13,6 @@ from glam_env.errors import GlamError
 if TYPE_CHECKING:
     import torch
 
-    from glam_env.checkpoint.config import PlaySettings
     from glam_env.checkpoint.folder import Checkpoint
     from glam_env.envs.atari import EmulatorStep, Episode
     from glam_env.envs.latent_filter import Act, FilteredPolicy
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from glam_env.evaluation.examine import Examination
     from glam_env.evaluation.play.recording import Recording
     from glam_env.model.world_model import WorldModel
+    from glam_env.protocols import PlaySettings
     from glam_env.training.export import TrainedRun
     from glam_env.training.imagination import Agent
 
@@ -40,8 +40,9 @@ class Trained:
         world_model: The world model, in evaluation mode.
         agent: The agent; see `glam_agents.AGENTS`.
         agent_config: Its settings, as a checkpoint stores them.
-        play: How the real game is played.
+        play: How the real game was played in the training.
         horizon: Steps of a dream.
+        real_steps: Steps on the real game in all runs that made it.
     """
 
     game: str
@@ -50,6 +51,7 @@ class Trained:
     agent_config: Mapping[str, Any]
     play: PlaySettings
     horizon: int
+    real_steps: int
 
     def act(self, greedy: bool = False) -> Act:
         """Return the agent's choice of actions, on features."""
@@ -118,6 +120,7 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
         config.agent,
         config.protocol,
         config.max_episode_steps,
+        config.provenance.real_steps,
     )
 
 
@@ -136,7 +139,6 @@ def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
     """
     from glam_agents import DEFAULT_AGENT, load_run_agent
 
-    from glam_env.checkpoint.config import PlaySettings
     from glam_env.training.export import load_run
     from glam_env.training.run_folder import RunFolder
 
@@ -153,8 +155,8 @@ def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
         device,
         str(path / "config.json"),
     )
-    play = PlaySettings(trained.config.repeat_action_probability)
-    return Trained(trained.game, world_model, agent, settings, play, HORIZON), trained
+    play, steps = trained.config.play, trained.provenance.real_steps
+    return Trained(trained.game, world_model, agent, settings, play, HORIZON, steps), trained
 
 
 def play_games(
@@ -184,7 +186,7 @@ def play_games(
             episodes=episodes,
             num_envs=num_envs,
             seed=seed,
-            repeat_action_probability=play.repeat_action_probability,
+            play=play,
             on_step=show,
         )
 
@@ -212,19 +214,33 @@ def measure_dreams(
             horizon=horizon,
             dream_horizon=trained.horizon,
             seed=seed,
-            repeat_action_probability=trained.play.repeat_action_probability,
+            play=trained.play,
             on_progress=progress,
         )
+
+
+def measure_scores(trained: Trained, *, episodes: int) -> list[dict[str, Any]]:
+    """Play under each protocol, print the scores, and return them as a checkpoint stores them.
+
+    The settings of the training come as well if no protocol has them.
+    """
+    from glam_env.protocols import PROTOCOLS
+
+    scores = []
+    for play in dict.fromkeys([*PROTOCOLS.values(), trained.play]):
+        score = play_games(trained.policy(), trained.game, play, episodes=episodes)
+        print(score.table(), end="\n\n", flush=True)
+        scores.append(score.as_json())
+    return scores
 
 
 def measure_all(
     trained: Trained, *, episodes: int, steps: int, behavior_steps: int, branch_steps: int
 ) -> dict[str, Any]:
-    """Measure score and fidelity, print them, and return them as a checkpoint stores them."""
-    score = play_games(trained.policy(), trained.game, trained.play, episodes=episodes)
-    print(score.table(), flush=True)
+    """Measure scores and fidelity, print them, and return them as a checkpoint stores them."""
+    scores = measure_scores(trained, episodes=episodes)
     report, _ = measure_dreams(
         trained, steps=steps, behavior_steps=behavior_steps, branch_steps=branch_steps
     )
     print(report.table())
-    return {"score": score.as_json(), "fidelity": report.figures()}
+    return {"scores": scores, "fidelity": report.figures()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from glam_env.checks import require_ranges
 from glam_env.errors import GlamError
 from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.protocols import PlaySettings
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ _RANGES = {
         ],
         _COUNT,
     ),
-    **dict.fromkeys(("image_warmup", "model_warmup"), _AMOUNT),
+    **dict.fromkeys(("image_warmup", "model_warmup", "noop_max"), _AMOUNT),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
     "seed": "[0, 9223372036854775807]",
     "decay_from": _SHARE,
@@ -128,6 +129,8 @@ class TrainConfig:
         exploration_hold: Mean number of steps for which a random action is held (geometric).
         repeat_action_probability: Probability in [0, 1) that the game repeats the last action;
             sticky actions. 0 is the convention of Atari 100k.
+        noop_max: Each episode begins with 0 to so many no-op frames. 30 is the convention of
+            Atari 100k.
         replay_capacity: Steps kept in the replay, over all envs.
         batch: Sequences in a world-model update.
         length: Steps in each of these sequences.
@@ -162,6 +165,7 @@ class TrainConfig:
     exploration: tuple[float, ...] = (0.0,)
     exploration_hold: float = 1.0
     repeat_action_probability: float = 0.0
+    noop_max: int = 30
     replay_capacity: int = 100_000
     batch: int = 32
     length: int = 64
@@ -185,6 +189,11 @@ class TrainConfig:
     graphs: bool = False
     log_every: int = 100
     checkpoint_every: int = 5_000
+
+    @property
+    def play(self) -> PlaySettings:
+        """How the real game is played."""
+        return PlaySettings(self.repeat_action_probability, noop_max=self.noop_max)
 
     def learning_rate_at(self, env_steps: int) -> float:
         """Return the world model's learning rate after ``env_steps`` environment steps."""

@@ -97,7 +97,7 @@ class Trainer:
             self.game.name,
             config.num_envs,
             seed=config.seed,
-            repeat_action_probability=config.repeat_action_probability,
+            **config.play.emulator,
         )
         self.filter = LatentFilter(self.world_model, config.num_envs)
         self.metrics = Metrics(run, log)
