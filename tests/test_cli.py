@@ -55,6 +55,8 @@ ROOT = Path(__file__).parents[1]
         (["eval", "Pong", "--protocol", "v5"], "protocol must be one of atari100k, published"),
         (["eval", "Pong", "--noop-max", "-1"], "noop_max must be a whole number of at least 0"),
         (["card", "Pong", "--from-results", "--scores-only"], "leave it or --scores-only out"),
+        (["eval", "Pong", "--kept"], "--kept needs the folder of a run of `glam train`"),
+        (["train", "Pong", "--keep-every", "2"], "keep_every must be in [0, 1]"),
         (["eval", "Krull"], "glam train Krull"),
         (["eval", "nowhere/at/all"], "is not a checkpoint"),
         (["fidelity", "Pong", "--check", "--horizon", "8"], "horizon of at least 32"),

@@ -9,7 +9,7 @@ import pytest
 from glam_env.envs.atari import Emulator, EmulatorStep, Episode
 from glam_env.errors import GlamError
 from glam_env.evaluation import RandomPolicy, ScoreReport, evaluate_policy, play_episodes
-from glam_env.evaluation.play.scores import EVALUATION, play_of, seed_apart, stored_scores
+from glam_env.evaluation.play.scores import CHOICE, EVALUATION, play_of, seed_apart, stored_scores
 from glam_env.protocols import METHODS, PROTOCOLS, PlaySettings
 
 
@@ -181,6 +181,18 @@ def test_random_play_of_pong_scores_as_published_and_repeats():
     assert tuple(episode.return_ for episode in again) == done.scores
     assert tuple(episode.length for episode in again) == done.lengths
     assert len({episode.seed for episode in again}) == 2
+
+
+@pytest.mark.emulator
+def test_games_of_choice_are_none_of_a_score():
+    seeds = {}
+    for purpose in (EVALUATION, CHOICE):
+        for seed in (1000, 3000):
+            emulator = Emulator("Pong", 4, seed=seed_apart(purpose, seed), num_threads=1)
+            played = [emulator._seed_of(env, number) for env in range(4) for number in range(50)]
+            seeds[purpose, seed] = set(played)
+            emulator.close()
+    assert sum(map(len, seeds.values())) == len(set.union(*seeds.values())) == 800
 
 
 @pytest.mark.emulator

@@ -19,6 +19,8 @@ class Export:
     Attributes:
         game: The game whose run is exported.
         run: The run's folder.
+        kept: Which weights: the step of kept ones, or best for the best of `glam eval RUN --kept`
+            under the protocol of the training. By default the last ones.
         to: The checkpoint's folder.
         episodes: Real games to play for the score of each protocol.
         fidelity_steps: As `steps` of `glam fidelity`.
@@ -33,6 +35,7 @@ class Export:
 
     game: Game
     run: RunPath = None
+    kept: Annotated[str | None, folder("the last weights")] = None
     to: Annotated[Path | None, folder("checkpoints/GAME")] = None
     episodes: int = trained.SCORE_EPISODES
     fidelity_steps: int = trained.FIDELITY_STEPS
@@ -52,6 +55,7 @@ class Export:
         from glam_env.device import find_device
         from glam_env.evaluation.report.card import write_card
         from glam_env.evaluation.report.history import METRICS
+        from glam_env.evaluation.report.real_scores import SCORES
         from glam_env.games import find_game
         from glam_env.training.export import as_stored, draw_contexts
         from glam_env.training.run_folder import run_kind
@@ -63,7 +67,8 @@ class Export:
             require_count(name, getattr(self, name))
         if run_kind(path) is None:
             raise GlamError(f"there is no run in {path}; give its --run, or `glam train {game}`")
-        loaded, run = trained.load_run(path, find_device(self.device))
+        step = None if self.kept is None else self._step(path)
+        loaded, run = trained.load_run(path, find_device(self.device), step)
         if loaded.game != game:
             raise GlamError(f"{path} holds a run of {loaded.game}, not {game}; choose its --run")
         # From here on the weights are as they will be stored: what is measured is what is shipped.
@@ -98,6 +103,26 @@ class Export:
             card=write_card(config),
             dtype=self.dtype,
         )
-        shutil.copyfile(path / METRICS, written / METRICS)  # the learning curves
+        for name in (METRICS, SCORES):  # the learning curves
+            if (path / name).is_file():
+                shutil.copyfile(path / name, written / name)
         print(f"exported to {written}")
         return 0
+
+    def _step(self, path: Path) -> int:
+        """Return the step of the kept weights that were asked for."""
+        from glam_env.evaluation.report.real_scores import curve_under, read_curves
+        from glam_env.training.export import read_settings
+        from glam_env.training.run_folder import RunFolder
+
+        if self.kept is not None and self.kept.isdecimal():
+            return int(self.kept)
+        if self.kept != "best":
+            raise GlamError(f"kept must be best, or the step of kept weights; got {self.kept!r}")
+        *_, config = read_settings(RunFolder(path).settings, str(path / "config.json"))
+        curve = curve_under(read_curves(path), config.play)
+        if curve is None:
+            raise GlamError(
+                f"no kept weights of {path} have a score; run `glam eval {path} --kept`"
+            )
+        return curve.best

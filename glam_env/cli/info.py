@@ -107,10 +107,15 @@ def _installation() -> dict[str, Any]:
 
 def _training_run(path: Path) -> tuple[str, dict[str, Any]]:
     """Describe a run of `glam train`: its game, and facts."""
+    from glam_env.training.kept import list_kept
     from glam_env.training.run_folder import RunFolder
 
     run = RunFolder(path)
-    facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
+    facts = {
+        "settings": run.settings,
+        "checkpoints": [str(p) for p in run.checkpoints()],
+        "kept weights": [str(p) for p in list_kept(run).values()],
+    }
     return run.settings.get("game", ""), facts
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 HORIZON = 64  # steps of a dream, where nothing else is set
 SCORE_EPISODES, SCORE_ENVS, SCORE_SEED = 20, 4, 1000  # of `glam eval`
+CHOICE_SEED = 3000  # of the games that choose among kept weights
 FIDELITY_STEPS, BEHAVIOR_STEPS, BRANCH_STEPS = 8000, 8192, 4000  # of `glam fidelity`
 FIDELITY_HORIZON, FIDELITY_SEED = 64, 2000
 
@@ -124,12 +125,15 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
     )
 
 
-def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
-    """Load the last checkpoint of a training run.
+def load_run(
+    path: Path, device: torch.device, step: int | None = None
+) -> tuple[Trained, TrainedRun]:
+    """Load the last checkpoint of a training run, or weights that it kept.
 
     Args:
         path: The run's folder.
         device: Where the models live.
+        step: Environment step of the kept weights; None for the last checkpoint.
 
     Returns:
         What was trained, and the run itself.
@@ -137,19 +141,24 @@ def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
     Raises:
         GlamError: If it is no training run, has no checkpoint yet, or cannot be read.
     """
-    from glam_agents import DEFAULT_AGENT, load_run_agent
+    from glam_agents import DEFAULT_AGENT, load_agent, load_run_agent
 
-    from glam_env.training.export import load_run
+    from glam_env.training.export import load_run, put_back
+    from glam_env.training.kept import load_kept
     from glam_env.training.run_folder import RunFolder
 
     run = RunFolder(path)
-    trained = load_run(run, device)
+    trained, kept = load_run(run, device), None
+    if step is not None:
+        kept = load_kept(run, step, device)
+        trained = put_back(trained, kept)
     world_model = trained.world_model.requires_grad_(False)
     settings = {"class": DEFAULT_AGENT, **run.settings["agent"]}  # old runs store no class
     sizes = world_model.config
-    agent = load_run_agent(
+    build, state = (load_run_agent, trained.learner) if kept is None else (load_agent, kept.agent)
+    agent = build(
         settings,
-        trained.learner,
+        dict(state),
         sizes.feature_dim,
         sizes.num_actions,
         device,
@@ -167,6 +176,7 @@ def play_games(
     episodes: int,
     seed: int = SCORE_SEED,
     num_envs: int = SCORE_ENVS,
+    **options: Any,
 ) -> ScoreReport:
     """Play whole real games, with progress; see `evaluate_policy`."""
     from glam_env.evaluation import evaluate_policy
@@ -188,6 +198,7 @@ def play_games(
             seed=seed,
             play=play,
             on_step=show,
+            **options,
         )
 
 

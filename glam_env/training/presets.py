@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from glam_env.checks import require_ranges
@@ -83,6 +84,7 @@ _RANGES = {
     **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
     "seed": "[0, 9223372036854775807]",
     "decay_from": _SHARE,
+    "keep_every": _SHARE,
     "repeat_action_probability": "[0, 1)",
 }
 _HORIZON_RANGES = {"initial": _COUNT, "increase": _AMOUNT, "every": _COUNT, "maximum": _COUNT}
@@ -155,6 +157,8 @@ class TrainConfig:
         graphs: On CUDA, run each kind of update as one CUDA graph.
         log_every: Updates between two lines of metrics.
         checkpoint_every: Environment steps between two checkpoints.
+        keep_every: Share of total_steps in [0, 1] after which the weights are kept, again and
+            again, once the agent learns. 0 keeps none.
     """
 
     seed: int = 0
@@ -189,11 +193,21 @@ class TrainConfig:
     graphs: bool = False
     log_every: int = 100
     checkpoint_every: int = 5_000
+    keep_every: float = 0.0
 
     @property
     def play(self) -> PlaySettings:
         """How the real game is played."""
         return PlaySettings(self.repeat_action_probability, noop_max=self.noop_max)
+
+    @property
+    def keep_at(self) -> tuple[int, ...]:
+        """Environment steps at which the weights are kept; the last is the run's end."""
+        if not self.keep_every:
+            return ()
+        count = math.ceil(1 / self.keep_every - 1e-9)
+        shares = (min(1.0, number * self.keep_every) for number in range(1, count + 1))
+        return tuple(dict.fromkeys(max(1, round(share * self.total_steps)) for share in shares))
 
     def learning_rate_at(self, env_steps: int) -> float:
         """Return the world model's learning rate after ``env_steps`` environment steps."""

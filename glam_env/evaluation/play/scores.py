@@ -25,6 +25,7 @@ from glam_env.protocols import METHODS, PlaySettings
 RESAMPLES = 10_000  # of the bootstrap
 
 EVALUATION = 0x4556414C  # mixed into seeds, so that no training sees the same episodes
+CHOICE = 0x43484F49  # for games that choose between weights, so that no score sees the same ones
 
 OnStep = Callable[[EmulatorStep, list[Episode]], None]
 
