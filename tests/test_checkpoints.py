@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from glam_env.checkpoint import folder as checkpoints
-from glam_env.checkpoint.config import from_json, to_json
+from glam_env.checkpoint.config import FORMAT_VERSION, from_json, to_json
 from glam_env.checkpoint.folder import (
     AGENT,
     CARD,
@@ -280,7 +280,11 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
     ("edit", "says"),
     [
         (lambda c: c.pop("format_version"), "a training run becomes a checkpoint with `glam"),
-        (lambda c: c.update(format_version=3), "format_version is 3, this glam-env reads 1 and 2"),
+        (lambda c: c.update(format_version=4), "is 4, this glam-env reads 1, 2 and 3; update"),
+        (
+            lambda c: c["files"]["agent.safetensors"].update(compression="zip"),
+            "must be xz or empty",
+        ),
         (lambda c: c.pop("game"), "'game' is missing"),
         (
             lambda c: c["world_model"].pop("num_actions"),
@@ -351,7 +355,17 @@ def as_format_1(plain: dict[str, Any]) -> None:
     plain["format_version"] = 1
 
 
-def test_format_1_is_read_and_written_as_format_2(tiny_checkpoint: Path) -> None:
+def test_format_2_is_read(tiny_checkpoint: Path) -> None:
+    """It has neither compression nor 8-bit weights."""
+    config = Checkpoint.open(tiny_checkpoint).config
+    edit_config(tiny_checkpoint, lambda c: c.update(format_version=2))
+    for name in (WORLD_MODEL, AGENT, CONTEXTS):
+        edit_config(tiny_checkpoint, lambda c, name=name: c["files"][name].pop("compression"))
+    assert Checkpoint.open(tiny_checkpoint).config == config
+    load_everything(tiny_checkpoint)
+
+
+def test_format_1_is_read_and_written_as_today_s(tiny_checkpoint: Path) -> None:
     config = Checkpoint.open(tiny_checkpoint).config
     edit_config(tiny_checkpoint, as_format_1)
     old = Checkpoint.open(tiny_checkpoint)
@@ -359,7 +373,7 @@ def test_format_1_is_read_and_written_as_format_2(tiny_checkpoint: Path) -> None
     load_everything(tiny_checkpoint)
     write_results(tiny_checkpoint, replace(old.config, results={"score": 1}), card="")
     plain = json.loads((tiny_checkpoint / CONFIG).read_text())
-    assert plain["format_version"] == 2
+    assert plain["format_version"] == FORMAT_VERSION
     assert plain["world_model"]["core"]["name"] == "glam"
     assert Checkpoint.open(tiny_checkpoint).config == replace(config, results={"score": 1})
 
@@ -479,7 +493,7 @@ def test_a_save_killed_between_the_renames_loses_nothing(tiny_checkpoint: Path, 
     [
         ({"agent_state": {"x": torch.tensor([float("inf")])}}, "not finite"),
         ({"world_model_state": {}}, "missing"),
-        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16"),
+        ({"dtype": "float8"}, "dtype must be one of int8, bfloat16, float32"),
     ],
 )
 def test_what_a_load_would_refuse_is_not_saved(

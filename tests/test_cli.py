@@ -64,7 +64,7 @@ ROOT = Path(__file__).parents[1]
         (["curves"], "at least one run"),
         (["curves", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
         (["export", "Pong"], "no run"),
-        (["export", "Pong", "--dtype", "int8"], "bfloat16"),
+        (["export", "Pong", "--dtype", "int4"], "dtype must be one of int8, bfloat16, float32"),
     ],
 )
 def test_mistakes_get_one_line(words, expected, capsys, tmp_path, monkeypatch):

@@ -40,9 +40,9 @@ def test_the_exported_card_has_its_origin_and_its_results(life):
     folder = life / "checkpoints" / "Pong"
     assert {p.name for p in folder.iterdir()} == {
         "config.json",
-        "world_model.safetensors",
-        "agent.safetensors",
-        "contexts.safetensors",
+        "world_model.safetensors.xz",
+        "agent.safetensors.xz",
+        "contexts.safetensors.xz",
         "CARD.md",
         "metrics.jsonl",
     }
@@ -280,7 +280,8 @@ def test_a_run_of_another_game_is_not_resumed(life, capsys):
 
 
 @pytest.mark.parametrize(
-    "file", ["config.json", "world_model.safetensors", "agent.safetensors", "contexts.safetensors"]
+    "file",
+    ["config.json", *(f"{part}.safetensors.xz" for part in ("world_model", "agent", "contexts"))],
 )
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
 def test_damage_to_a_checkpoint_gets_one_line_that_names_the_file(

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from glam_env.checkpoint.packing import XZ
 from glam_env.errors import GlamError
 from glam_env.games import GAMES
 from glam_env.model.config import WorldModelConfig, upgrade_config
@@ -22,8 +23,9 @@ from glam_env.model.cores.base import CoreConfig, core_config_type
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PlaySettings
 
-FORMAT_VERSION = 2
-READABLE = (1, 2)  # 1: the sizes of the core lay among those of the world model
+FORMAT_VERSION = 3
+# 1: the sizes of the core lay among those of the world model. 2: no compression, no 8-bit weights.
+READABLE = (1, 2, 3)
 CONFIG = "config.json"
 WORLD_MODEL, AGENT, CONTEXTS = (
     "world_model.safetensors",
@@ -86,10 +88,21 @@ class Provenance:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file's size in bytes and its SHA-256 in hex."""
+    """A file of tensors.
+
+    Attributes:
+        bytes: its size.
+        sha256: its SHA-256, in hex.
+        compression: ``xz``, or empty for none.
+    """
 
     bytes: int
     sha256: str
+    compression: str = ""
+
+    def file(self, name: str) -> str:
+        """Return the name of the file that holds the tensors of ``name``."""
+        return f"{name}.{self.compression}" if self.compression else name
 
 
 @dataclass(frozen=True)
@@ -210,7 +223,7 @@ def read_config(folder: str | Path) -> CheckpointConfig:
             "a training run becomes a checkpoint with `glam export`"
         )
     if (version := plain["format_version"]) not in READABLE:
-        readable = " and ".join(map(str, READABLE))
+        readable = " and ".join([", ".join(map(str, READABLE[:-1])), str(READABLE[-1])])
         raise GlamError(
             f"{path}: format_version is {version!r}, this glam-env reads {readable}; "
             "update glam-env, or export the checkpoint again with `glam export`"
@@ -219,6 +232,9 @@ def read_config(folder: str | Path) -> CheckpointConfig:
     check_values(config, str(path))
     if set(config.files) != {WORLD_MODEL, AGENT, CONTEXTS}:
         raise GlamError(f"{path}: files must name the three safetensors files; {CURE}")
+    for name, record in config.files.items():
+        if record.compression not in ("", XZ):
+            raise GlamError(f"{path}: files: {name}: compression must be {XZ} or empty; {CURE}")
     return config
 
 

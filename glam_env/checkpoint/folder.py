@@ -1,8 +1,9 @@
 """Checkpoint folders: read with :class:`Checkpoint`, written with :func:`save_checkpoint`.
 
 ``config.json`` describes the checkpoint and holds the size and the SHA-256 of
-``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``; ``CARD.md`` is for
-people. Nothing is unpickled, and every value and every tensor is checked before it is used.
+``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``, which may be
+compressed (``.xz``); ``CARD.md`` is for people. Nothing is unpickled, and every value and every
+tensor is checked before it is used.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from glam_env.checkpoint.config import (
@@ -36,12 +35,12 @@ from glam_env.checkpoint.config import (
 )
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
+from glam_env.checkpoint.packing import DTYPES, XZ, compression_of, pack, unpack
 from glam_env.errors import GlamError
 from glam_env.games import GAMES, find_game
 from glam_env.model.world_model import WorldModel
 
 CARD = "CARD.md"
-EXPORT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -170,7 +169,8 @@ class Checkpoint:
 
     def _read(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file, after checking its size and SHA-256."""
-        path, record = self.path / name, self.config.files[name]
+        record = self.config.files[name]
+        path = self.path / record.file(name)
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -181,9 +181,9 @@ class Checkpoint:
         if hashlib.sha256(data).hexdigest() != record.sha256:
             raise GlamError(f"{path} is not the file whose SHA-256 {CONFIG} gives; {CURE}")
         try:
-            tensors = safetensors.torch.load(data)
-        except SafetensorError as error:
-            raise GlamError(f"{path} is not a safetensors file ({error}); {CURE}") from error
+            tensors = unpack(data, record.compression)
+        except ValueError as error:
+            raise GlamError(f"{path} {error}; {CURE}") from error
         _check_finite(tensors, str(path))
         return tensors
 
@@ -210,7 +210,8 @@ def save_checkpoint(
         agent_state: the agent's state dict.
         contexts: start contexts of the size in ``config.contexts``.
         card: the text of ``CARD.md``.
-        dtype: of the weights, ``float32`` or ``bfloat16`` (half the size; read as float32).
+        dtype: of the weights, one of :data:`~glam_env.checkpoint.packing.DTYPES`; they are read as
+            float32.
 
     Returns:
         The folder.
@@ -220,8 +221,8 @@ def save_checkpoint(
             written. Nothing has been changed then.
     """
     folder = Path(folder).expanduser().resolve()
-    if dtype not in EXPORT_DTYPES:
-        raise GlamError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}; got {dtype!r}")
+    if dtype not in DTYPES:
+        raise GlamError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     check_values(config, str(folder / CONFIG))
     where = str(folder / WORLD_MODEL)
     world_model_state = check_tensors(world_model_state, world_model_tensors(config), where)
@@ -229,14 +230,14 @@ def save_checkpoint(
     where = str(folder / CONTEXTS)
     contexts = Contexts.from_tensors(contexts.tensors(), config.world_model, where)
     _check_contexts(contexts, config, where)
-    weights = EXPORT_DTYPES[dtype]
     contents = {
-        WORLD_MODEL: _pack(world_model_state, weights),
-        AGENT: _pack(agent_state, weights),
-        CONTEXTS: _pack(contexts.tensors(), weights),
+        WORLD_MODEL: pack(world_model_state, dtype),
+        AGENT: pack(agent_state, dtype),
+        CONTEXTS: pack(contexts.tensors(), dtype),
     }
+    compression = compression_of(dtype)
     records = {
-        name: FileRecord(len(data), hashlib.sha256(data).hexdigest())
+        name: FileRecord(len(data), hashlib.sha256(data).hexdigest(), compression)
         for name, data in contents.items()
     }
     _write(folder, contents, replace(config, files=records), card)
@@ -257,7 +258,9 @@ def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> No
     folder = Path(folder).expanduser().resolve()
     check_values(config, str(folder / CONFIG))
     try:
-        contents = {name: (folder / name).read_bytes() for name in (WORLD_MODEL, AGENT, CONTEXTS)}
+        contents = {
+            name: (folder / record.file(name)).read_bytes() for name, record in config.files.items()
+        }
     except OSError as error:
         raise GlamError(f"{folder} cannot be read ({error.strerror}); {CURE}") from error
     _write(folder, contents, config, card)
@@ -265,8 +268,9 @@ def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> No
 
 def _write(folder: Path, contents: dict[str, bytes], config: CheckpointConfig, card: str) -> None:
     text = json.dumps(to_json(config), indent=2, allow_nan=False) + "\n"
+    files = {config.files[name].file(name): data for name, data in contents.items()}
     with _replaced_folder(folder) as staging:
-        for name, data in {**contents, CONFIG: text.encode(), CARD: card.encode()}.items():
+        for name, data in {**files, CONFIG: text.encode(), CARD: card.encode()}.items():
             with (staging / name).open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -286,7 +290,10 @@ def _replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         if folder.exists():
-            own = shutil.ignore_patterns(CONFIG, CARD, WORLD_MODEL, AGENT, CONTEXTS)
+            tensors = [
+                name + end for name in (WORLD_MODEL, AGENT, CONTEXTS) for end in ("", f".{XZ}")
+            ]
+            own = shutil.ignore_patterns(CONFIG, CARD, *tensors)
             shutil.copytree(folder, staging, ignore=own, dirs_exist_ok=True)
         yield staging
         _sync(staging)
@@ -315,18 +322,6 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _pack(tensors: Mapping[str, Tensor], weights: torch.dtype) -> bytes:
-    """Return safetensors bytes, with floating-point tensors in dtype ``weights``."""
-    return safetensors.torch.save(
-        {
-            name: tensor.detach()
-            .to("cpu", weights if tensor.is_floating_point() else tensor.dtype)
-            .contiguous()
-            for name, tensor in tensors.items()
-        }
-    )
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -358,7 +353,7 @@ def check_tensors(
         if tensor.shape != like.shape:
             shapes = f"shape {tuple(tensor.shape)}, not {tuple(like.shape)}"
             raise GlamError(f"{where}: tensor {name!r} has {shapes}; {CURE}")
-        allowed = EXPORT_DTYPES.values() if like.is_floating_point() else (like.dtype,)
+        allowed = (torch.float32, torch.bfloat16) if like.is_floating_point() else (like.dtype,)
         if tensor.dtype not in (like.dtype, *allowed):
             dtypes = f"dtype {tensor.dtype}, not {like.dtype}"
             raise GlamError(f"{where}: tensor {name!r} has {dtypes}; {CURE}")

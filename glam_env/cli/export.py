@@ -28,7 +28,8 @@ class Export:
         branch_steps: As `branch_steps` of `glam fidelity`.
         contexts: Start contexts to store.
         max_episode_steps: The dream's horizon, in steps.
-        dtype: Type of the stored weights, bfloat16 or float32.
+        dtype: Type of the stored weights: int8 (large weights in 8 bits with a scale for each row,
+            and compressed files), bfloat16 or float32.
         note: What the card says about the course of the run, beside its figures.
         device: Where the models run.
     """
@@ -41,28 +42,29 @@ class Export:
     fidelity_steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
-    contexts: int = 2048
+    contexts: int = 1024
     max_episode_steps: int = trained.HORIZON
-    dtype: str = "bfloat16"
+    dtype: str = "int8"
     note: str = ""
     device: Device = "auto"
 
     def execute(self) -> int:
         """Measure what was trained, and write the checkpoint."""
         from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig
-        from glam_env.checkpoint.folder import EXPORT_DTYPES, save_checkpoint
+        from glam_env.checkpoint.folder import save_checkpoint
+        from glam_env.checkpoint.packing import DTYPES, as_stored
         from glam_env.checks import require_choice, require_count
         from glam_env.device import find_device
         from glam_env.evaluation.report.card import write_card
         from glam_env.evaluation.report.history import METRICS
         from glam_env.evaluation.report.real_scores import SCORES
         from glam_env.games import find_game
-        from glam_env.training.export import as_stored, draw_contexts
+        from glam_env.training.export import draw_contexts
         from glam_env.training.run_folder import run_kind
 
         game = find_game(self.game).name
         path = self.run or trained.RUNS / game
-        require_choice("dtype", self.dtype, tuple(EXPORT_DTYPES))
+        require_choice("dtype", self.dtype, DTYPES)
         for name in ("episodes", "contexts", "max_episode_steps"):
             require_count(name, getattr(self, name))
         if run_kind(path) is None:
@@ -72,9 +74,9 @@ class Export:
         if loaded.game != game:
             raise GlamError(f"{path} holds a run of {loaded.game}, not {game}; choose its --run")
         # From here on the weights are as they will be stored: what is measured is what is shipped.
-        dtype, world_model, agent = EXPORT_DTYPES[self.dtype], loaded.world_model, loaded.agent
-        world_model.load_exported(as_stored(world_model.export_state(), dtype))
-        agent.load_exported(as_stored(agent.export_state(), dtype))
+        world_model, agent = loaded.world_model, loaded.agent
+        world_model.load_exported(as_stored(world_model.export_state(), self.dtype))
+        agent.load_exported(as_stored(agent.export_state(), self.dtype))
         length = run.config.context
         contexts = draw_contexts(world_model, run.replay, self.contexts, length, seed=0)
         results = trained.measure_all(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from glam_env.checkpoint.config import Provenance, from_json
 from glam_env.checkpoint.contexts import Contexts
@@ -66,14 +65,6 @@ def draw_contexts(
         codes.append(code.to(torch.uint8).cpu())
         actions.append(batch.actions[:, :-1].to(torch.uint8).cpu())
     return Contexts(torch.cat(codes), torch.cat(actions))
-
-
-def as_stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Round weights as an export stores them, so that the exported weights are measured."""
-    return {
-        name: value.to(dtype).to(value.dtype) if value.is_floating_point() else value
-        for name, value in state.items()
-    }
 
 
 def describe_hardware(device: torch.device) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError
 from torch import Tensor
 
 from glam_env.checkpoint.contexts import Contexts
+from glam_env.checkpoint.packing import XZ, unpack
 from glam_env.checks import require_integers, require_range
 from glam_env.envs.base import FRAME_SHAPE
 from glam_env.errors import GlamError
@@ -40,8 +40,8 @@ def read_contexts(source: Source, world_model: WorldModel, length: int) -> Conte
             ``vars(recording)`` of :class:`~glam_env.evaluation.play.recording.Recording`.
             An optional ``ended``, bool of the actions' shape, is true where an episode ended at
             this step; other names are not read. Or the path of such a mapping as ``.npz`` or
-            ``.safetensors``, or of a folder of ``.npz`` files. A ``.safetensors`` file may also
-            be a checkpoint's contexts.
+            ``.safetensors``, or of a folder of ``.npz`` files. A ``.safetensors`` file, which may
+            be compressed (``.safetensors.xz``), may also be a checkpoint's contexts.
         world_model: encodes the frames; its dreams start from the contexts.
         length: L.
 
@@ -90,8 +90,8 @@ def _read(source: Source) -> list[tuple[str, dict[str, Tensor]]]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
+        if path.suffix == ".safetensors" or path.name.endswith(f".safetensors.{XZ}"):
+            return unpack(path.read_bytes(), path.suffix[1:] if path.suffix == f".{XZ}" else "")
         if path.suffix == ".npz":
             with path.open("rb") as file:
                 arrays = NpzFile(file, allow_pickle=False)
