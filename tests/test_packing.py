@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load as load_plain
 
 from glam_env.checkpoint.config import ContextsConfig
+from glam_env.checkpoint.contexts import Contexts
 from glam_env.checkpoint.folder import Checkpoint, save_checkpoint, write_results
 from glam_env.checkpoint.packing import DTYPES, as_stored, compression_of, pack, unpack
 from glam_env.errors import GlamError
@@ -120,8 +122,6 @@ SIZES = WorldModelConfig(num_actions=6, stem=16, width=128)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, checkpoint_config) -> Path:
     """A checkpoint of the sizes of `small` with random weights, 1024 contexts and a large agent."""
-    from glam_env.checkpoint.contexts import Contexts
-
     torch.manual_seed(0)
     contexts = Contexts(
         torch.randint(4, (1024, 17, 32), dtype=torch.uint8),
@@ -146,7 +146,6 @@ def test_a_checkpoint_in_8_bits_opens_as_float32(folder):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert checkpoint.agent_state()["actor.weight"].dtype == torch.float32
     assert checkpoint.contexts().count == 1024
-    torch.manual_seed(0)
     names = {path.name for path in folder.iterdir()}
     parts = {f"{part}.safetensors.xz" for part in ("world_model", "agent", "contexts")}
     assert names == {"config.json", "CARD.md", *parts}
@@ -184,8 +183,6 @@ def test_another_export_leaves_no_file_of_the_old_one(
 
 @pytest.mark.parametrize("part", ["world_model", "agent", "contexts"])
 def test_damage_names_the_compressed_file(folder, part, tmp_path):
-    import shutil
-
     copy = Path(shutil.copytree(folder, tmp_path / "Pong"))
     path = copy / f"{part}.safetensors.xz"
     path.write_bytes(path.read_bytes()[:-100])
