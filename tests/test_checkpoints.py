@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from glam_env.checkpoint import folder as checkpoints
-from glam_env.checkpoint.config import from_json, to_json
+from glam_env.checkpoint.config import FORMAT_VERSION, from_json, to_json
 from glam_env.checkpoint.folder import (
     AGENT,
     CARD,
@@ -29,6 +29,7 @@ from glam_env.checkpoint.folder import (
     write_results,
 )
 from glam_env.errors import GlamError
+from glam_env.evaluation.play.scores import play_of, stored_scores
 from glam_env.training.presets import PRESETS, TrainConfig
 
 
@@ -279,7 +280,11 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
     ("edit", "says"),
     [
         (lambda c: c.pop("format_version"), "a training run becomes a checkpoint with `glam"),
-        (lambda c: c.update(format_version=3), "format_version is 3, this glam-env reads 1 and 2"),
+        (lambda c: c.update(format_version=4), "is 4, this glam-env reads 1, 2 and 3; update"),
+        (
+            lambda c: c["files"]["agent.safetensors"].update(compression="zip"),
+            "must be xz or empty",
+        ),
         (lambda c: c.pop("game"), "'game' is missing"),
         (
             lambda c: c["world_model"].pop("num_actions"),
@@ -334,6 +339,7 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
         (lambda c: c["contexts"].update(count=10**9), "take more than the possible"),
         (lambda c: c["results"].update(x=json.loads("[" * 33 + "]" * 33)), "more than 32 levels"),
         (lambda c: c["protocol"].update(noop_max=-1), "noop_max must be in [0,"),
+        (lambda c: c["protocol"].update(frame_skip=2), "frame_skip is 2; this glam-env plays 4"),
         (lambda c: c["provenance"].update(hours=-1.0), "hours"),
         (lambda c: c["provenance"]["versions"].update(torch=2), "versions.torch: expected str"),
         (lambda c: c["files"].pop("agent.safetensors"), "files must name the three"),
@@ -363,7 +369,17 @@ def as_format_1(plain: dict[str, Any]) -> None:
     plain["format_version"] = 1
 
 
-def test_format_1_is_read_and_written_as_format_2(tiny_checkpoint: Path) -> None:
+def test_format_2_is_read(tiny_checkpoint: Path) -> None:
+    """It has neither compression nor 8-bit weights."""
+    config = Checkpoint.open(tiny_checkpoint).config
+    edit_config(tiny_checkpoint, lambda c: c.update(format_version=2))
+    for name in (WORLD_MODEL, AGENT, CONTEXTS):
+        edit_config(tiny_checkpoint, lambda c, name=name: c["files"][name].pop("compression"))
+    assert Checkpoint.open(tiny_checkpoint).config == config
+    load_everything(tiny_checkpoint)
+
+
+def test_format_1_is_read_and_written_as_today_s(tiny_checkpoint: Path) -> None:
     config = Checkpoint.open(tiny_checkpoint).config
     edit_config(tiny_checkpoint, as_format_1)
     old = Checkpoint.open(tiny_checkpoint)
@@ -371,16 +387,21 @@ def test_format_1_is_read_and_written_as_format_2(tiny_checkpoint: Path) -> None
     load_everything(tiny_checkpoint)
     write_results(tiny_checkpoint, replace(old.config, results={"score": 1}), card="")
     plain = json.loads((tiny_checkpoint / CONFIG).read_text())
-    assert plain["format_version"] == 2
+    assert plain["format_version"] == FORMAT_VERSION
     assert plain["world_model"]["core"]["name"] == "glam"
     assert Checkpoint.open(tiny_checkpoint).config == replace(config, results={"score": 1})
 
 
-def test_the_shipped_pong_is_of_format_1_and_opens() -> None:
-    folder = Path(checkpoints.__file__).parents[2] / "checkpoints" / "Pong"
-    plain = json.loads((folder / CONFIG).read_text())
+def test_the_config_of_the_first_shipped_pong_opens(tmp_path: Path) -> None:
+    text = (Path(__file__).parent / "data" / "pong_config_of_0_1.json").read_text()
+    (tmp_path / CONFIG).write_text(text)
+    plain = json.loads(text)
     assert plain["format_version"] == 1
-    core = Checkpoint.open(folder).config.world_model.core
+    config = Checkpoint.open(tmp_path).config
+    (score,) = stored_scores(config.results)
+    assert (score["mean"], play_of(score).protocol) == (19.95, "atari100k")
+    assert config.provenance.real_steps == 1_035_008
+    core = config.world_model.core
     assert core.name == "glam"
     for field in dataclasses.fields(core):
         if field.name != "name":
@@ -496,7 +517,7 @@ def test_a_save_killed_between_the_renames_loses_nothing(tiny_checkpoint: Path, 
     [
         ({"agent_state": {"x": torch.tensor([float("inf")])}}, "not finite"),
         ({"world_model_state": {}}, "missing"),
-        ({"dtype": "float8"}, "dtype must be one of float32, bfloat16"),
+        ({"dtype": "float8"}, "dtype must be one of int8, bfloat16, float32"),
     ],
 )
 def test_what_a_load_would_refuse_is_not_saved(

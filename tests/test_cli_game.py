@@ -40,9 +40,9 @@ def test_the_exported_card_has_its_origin_and_its_results(life):
     folder = life / "checkpoints" / "Pong"
     assert {p.name for p in folder.iterdir()} == {
         "config.json",
-        "world_model.safetensors",
-        "agent.safetensors",
-        "contexts.safetensors",
+        "world_model.safetensors.xz",
+        "agent.safetensors.xz",
+        "contexts.safetensors.xz",
         "CARD.md",
         "metrics.jsonl",
     }
@@ -51,11 +51,17 @@ def test_the_exported_card_has_its_origin_and_its_results(life):
     assert config.provenance.environment_steps == 600
     assert config.provenance.updates == 27
     card = (folder / "CARD.md").read_text()
-    score = config.results["score"]
+    scores = config.results["scores"]
+    assert [score["protocol"] for score in scores] == ["atari100k", "published"]
+    assert scores[0]["lengths"] != scores[1]["lengths"]
     for words in (
         "debug",
         "600",
-        f"{score['mean']:.2f}",
+        *(f"this checkpoint | {score['mean']:.2f} ±" for score in scores),
+        "| GLAM | 18.0 | published | 0.25 | no no-ops | published |",
+        "| DreamerV3 | 18.0 | atari100k | 0 | up to 30 no-ops | published |",
+        "| human | 14.6 | – | – | – | published |",
+        "`glam eval Pong --protocol published --episodes 1 --seed 1000`",
         "-20.7",
         "14.6",
         "F1",
@@ -83,6 +89,34 @@ def test_a_warm_start_is_named_on_the_card(life, tmp_path):
     assert earlier_run not in (folder / "CARD.md").read_text()
 
 
+def games(config: CheckpointConfig) -> dict[str, list[float]]:
+    """Return the stored scores of single games, by protocol."""
+    return {score["protocol"]: score["scores"] for score in config.results["scores"]}
+
+
+def test_the_scores_of_an_old_checkpoint_are_measured_alone(life, tmp_path, capsys):
+    """It has a single score, which its card shows under the protocol that it was played with."""
+    folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
+    new = Checkpoint.open(folder).config
+    plain = json.loads((folder / "config.json").read_text())
+    results = plain["results"]
+    old = results.pop("scores")[0]
+    del old["protocol"], old["noop_max"]
+    results["score"] = old
+    (folder / "config.json").write_text(json.dumps(plain))
+    assert main(["info", str(folder)]) == 0
+    assert "whole real games, atari100k (sticky actions 0, up to 30" in capsys.readouterr().out
+    assert main(["card", str(folder), "--from-results"]) == 0
+    card = (folder / "CARD.md").read_text()
+    assert re.search(r"this checkpoint \| \S+ ± – \| atari100k \| 0 \| up to 30", card)
+    assert "--protocol published" not in card
+    assert main(["card", str(folder), "--scores-only", "--episodes", "1"]) == 0
+    after = Checkpoint.open(folder).config
+    assert games(after) == games(new)
+    assert after.results["fidelity"] == new.results["fidelity"]
+    assert "score" not in after.results
+
+
 def test_a_checkpoint_measured_again_has_the_same_results(life, tmp_path):
     folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
     before = Checkpoint.open(folder).config
@@ -102,7 +136,7 @@ def test_a_checkpoint_measured_again_has_the_same_results(life, tmp_path):
     assert main(["card", str(folder), *words]) == 0
     after = Checkpoint.open(folder).config
     assert replace(after, results={}) == replace(before, results={})
-    assert after.results["score"]["scores"] == before.results["score"]["scores"]
+    assert games(after) == games(before)
     assert after.results["fidelity"]["images"] == before.results["fidelity"]["images"]
     assert (folder / "CARD.md").read_text() == write_card(after)
     assert (folder / "metrics.jsonl").exists()
@@ -112,7 +146,14 @@ def test_eval_repeats_the_score_of_the_card(life, capsys):
     folder = life / "checkpoints" / "Pong"
     assert main(["eval", str(folder), "--episodes", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["scores"] == Checkpoint.open(folder).config.results["score"]["scores"]
+    config = Checkpoint.open(folder).config
+    assert (report["protocol"], report["scores"]) == ("atari100k", games(config)["atari100k"])
+    assert report["trained_under"] == to_json(config.protocol)
+    assert report["real_steps"] == 600
+    assert main(["eval", str(folder), "--episodes", "1", "--protocol", "published"]) == 0
+    printed = capsys.readouterr().out
+    assert "protocol: published (sticky actions 0.25, no no-ops)" in printed
+    assert "trained under: atari100k (sticky actions 0, up to 30 no-ops); 600 real" in printed
     assert -21 <= report["mean"] <= 21
     assert report["published"]["GLAM"] == 18
     assert main(["eval", "Pong", "--random", "--episodes", "2", "--num-envs", "2"]) == 0
@@ -239,7 +280,8 @@ def test_a_run_of_another_game_is_not_resumed(life, capsys):
 
 
 @pytest.mark.parametrize(
-    "file", ["config.json", "world_model.safetensors", "agent.safetensors", "contexts.safetensors"]
+    "file",
+    ["config.json", *(f"{part}.safetensors.xz" for part in ("world_model", "agent", "contexts"))],
 )
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
 def test_damage_to_a_checkpoint_gets_one_line_that_names_the_file(

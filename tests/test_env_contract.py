@@ -610,11 +610,22 @@ def test_an_impossible_option_gets_one_line(make, world, options, says) -> None:
     [
         ({"max_episode_steps": 27_001}, "at most 27000, where the emulator cuts a game; got 27001"),
         ({"repeat_action_probability": 1.5}, "repeat_action_probability is a chance from 0 to 1"),
+        ({"noop_max": -1}, "noop_max must be a whole number of at least 0, not -1"),
     ],
 )
 def test_an_impossible_option_of_a_real_game_gets_one_line(make, options, says) -> None:
     with pytest.raises(GlamError, match=says):
         make("real", **options)
+
+
+@pytest.mark.emulator
+def test_no_ops_of_a_real_game_are_an_option() -> None:
+    """Without them all games begin alike."""
+    for noop_max, alike in ((0, True), (30, False)):
+        envs = gym.make_vec("GLAMReal-Assault-v0", num_envs=4, noop_max=noop_max)
+        frames, _ = envs.reset(seed=0)
+        assert (frames == frames[:1]).all() == alike
+        envs.close()
 
 
 @worlds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,12 @@ def test_no_context_crosses_the_end_of_an_episode(world_model) -> None:
     assert contexts.actions[4].tolist() == rows["actions"][1, :16].tolist()
 
 
-def test_a_checkpoint_s_own_contexts_are_contexts(world_model, saved_checkpoint) -> None:
+def test_a_checkpoint_s_own_contexts_are_contexts(world_model, saved_checkpoint, tmp_path) -> None:
     contexts = read_contexts(saved_checkpoint / "contexts.safetensors", world_model, L)
+    stored = (saved_checkpoint / "contexts.safetensors").read_bytes()
+    (tmp_path / "contexts.safetensors.xz").write_bytes(lzma.compress(stored))
+    again = read_contexts(tmp_path / "contexts.safetensors.xz", world_model, L)
+    assert torch.equal(again.codes, contexts.codes)
     assert_equal(contexts, Checkpoint.open(saved_checkpoint).contexts())
 
 

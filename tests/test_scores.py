@@ -9,7 +9,8 @@ import pytest
 from glam_env.envs.atari import Emulator, EmulatorStep, Episode
 from glam_env.errors import GlamError
 from glam_env.evaluation import RandomPolicy, ScoreReport, evaluate_policy, play_episodes
-from glam_env.evaluation.play.scores import EVALUATION, seed_apart
+from glam_env.evaluation.play.scores import CHOICE, EVALUATION, play_of, seed_apart, stored_scores
+from glam_env.protocols import METHODS, PROTOCOLS, PlaySettings
 
 
 class ClockEmulator:
@@ -100,7 +101,7 @@ def test_random_policy_is_seeded_and_uniform():
 def report(scores, **changes):
     values = {
         "game": "Pong",
-        "repeat_action_probability": 0.0,
+        "play": PlaySettings(),
         "seed": 0,
         "num_envs": 4,
         "scores": tuple(scores),
@@ -138,6 +139,26 @@ def test_report_survives_json():
     assert [read["interval_low"], read["interval_high"]] == list(done.interval) == [10.0, 18.0]
 
 
+@pytest.mark.parametrize("play", [*PROTOCOLS.values(), PlaySettings(0.1, noop_max=3)])
+def test_a_report_names_its_protocol(play):
+    done = report([10.0, 18.0], play=play)
+    plain = json.loads(json.dumps(done.as_json()))
+    assert (plain["protocol"], play_of(plain)) == (play.protocol, play)
+    *_, glam, here = done.table().splitlines()
+    assert f"protocol: {play}" in done.table()
+    assert glam.startswith("GLAM ")
+    assert glam.endswith(f" 18.0           109.6 %   {METHODS['GLAM']}")
+    assert here.endswith(str(play))
+
+
+def test_a_single_score_of_an_old_checkpoint_is_of_its_own_protocol():
+    old = {"mean": 3.0, "repeat_action_probability": 0.0}  # version 0.1 stored no noop_max
+    assert stored_scores({"score": old, "fidelity": {}}) == [old]
+    assert play_of(old).protocol == "atari100k"
+    assert stored_scores({"scores": [old, old]}) == [old, old]
+    assert stored_scores({"fidelity": {}}) == []
+
+
 def test_the_spread_of_one_episode_is_unknown():
     read = json.loads(json.dumps(report([-21.0]).as_json(), allow_nan=False))
     assert read["mean"] == -21.0
@@ -160,6 +181,18 @@ def test_random_play_of_pong_scores_as_published_and_repeats():
     assert tuple(episode.return_ for episode in again) == done.scores
     assert tuple(episode.length for episode in again) == done.lengths
     assert len({episode.seed for episode in again}) == 2
+
+
+@pytest.mark.emulator
+def test_games_of_choice_are_none_of_a_score():
+    seeds = {}
+    for purpose in (EVALUATION, CHOICE):
+        for seed in (1000, 3000):
+            emulator = Emulator("Pong", 4, seed=seed_apart(purpose, seed), num_threads=1)
+            played = [emulator._seed_of(env, number) for env in range(4) for number in range(50)]
+            seeds[purpose, seed] = set(played)
+            emulator.close()
+    assert sum(map(len, seeds.values())) == len(set.union(*seeds.values())) == 800
 
 
 @pytest.mark.emulator

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from glam_env.checkpoint.packing import XZ
 from glam_env.checks import require_ranges
 from glam_env.errors import GlamError, printable
 from glam_env.files import SHOWN, read_json, shown
@@ -20,9 +21,11 @@ from glam_env.games import GAMES
 from glam_env.model.config import WorldModelConfig, upgrade_config
 from glam_env.model.cores.base import CoreConfig, core_config_type
 from glam_env.model.world_model import WorldModel
+from glam_env.protocols import PlaySettings
 
-FORMAT_VERSION = 2
-READABLE = (1, 2)  # 1: the sizes of the core lay among those of the world model
+FORMAT_VERSION = 3
+# 1: the sizes of the core lay among those of the world model. 2: no compression, no 8-bit weights.
+READABLE = (1, 2, 3)
 CONFIG = "config.json"
 WORLD_MODEL, AGENT, CONTEXTS = (
     "world_model.safetensors",
@@ -52,21 +55,6 @@ class ContextsConfig:
 
 
 @dataclass(frozen=True)
-class PlaySettings:
-    """Settings of the real game that the world model learned from.
-
-    Attributes:
-        repeat_action_probability: of sticky actions, in [0, 1).
-        frame_skip: emulator frames in an agent step.
-        noop_max: the largest number of no-ops at a reset.
-    """
-
-    repeat_action_probability: float = 0.0
-    frame_skip: int = 4
-    noop_max: int = 30
-
-
-@dataclass(frozen=True)
 class Provenance:
     """How the weights were trained.
 
@@ -93,13 +81,32 @@ class Provenance:
     begun_from: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
 
+    @property
+    def real_steps(self) -> int:
+        """Agent steps on the real game, in this run and in all that handed their weights on."""
+        steps, earlier = self.environment_steps, self.begun_from
+        while earlier:
+            steps, earlier = steps + earlier["environment_steps"], earlier.get("begun_from", {})
+        return steps
+
 
 @dataclass(frozen=True)
 class FileRecord:
-    """A file's size in bytes and its SHA-256 in hex."""
+    """A file of tensors.
+
+    Attributes:
+        bytes: its size.
+        sha256: its SHA-256, in hex.
+        compression: ``xz``, or empty for none.
+    """
 
     bytes: int
     sha256: str
+    compression: str = ""
+
+    def file(self, name: str) -> str:
+        """Return the name of the file that holds the tensors of ``name``."""
+        return f"{name}.{self.compression}" if self.compression else name
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class CheckpointConfig:
             them.
         contexts: size of the start contexts.
         max_episode_steps: the dream's horizon, in agent steps.
-        protocol: settings of the real game.
+        protocol: settings of the real game that the world model learned from.
         provenance: how the weights were trained.
         results: measured figures, such as scores; not interpreted here.
         files: size and hash of each safetensors file; filled in by
@@ -218,7 +225,7 @@ def read_config(folder: str | Path) -> CheckpointConfig:
             "a training run becomes a checkpoint with `glam export`"
         )
     if (version := plain["format_version"]) not in READABLE:
-        readable = " and ".join(map(str, READABLE))
+        readable = " and ".join([", ".join(map(str, READABLE[:-1])), str(READABLE[-1])])
         raise GlamError(
             f"{path}: format_version is {shown(version)}, this glam-env reads {readable}; "
             "update glam-env, or export the checkpoint again with `glam export`"
@@ -227,6 +234,9 @@ def read_config(folder: str | Path) -> CheckpointConfig:
     check_values(config, str(path))
     if set(config.files) != {WORLD_MODEL, AGENT, CONTEXTS}:
         raise GlamError(f"{path}: files must name the three safetensors files; {CURE}")
+    for name, record in config.files.items():
+        if record.compression not in ("", XZ):
+            raise GlamError(f"{path}: files: {name}: compression must be {XZ} or empty; {CURE}")
     return config
 
 
@@ -320,3 +330,8 @@ def check_values(config: CheckpointConfig, where: str) -> None:
         )
     if not isinstance(config.agent.get("class"), str):
         raise GlamError(f"{where}: agent must name its class; {CURE}")
+    if config.protocol.frame_skip != (skip := PlaySettings().frame_skip):
+        raise GlamError(
+            f"{where}: protocol.frame_skip is {config.protocol.frame_skip}; this glam-env plays "
+            f"{skip} frames to a step"
+        )

@@ -1,8 +1,9 @@
 """Checkpoint folders: read with :class:`Checkpoint`, written with :func:`save_checkpoint`.
 
 ``config.json`` describes the checkpoint and holds the size and the SHA-256 of
-``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``; ``CARD.md`` is for
-people. Nothing is unpickled, and every value and every tensor is checked before it is used.
+``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``, which may be
+compressed (``.xz``); ``CARD.md`` is for people. Nothing is unpickled, and every value and every
+tensor is checked before it is used.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from glam_env.checkpoint.config import (
@@ -36,14 +35,14 @@ from glam_env.checkpoint.config import (
 )
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
+from glam_env.checkpoint.packing import DTYPES, XZ, compression_of, pack, unpack
 from glam_env.checkpoint.replace import replaced_folder, require_replaceable, standing
 from glam_env.errors import GlamError
 from glam_env.files import expand, file_size, read_bounded, shown
 from glam_env.games import GAMES, find_game
 from glam_env.model.world_model import WorldModel
 
-CARD, METRICS = "CARD.md", "metrics.jsonl"
-EXPORT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CARD = "CARD.md"
 FILE_BYTES = 4 * PARAMETERS + 2**20
 """Size of a safetensors file at most: all weights in float32, and the header."""
 
@@ -189,20 +188,23 @@ class Checkpoint:
 
     def _read(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file, after checking its size and SHA-256."""
-        path, data = self.path / name, self._bytes(name)
+        record, path = self.config.files[name], self._file(name)
         try:
-            tensors = safetensors.torch.load(data)
-        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
-            raise GlamError(f"{path} is not a safetensors file ({error}); {CURE}") from error
+            tensors = unpack(self._bytes(name), record.compression, FILE_BYTES)
+        except ValueError as error:
+            raise GlamError(f"{path} {error}; {CURE}") from error
         for key, tensor in tensors.items():
             if tensor.dtype not in _DTYPES:
                 raise GlamError(f"{path}: tensor {shown(key)} has dtype {tensor.dtype}; {CURE}")
         _check_finite(tensors, str(path))
         return tensors
 
+    def _file(self, name: str) -> Path:
+        return self.path / self.config.files[name].file(name)
+
     def _bytes(self, name: str) -> bytes:
         """Read a file if its size is that of its record; check its SHA-256."""
-        path, record = self.path / name, self.config.files[name]
+        path, record = self._file(name), self.config.files[name]
         if (size := file_size(path, CURE)) != record.bytes:
             if size < 1024 and read_bounded(path, 1024, CURE).startswith(_POINTER):
                 raise GlamError(f"{path} is a pointer of Git LFS; fetch the file: `git lfs pull`")
@@ -226,7 +228,7 @@ def save_checkpoint(
     contexts: Contexts,
     card: str,
     dtype: str = "float32",
-    metrics: bytes | None = None,
+    others: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a checkpoint completely or not at all, replacing an older one in the same folder.
 
@@ -237,8 +239,9 @@ def save_checkpoint(
         agent_state: the agent's state dict.
         contexts: start contexts of the size in ``config.contexts``.
         card: the text of ``CARD.md``.
-        dtype: of the weights, ``float32`` or ``bfloat16`` (half the size; read as float32).
-        metrics: the content of ``metrics.jsonl``; None keeps the one that is there.
+        dtype: of the weights, one of :data:`~glam_env.checkpoint.packing.DTYPES`; they are read as
+            float32.
+        others: further files by name, such as ``metrics.jsonl``.
 
     Returns:
         The folder.
@@ -248,8 +251,8 @@ def save_checkpoint(
             written. Nothing has been changed then.
     """
     folder = require_replaceable(folder)
-    if dtype not in EXPORT_DTYPES:
-        raise GlamError(f"dtype must be one of {', '.join(EXPORT_DTYPES)}; got {dtype!r}")
+    if dtype not in DTYPES:
+        raise GlamError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     check_values(config, str(folder / CONFIG))
     where = str(folder / WORLD_MODEL)
     world_model_state = check_tensors(world_model_state, world_model_tensors(config), where)
@@ -258,19 +261,17 @@ def save_checkpoint(
     where = str(folder / CONTEXTS)
     contexts = Contexts.from_tensors(contexts.tensors(), config.world_model, where)
     _check_contexts(contexts, config, where)
-    weights = EXPORT_DTYPES[dtype]
     contents = {
-        WORLD_MODEL: _pack(world_model_state, weights),
-        AGENT: _pack(agent_state, weights),
-        CONTEXTS: _pack(contexts.tensors(), weights),
+        WORLD_MODEL: pack(world_model_state, dtype),
+        AGENT: pack(agent_state, dtype),
+        CONTEXTS: pack(contexts.tensors(), dtype),
     }
+    compression = compression_of(dtype)
     records = {
-        name: FileRecord(len(data), hashlib.sha256(data).hexdigest())
+        name: FileRecord(len(data), hashlib.sha256(data).hexdigest(), compression)
         for name, data in contents.items()
     }
-    if metrics is not None:
-        contents[METRICS] = metrics
-    _write(folder, contents, replace(config, files=records), card)
+    _write(folder, contents, replace(config, files=records), card, others or {})
     return folder
 
 
@@ -287,29 +288,27 @@ def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> No
     """
     folder = require_replaceable(folder)
     check_values(config, str(folder / CONFIG))
-    names = (WORLD_MODEL, AGENT, CONTEXTS)
-    contents = {name: read_bounded(folder / name, FILE_BYTES, CURE) for name in names}
-    _write(folder, contents, config, card)
+    contents = {
+        name: read_bounded(folder / record.file(name), FILE_BYTES, CURE)
+        for name, record in config.files.items()
+    }
+    _write(folder, contents, config, card, {})
 
 
-def _write(folder: Path, contents: dict[str, bytes], config: CheckpointConfig, card: str) -> None:
+def _write(
+    folder: Path,
+    contents: Mapping[str, bytes],
+    config: CheckpointConfig,
+    card: str,
+    others: Mapping[str, bytes],
+) -> None:
     text = json.dumps(to_json(config), indent=2, allow_nan=False) + "\n"
-    contents = {**contents, CONFIG: text.encode(), CARD: card.encode()}
-    with replaced_folder(folder, contents) as staging:
-        for name, data in contents.items():
+    files = {config.files[name].file(name): data for name, data in contents.items()}
+    files |= {**others, CONFIG: text.encode(), CARD: card.encode()}
+    stale = [name + end for name in contents for end in ("", f".{XZ}")]  # of another format
+    with replaced_folder(folder, {*files, *stale}) as staging:
+        for name, data in files.items():
             (staging / name).write_bytes(data)
-
-
-def _pack(tensors: Mapping[str, Tensor], weights: torch.dtype) -> bytes:
-    """Return safetensors bytes, with floating-point tensors in dtype ``weights``."""
-    return safetensors.torch.save(
-        {
-            name: tensor.detach()
-            .to("cpu", weights if tensor.is_floating_point() else tensor.dtype)
-            .contiguous()
-            for name, tensor in tensors.items()
-        }
-    )
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -341,7 +340,7 @@ def check_tensors(
         if tensor.shape != like.shape:
             shapes = f"shape {tuple(tensor.shape)}, not {tuple(like.shape)}"
             raise GlamError(f"{where}: tensor {shown(name)} has {shapes}; {CURE}")
-        allowed = EXPORT_DTYPES.values() if like.is_floating_point() else (like.dtype,)
+        allowed = (torch.float32, torch.bfloat16) if like.is_floating_point() else (like.dtype,)
         if tensor.dtype not in (like.dtype, *allowed):
             dtypes = f"dtype {tensor.dtype}, not {like.dtype}"
             raise GlamError(f"{where}: tensor {shown(name)} has {dtypes}; {CURE}")

@@ -10,7 +10,7 @@ from glam_env.errors import GlamError
 SCHEME = "hf://"
 
 _ADDRESS = re.compile(r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?")
-_FILES = ["config.json", "CARD.md", "*.safetensors"]
+_FILES = ["config.json", "CARD.md", "*.safetensors", "*.safetensors.xz"]
 
 
 def fetch_checkpoint(address: str) -> Path:

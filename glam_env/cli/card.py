@@ -16,7 +16,8 @@ class Card:
     Attributes:
         game: A game's name, or the path of a checkpoint.
         from_results: Measure nothing; write the card from the results that are stored.
-        episodes: Real games to play for the score.
+        scores_only: Measure the scores alone, and keep the fidelity that is stored.
+        episodes: Real games to play for the score of each protocol.
         fidelity_steps: As `steps` of `glam fidelity`.
         behavior_steps: As `behavior_steps` of `glam fidelity`.
         branch_steps: As `branch_steps` of `glam fidelity`.
@@ -25,6 +26,7 @@ class Card:
 
     game: Game
     from_results: bool = False
+    scores_only: bool = False
     episodes: int = trained.SCORE_EPISODES
     fidelity_steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
@@ -41,7 +43,14 @@ class Card:
         checkpoint = trained.open_checkpoint(self.game)
         config = checkpoint.config
         require_replaceable(checkpoint.path)
-        if not self.from_results:
+        if self.from_results and self.scores_only:
+            raise GlamError("--from-results measures nothing: leave it or --scores-only out")
+        if self.scores_only:
+            loaded = trained.load_trained(checkpoint, self.device)
+            kept = {name: part for name, part in config.results.items() if name != "score"}
+            scores = trained.measure_scores(loaded, episodes=self.episodes)
+            config = replace(config, results={**kept, "scores": scores})
+        elif not self.from_results:
             results = trained.measure_all(
                 trained.load_trained(checkpoint, self.device),
                 episodes=self.episodes,

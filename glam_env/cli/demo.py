@@ -67,7 +67,8 @@ class Demo:
         print(
             f"real:  {report.mean:+.2f} points a game over {report.episodes} whole games "
             f"({rate:+.1f} points in 1000 steps; random play {report.random}, human "
-            f"{report.human}); {report.steps_per_second:,.0f} agent steps/s with the agent",
+            f"{report.human}; {report.play}); {report.steps_per_second:,.0f} agent steps/s with "
+            "the agent",
             flush=True,
         )
         dream, game = branch_moment(
@@ -77,7 +78,7 @@ class Demo:
             lead=LEAD,
             steps=SHOWN,
             seed=self.seed,
-            repeat_action_probability=loaded.play.repeat_action_probability,
+            **loaded.play.emulator,
         )
         side_by_side_gif(self.gif, dream, game)
         print(f"both from one real moment, side by side: {self.gif}")

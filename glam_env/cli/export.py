@@ -18,48 +18,54 @@ class Export:
     Attributes:
         game: The game whose run is exported.
         run: The run's folder.
+        kept: Which weights: the step of kept ones, or best for the best of `glam eval RUN --kept`
+            under the protocol of the training. By default the last ones.
         to: The checkpoint's folder.
-        episodes: Real games to play for the score.
+        episodes: Real games to play for the score of each protocol.
         fidelity_steps: As `steps` of `glam fidelity`.
         behavior_steps: As `behavior_steps` of `glam fidelity`.
         branch_steps: As `branch_steps` of `glam fidelity`.
         contexts: Start contexts to store.
         max_episode_steps: The dream's horizon, in steps.
-        dtype: Type of the stored weights, bfloat16 or float32.
+        dtype: Type of the stored weights: int8 (large weights in 8 bits with a scale for each row,
+            and compressed files), bfloat16 or float32.
         note: What the card says about the course of the run, beside its figures.
         device: Where the models run.
     """
 
     game: Game
     run: RunPath = None
+    kept: Annotated[str | None, folder("the last weights")] = None
     to: Annotated[Path | None, folder("checkpoints/GAME")] = None
     episodes: int = trained.SCORE_EPISODES
     fidelity_steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
-    contexts: int = 2048
+    contexts: int = 1024
     max_episode_steps: int = trained.HORIZON
-    dtype: str = "bfloat16"
+    dtype: str = "int8"
     note: str = ""
     device: Device = "auto"
 
     def execute(self) -> int:
         """Measure what was trained, and write the checkpoint."""
         from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, check_values
-        from glam_env.checkpoint.folder import EXPORT_DTYPES, save_checkpoint
+        from glam_env.checkpoint.folder import save_checkpoint
+        from glam_env.checkpoint.packing import DTYPES, as_stored
         from glam_env.checkpoint.replace import require_replaceable
         from glam_env.checks import require_choice, require_count
         from glam_env.device import find_device
         from glam_env.evaluation.report.card import write_card
         from glam_env.evaluation.report.history import METRICS, METRICS_BYTES
-        from glam_env.files import read_bounded
+        from glam_env.evaluation.report.real_scores import SCORES
+        from glam_env.files import JSON_BYTES, read_bounded
         from glam_env.games import find_game
-        from glam_env.training.export import as_stored, draw_contexts
+        from glam_env.training.export import draw_contexts
         from glam_env.training.run_folder import run_kind
 
         game = find_game(self.game).name
         path = self.run or trained.RUNS / game
-        require_choice("dtype", self.dtype, tuple(EXPORT_DTYPES))
+        require_choice("dtype", self.dtype, DTYPES)
         for name in ("episodes", "contexts", "max_episode_steps"):
             require_count(name, getattr(self, name))
         for name in ("fidelity_steps", "behavior_steps"):
@@ -67,11 +73,14 @@ class Export:
         to = require_replaceable(self.to or Path("checkpoints") / game)
         if run_kind(path) is None:
             raise GlamError(f"there is no run in {path}; give its --run, or `glam train {game}`")
-        loaded, run = trained.load_run(path, find_device(self.device))
+        step = None if self.kept is None else self._step(path)
+        loaded, run = trained.load_run(path, find_device(self.device), step)
         if loaded.game != game:
             raise GlamError(f"{path} holds a run of {loaded.game}, not {game}; choose its --run")
         cure = f"{METRICS} is part of a checkpoint; take it from a copy of the run"
-        read_bounded(path / METRICS, METRICS_BYTES, cure)  # before the work, not after
+        curves = {METRICS: read_bounded(path / METRICS, METRICS_BYTES, cure)}
+        if (path / SCORES).exists():
+            curves[SCORES] = read_bounded(path / SCORES, JSON_BYTES, "score the kept weights again")
         length = run.config.context
         config = CheckpointConfig(
             game=game,
@@ -84,9 +93,9 @@ class Export:
         )
         check_values(config, str(to))
         # From here on the weights are as they will be stored: what is measured is what is shipped.
-        dtype, world_model, agent = EXPORT_DTYPES[self.dtype], loaded.world_model, loaded.agent
-        world_model.load_exported(as_stored(world_model.export_state(), dtype))
-        agent.load_exported(as_stored(agent.export_state(), dtype))
+        world_model, agent = loaded.world_model, loaded.agent
+        world_model.load_exported(as_stored(world_model.export_state(), self.dtype))
+        agent.load_exported(as_stored(agent.export_state(), self.dtype))
         contexts = draw_contexts(world_model, run.replay, self.contexts, length, seed=0)
         results = trained.measure_all(
             replace(loaded, horizon=self.max_episode_steps),
@@ -104,7 +113,25 @@ class Export:
             contexts=contexts,
             card=write_card(config),
             dtype=self.dtype,
-            metrics=read_bounded(path / METRICS, METRICS_BYTES, cure),  # the learning curves
+            others=curves,
         )
         print(f"exported to {written}")
         return 0
+
+    def _step(self, path: Path) -> int:
+        """Return the step of the kept weights that were asked for."""
+        from glam_env.evaluation.report.real_scores import curve_under, read_curves
+        from glam_env.training.export import read_settings
+        from glam_env.training.run_folder import RunFolder
+
+        if self.kept is not None and self.kept.isdecimal():
+            return int(self.kept)
+        if self.kept != "best":
+            raise GlamError(f"kept must be best, or the step of kept weights; got {self.kept!r}")
+        *_, config = read_settings(RunFolder(path).settings, str(path / "config.json"))
+        curve = curve_under(read_curves(path), config.play)
+        if curve is None:
+            raise GlamError(
+                f"no kept weights of {path} have a score; run `glam eval {path} --kept`"
+            )
+        return curve.best

@@ -112,10 +112,15 @@ def _installation() -> dict[str, Any]:
 
 def _training_run(path: Path) -> tuple[str, dict[str, Any]]:
     """Describe a run of `glam train`: its game, and facts."""
+    from glam_env.training.kept import list_kept
     from glam_env.training.run_folder import RunFolder
 
     run = RunFolder(path)
-    facts = {"settings": run.settings, "checkpoints": [str(p) for p in run.checkpoints()]}
+    facts = {
+        "settings": run.settings,
+        "checkpoints": [str(p) for p in run.checkpoints()],
+        "kept weights": [str(p) for p in list_kept(run).values()],
+    }
     return str(run.settings.get("game", "")), facts
 
 
@@ -158,13 +163,13 @@ def _sb3_run(path: Path) -> tuple[dict[str, Any], str]:
 def _measured(results: Mapping[str, Any]) -> list[str]:
     """Describe a checkpoint's results in short."""
     from glam_env.evaluation.measures.thresholds import Check
+    from glam_env.evaluation.play.scores import play_of, stored_scores
 
-    lines = []
-    if score := results.get("score"):
-        lines.append(
-            f"score: {score['mean']:.2f}, mean of {score['episodes']} whole real games; "
-            f"human-normalised {100 * score['human_normalized']:.1f} %"
-        )
+    lines = [
+        f"score: {score['mean']:.2f}, mean of {score['episodes']} whole real games, "
+        f"{play_of(score)}; human-normalised {100 * score['human_normalized']:.1f} %"
+        for score in stored_scores(results)
+    ]
     checks = results.get("fidelity", {}).get("checks", [])
     return lines + [str(Check(**check)) for check in checks]
 

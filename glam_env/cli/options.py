@@ -32,6 +32,9 @@ def folder(default: str) -> Any:
     return tyro.conf.arg(metavar="PATH", help_behavior_hint=f"(default: {default})")
 
 
+Protocol = Annotated[str | None, tyro.conf.arg(metavar="atari100k|published")]
+"""A name in `glam_env.protocols.PROTOCOLS`."""
+
 RunPath = Annotated[Path | None, folder("runs/GAME")]
 
 

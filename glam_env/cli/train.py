@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from glam_env.cli.options import FLAT, Device, Game, RunPath, options_of
+from glam_env.cli.options import FLAT, Device, Game, Protocol, RunPath, options_of
 from glam_env.cli.trained import RUNS
 from glam_env.errors import GlamError
 
@@ -40,6 +40,7 @@ class _Choices:
     preset: str = "paper"
     algorithm: str = ""
     warm_start: str = ""
+    protocol: str | None = None
     resume: bool = False
 
 
@@ -52,6 +53,8 @@ class Train:
         preset: Named settings: paper (a GPU), small (two CPU cores) or debug (seconds). The
             options below override single ones.
         algorithm: The agent, a name in `glam_agents.AGENTS`.
+        protocol: How the game is played, in short: atari100k (no sticky actions, up to 30 no-ops)
+            or published (sticky actions 0.25, no no-ops). By default as in the preset.
         run: The run's folder.
         resume: Continue the run in that folder, with its own settings.
         minutes: Save and stop after so many minutes.
@@ -66,6 +69,7 @@ class Train:
     algorithm: str
     train: Annotated[TrainConfig, FLAT]
     agent: Any
+    protocol: Protocol = None
     run: RunPath = None
     resume: bool = False
     minutes: float | None = None
@@ -87,6 +91,7 @@ class Train:
         """
         from glam_agents import DEFAULT_AGENT, find_agent
 
+        from glam_env.protocols import choose_play
         from glam_env.training.presets import PRESETS
 
         read = partial(tyro.cli, args=words, prog="glam train")
@@ -94,11 +99,12 @@ class Train:
         if choices.preset not in PRESETS:
             raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {choices.preset!r}")
         kind = find_agent(choices.algorithm or DEFAULT_AGENT)
+        train = PRESETS[choices.preset]
         defaults = cls(
             game=tyro.MISSING,
             preset=choices.preset,
             algorithm=kind.name,
-            train=PRESETS[choices.preset],
+            train=replace(train, **choose_play(train.play, choices.protocol).emulator),
             agent=kind.preset(choices.preset),
         )
         if choices.resume:
@@ -179,7 +185,14 @@ class Train:
         if own_game != game:
             raise GlamError(f"{path} holds a run of {own_game}, not {game}; choose its --run")
         kind, agent = config_of(run.settings.get("agent", {}), where, DEFAULT_AGENT)
-        return replace(self, preset=preset, algorithm=kind.name, train=config, agent=agent)
+        return replace(
+            self,
+            preset=preset,
+            algorithm=kind.name,
+            protocol=config.play.protocol,
+            train=config,
+            agent=agent,
+        )
 
     def _sized_by(self, warm_start: str) -> Train:
         """Return the options with the sizes of a checkpoint."""

@@ -13,7 +13,6 @@ from glam_env.errors import GlamError
 if TYPE_CHECKING:
     import torch
 
-    from glam_env.checkpoint.config import PlaySettings
     from glam_env.checkpoint.folder import Checkpoint
     from glam_env.envs.atari import EmulatorStep, Episode
     from glam_env.envs.latent_filter import Act, FilteredPolicy
@@ -21,12 +20,14 @@ if TYPE_CHECKING:
     from glam_env.evaluation.examine import Examination
     from glam_env.evaluation.play.recording import Recording
     from glam_env.model.world_model import WorldModel
+    from glam_env.protocols import PlaySettings
     from glam_env.training.export import TrainedRun
     from glam_env.training.imagination import Agent
 
 RUNS = Path("runs")
 HORIZON = 64  # steps of a dream, where nothing else is set
 SCORE_EPISODES, SCORE_ENVS, SCORE_SEED = 20, 4, 1000  # of `glam eval`
+CHOICE_SEED = 3000  # of the games that choose among kept weights
 FIDELITY_STEPS, BEHAVIOR_STEPS, BRANCH_STEPS = 8000, 8192, 4000  # of `glam fidelity`
 FIDELITY_HORIZON, FIDELITY_SEED = 64, 2000
 
@@ -40,8 +41,9 @@ class Trained:
         world_model: The world model, in evaluation mode.
         agent: The agent; see `glam_agents.AGENTS`.
         agent_config: Its settings, as a checkpoint stores them.
-        play: How the real game is played.
+        play: How the real game was played in the training.
         horizon: Steps of a dream.
+        real_steps: Steps on the real game in all runs that made it.
     """
 
     game: str
@@ -50,6 +52,7 @@ class Trained:
     agent_config: Mapping[str, Any]
     play: PlaySettings
     horizon: int
+    real_steps: int
 
     def act(self, greedy: bool = False) -> Act:
         """Return the agent's choice of actions, on features."""
@@ -118,15 +121,19 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
         config.agent,
         config.protocol,
         config.max_episode_steps,
+        config.provenance.real_steps,
     )
 
 
-def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
-    """Load the last checkpoint of a training run.
+def load_run(
+    path: Path, device: torch.device, step: int | None = None
+) -> tuple[Trained, TrainedRun]:
+    """Load the last checkpoint of a training run, or weights that it kept.
 
     Args:
         path: The run's folder.
         device: Where the models live.
+        step: Environment step of the kept weights; None for the last checkpoint.
 
     Returns:
         What was trained, and the run itself.
@@ -134,29 +141,33 @@ def load_run(path: Path, device: torch.device) -> tuple[Trained, TrainedRun]:
     Raises:
         GlamError: If it is no training run, has no checkpoint yet, or cannot be read.
     """
-    from glam_agents import DEFAULT_AGENT, load_run_agent
+    from glam_agents import DEFAULT_AGENT, load_agent, load_run_agent
 
-    from glam_env.checkpoint.config import PlaySettings
-    from glam_env.training.export import load_run
+    from glam_env.training.export import load_run, put_back
+    from glam_env.training.kept import load_kept
     from glam_env.training.run_folder import RunFolder
 
     run = RunFolder(path)
-    trained = load_run(run, device)
+    trained, kept = load_run(run, device), None
+    if step is not None:
+        kept = load_kept(run, step, device)
+        trained = put_back(trained, kept)
     world_model = trained.world_model.requires_grad_(False)
     settings = run.settings.get("agent", {})
     if isinstance(settings, Mapping):
         settings = {"class": DEFAULT_AGENT, **settings}  # old runs store no class
     sizes = world_model.config
-    agent = load_run_agent(
+    build, state = (load_run_agent, trained.learner) if kept is None else (load_agent, kept.agent)
+    agent = build(
         settings,
-        trained.learner,
+        dict(state),
         sizes.feature_dim,
         sizes.num_actions,
         device,
         str(path / "config.json"),
     )
-    play = PlaySettings(trained.config.repeat_action_probability)
-    return Trained(trained.game, world_model, agent, settings, play, HORIZON), trained
+    play, steps = trained.config.play, trained.provenance.real_steps
+    return Trained(trained.game, world_model, agent, settings, play, HORIZON, steps), trained
 
 
 def play_games(
@@ -167,6 +178,7 @@ def play_games(
     episodes: int,
     seed: int = SCORE_SEED,
     num_envs: int = SCORE_ENVS,
+    **options: Any,
 ) -> ScoreReport:
     """Play whole real games, with progress; see `evaluate_policy`."""
     from glam_env.evaluation import evaluate_policy
@@ -186,8 +198,9 @@ def play_games(
             episodes=episodes,
             num_envs=num_envs,
             seed=seed,
-            repeat_action_probability=play.repeat_action_probability,
+            play=play,
             on_step=show,
+            **options,
         )
 
 
@@ -214,19 +227,33 @@ def measure_dreams(
             horizon=horizon,
             dream_horizon=trained.horizon,
             seed=seed,
-            repeat_action_probability=trained.play.repeat_action_probability,
+            play=trained.play,
             on_progress=progress,
         )
+
+
+def measure_scores(trained: Trained, *, episodes: int) -> list[dict[str, Any]]:
+    """Play under each protocol, print the scores, and return them as a checkpoint stores them.
+
+    The settings of the training come as well if no protocol has them.
+    """
+    from glam_env.protocols import PROTOCOLS
+
+    scores = []
+    for play in dict.fromkeys([*PROTOCOLS.values(), trained.play]):
+        score = play_games(trained.policy(), trained.game, play, episodes=episodes)
+        print(score.table(), end="\n\n", flush=True)
+        scores.append(score.as_json())
+    return scores
 
 
 def measure_all(
     trained: Trained, *, episodes: int, steps: int, behavior_steps: int, branch_steps: int
 ) -> dict[str, Any]:
-    """Measure score and fidelity, print them, and return them as a checkpoint stores them."""
-    score = play_games(trained.policy(), trained.game, trained.play, episodes=episodes)
-    print(score.table(), flush=True)
+    """Measure scores and fidelity, print them, and return them as a checkpoint stores them."""
+    scores = measure_scores(trained, episodes=episodes)
     report, _ = measure_dreams(
         trained, steps=steps, behavior_steps=behavior_steps, branch_steps=branch_steps
     )
     print(report.table())
-    return {"score": score.as_json(), "fidelity": report.figures()}
+    return {"scores": scores, "fidelity": report.figures()}

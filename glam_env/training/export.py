@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from glam_env.checkpoint.config import Provenance, from_json
 from glam_env.checkpoint.contexts import Contexts
@@ -22,6 +21,7 @@ from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 from glam_env.training.earlier_runs import upgrade_train
+from glam_env.training.kept import Kept
 from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
@@ -74,14 +74,6 @@ def draw_contexts(
         codes.append(code.to(torch.uint8).cpu())
         actions.append(batch.actions[:, :-1].to(torch.uint8).cpu())
     return Contexts(torch.cat(codes), torch.cat(actions))
-
-
-def as_stored(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Round weights as an export stores them, so that the exported weights are measured."""
-    return {
-        name: value.to(dtype).to(value.dtype) if value.is_floating_point() else value
-        for name, value in state.items()
-    }
 
 
 def describe_hardware(device: torch.device) -> str:
@@ -146,3 +138,15 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
             begun_from=run.settings.get("begun_from", {}),
         )
     return TrainedRun(game, config, world_model.eval(), checkpoint["agent"], replay, origin)
+
+
+def put_back(trained: TrainedRun, kept: Kept) -> TrainedRun:
+    """Return a run with kept weights in its world model; the agent's are up to the caller."""
+    trained.world_model.load_exported(dict(kept.world_model))
+    origin = replace(
+        trained.provenance,
+        environment_steps=kept.counts["env_steps"],
+        updates=kept.counts["model_updates"],
+        hours=round(kept.seconds / 3600, 3),
+    )
+    return replace(trained, provenance=origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from glam_env.checkpoint.config import require_world_model
@@ -9,6 +10,7 @@ from glam_env.checks import require_ranges
 from glam_env.errors import GlamError
 from glam_env.files import shown
 from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.protocols import PlaySettings
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ _RANGES = {
     **dict.fromkeys(("image_warmup", "model_warmup"), _UPDATES),
     "target_error": _AMOUNT,
     "num_envs": "[1, 10000]",
+    "noop_max": "[0, 10000]",
     **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
     "seed": "[0, 9223372036854775807]",
     "decay_from": _SHARE,
+    "keep_every": _SHARE,
     "repeat_action_probability": "[0, 1)",
 }
 _HORIZON_RANGES = {"initial": _SIZE, "increase": _UPDATES, "every": _COUNT, "maximum": _SIZE}
@@ -134,6 +138,8 @@ class TrainConfig:
             distribution), in random play too.
         repeat_action_probability: Probability in [0, 1) that the game repeats the last action;
             sticky actions. 0 is the convention of Atari 100k.
+        noop_max: Each episode begins with 0 to so many no-op frames. 30 is the convention of
+            Atari 100k.
         replay_capacity: Steps kept in the replay, over all envs.
         batch: Sequences in a world-model update.
         length: Steps in each of these sequences.
@@ -161,6 +167,8 @@ class TrainConfig:
         graphs: On CUDA, run each kind of update as one CUDA graph.
         log_every: Updates between two lines of metrics.
         checkpoint_every: Environment steps between two checkpoints.
+        keep_every: Share of total_steps in [0, 1] after which the weights are kept, again and
+            again, once the agent learns. 0 keeps none.
     """
 
     seed: int = 0
@@ -171,6 +179,7 @@ class TrainConfig:
     exploration: tuple[float, ...] = (0.0,)
     exploration_hold: float = 1.0
     repeat_action_probability: float = 0.0
+    noop_max: int = 30
     replay_capacity: int = 100_000
     batch: int = 32
     length: int = 64
@@ -195,6 +204,21 @@ class TrainConfig:
     graphs: bool = False
     log_every: int = 100
     checkpoint_every: int = 5_000
+    keep_every: float = 0.0
+
+    @property
+    def play(self) -> PlaySettings:
+        """How the real game is played."""
+        return PlaySettings(self.repeat_action_probability, noop_max=self.noop_max)
+
+    @property
+    def keep_at(self) -> tuple[int, ...]:
+        """Environment steps at which the weights are kept; the last is the run's end."""
+        if not self.keep_every:
+            return ()
+        count = math.ceil(1 / self.keep_every - 1e-9)
+        shares = (min(1.0, number * self.keep_every) for number in range(1, count + 1))
+        return tuple(dict.fromkeys(max(1, round(share * self.total_steps)) for share in shares))
 
     def learning_rate_at(self, env_steps: int) -> float:
         """Return the world model's learning rate after ``env_steps`` environment steps."""

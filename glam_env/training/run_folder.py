@@ -2,7 +2,8 @@
 
 ``config.json``: the kind of the run and its settings. ``checkpoints/``: the last two checkpoints.
 ``metrics.jsonl``: one line of metrics per log interval; ``tensorboard/``: the same. ``replay/``:
-the experience. ``lock``: locked while a process trains the run.
+the experience. ``kept/``: weights at fixed shares of the run, where they are asked for, and
+``scores.json``: their scores. ``lock``: locked while a process trains the run.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch
 from glam_env.training.earlier_runs import upgrade_state
 from glam_env.training.exploration import Exploration
+from glam_env.training.kept import Kept, save_kept
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.learner import AgentFactory, Learner
 from glam_env.training.memory import keep_freed_memory
@@ -97,7 +98,7 @@ class Trainer:
             self.game.name,
             config.num_envs,
             seed=config.seed,
-            repeat_action_probability=config.repeat_action_probability,
+            **config.play.emulator,
         )
         self.filter = LatentFilter(self.world_model, config.num_envs)
         self.metrics = Metrics(run, log)
@@ -144,7 +145,7 @@ class Trainer:
 
     def advance(self) -> None:
         """Do one unit of work of the current phase; where the phase is complete, end it."""
-        phase = self.phase
+        phase, before = self.phase, self.env_steps
         if not self._complete:
             match phase.step:
                 case Step.RANDOM_PLAY:
@@ -157,6 +158,8 @@ class Trainer:
                     self._update_model()
                 case Step.JOINT:
                     self._collect_and_learn()
+        if self.agent_updates and any(before < at <= self.env_steps for at in self.config.keep_at):
+            self._keep()
         if self._complete and phase is not self.phases[-1]:
             self.phase_index, self.phase_updates = self.phase_index + 1, 0
             self._error, self._good_enough = 0.0, False
@@ -343,6 +346,13 @@ class Trainer:
         count = self.env_steps + self.image_updates + self.model_updates
         self.run.save_checkpoint(count, self._state())
         self._saved_at = self.env_steps
+
+    def _keep(self) -> None:
+        """Keep the weights as they are; see :mod:`glam_env.training.kept`."""
+        if broken := self.learner.find_broken():
+            raise self._broken(broken)
+        weights = self.world_model.export_state(), self.agent.export_state()
+        save_kept(self.run, Kept(self._counts, self.metrics.elapsed(), *weights))
 
     def _state(self) -> dict[str, Any]:
         """Return what a checkpoint stores: everything that the next unit of work depends on."""

@@ -15,7 +15,7 @@ import torch
 
 from glam_env.envs.latent_filter import FilteredPolicy
 from glam_env.envs.wrappers import FrameStacker
-from glam_env.evaluation.play.scores import Policy, ScoreReport, evaluate_policy
+from glam_env.evaluation.play.scores import Policy, ScoreReport, evaluate_policy, play_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -120,7 +120,7 @@ def measure_real(
             checkpoint.config.game,
             episodes=episodes,
             seed=REAL_SEED,
-            repeat_action_probability=checkpoint.config.protocol.repeat_action_probability,
+            play=checkpoint.config.protocol,
             on_step=show,
         )
 
@@ -178,7 +178,8 @@ def show_report(report: dict[str, Any]) -> str:
             f"{report['horizon']} steps: {score(gain, error)} "
             f"({last['dreams']} dreams before and after)",
             f"  real   {score(real['mean'], real['standard_error'])} points a game "
-            f"({real['episodes']} whole games; random {real['random']}, human {real['human']})",
+            f"({real['episodes']} whole games, {play_of(real)}; random {real['random']}, "
+            f"human {real['human']})",
             f"saved in {report['run']}",
         )
     )

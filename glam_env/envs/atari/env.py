@@ -31,7 +31,7 @@ _STEPS, _STARTS = 0, 1  # mixed into the seeds of the filter's two kinds of draw
 
 @dataclass(frozen=True)
 class RealOptions(DreamOptions):
-    """The options of real games: those of dreams, and one of the emulator.
+    """The options of real games: those of dreams, and two of the emulator.
 
     All options of a dream are accepted, so that changing the id is enough. ``temperature``,
     ``termination``, ``reward``, ``max_prior_entropy``, ``contexts``, ``backend`` and ``precision``
@@ -41,15 +41,18 @@ class RealOptions(DreamOptions):
 
     Args:
         repeat_action_probability: chance that a frame repeats the action before it.
+        noop_max: a game begins with 0 to ``noop_max`` no-op frames, drawn uniformly.
     """
 
     repeat_action_probability: float = 0.0
+    noop_max: int = 30
 
 
 class RealKeywords(DreamKeywords, total=False):
     """The fields of :class:`RealOptions` as keyword arguments, for type checkers and editors."""
 
     repeat_action_probability: float
+    noop_max: int
 
 
 class Games(Emulator):
@@ -154,6 +157,7 @@ class RealVectorEnv(PixelVectorEnv):
             self.num_envs,
             seed=0,
             repeat_action_probability=chosen.repeat_action_probability,
+            noop_max=chosen.noop_max,
         )
         self._set_spaces(self.games.num_actions, feature_dim)
 

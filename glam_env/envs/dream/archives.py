@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
+from glam_env.checkpoint.packing import XZ, unpack
 from glam_env.errors import GlamError
 from glam_env.files import open_regular, read_bounded
 
@@ -35,7 +34,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
     """Read some arrays of a file, those that it has.
 
     Args:
-        path: ``.npz`` or ``.safetensors``.
+        path: ``.npz``, ``.safetensors`` or ``.safetensors.xz``.
         names: of the arrays; a ``.safetensors`` file is read whole.
 
     Returns:
@@ -44,13 +43,14 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
     Raises:
         GlamError: the file cannot be read, or is not what its name says.
     """
-    if path.suffix == ".safetensors":
-        # Half of it, since the tensors are copies.
-        data = read_bounded(path, FILE_BYTES // 2, "give the file of a recording")
+    compressed = path.name.endswith(f".safetensors.{XZ}")
+    if path.suffix == ".safetensors" or compressed:
+        most = FILE_BYTES // 2  # half of it, since the tensors are copies
+        data = read_bounded(path, most, "give the file of a recording")
         try:
-            return dict(safetensors.torch.load(data))
-        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
-            raise _unreadable(path, error) from error
+            return unpack(data, XZ if compressed else "", most)
+        except ValueError as error:
+            raise GlamError(f"contexts: {path} {error}") from error
     if path.suffix != ".npz":
         raise GlamError(f"contexts: {path} is not a folder, a .npz or a .safetensors file")
     try:

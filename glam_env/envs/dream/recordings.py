@@ -38,8 +38,8 @@ def read_contexts(source: Source, world_model: WorldModel, length: int) -> Conte
             ``vars(recording)`` of :class:`~glam_env.evaluation.play.recording.Recording`.
             An optional ``ended``, bool of the actions' shape, is true where an episode ended at
             this step; other names are not read. Or the path of such a mapping as ``.npz`` or
-            ``.safetensors``, or of a folder of ``.npz`` files. A ``.safetensors`` file may also
-            be a checkpoint's contexts.
+            ``.safetensors``, or of a folder of ``.npz`` files. A ``.safetensors`` file, which may
+            be compressed (``.safetensors.xz``), may also be a checkpoint's contexts.
         world_model: encodes the frames; its dreams start from the contexts.
         length: L.
 

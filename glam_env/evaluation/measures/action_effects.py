@@ -89,9 +89,9 @@ class BranchReport(Measure):
 
     @classmethod
     def measure(cls, subject: Subject) -> BranchReport | None:
-        """Try each action; None if the settings try none or the game has sticky actions."""
+        """Try each action; None if the settings try none."""
         settings = subject.settings
-        if not settings.branch_steps or settings.repeat_action_probability:
+        if not settings.branch_steps:
             return None
         return compare_branches(
             subject.world_model,
@@ -109,9 +109,9 @@ class BranchReport(Measure):
         """What was compared."""
         return (
             f"Each action held for {self.horizon} steps from {self.moments} moments of held-out "
-            f"play, in the game, which is rewound, and in {self.futures} dreams. In the game the "
-            f"action matters at {self.decided} of the moments. An action's effect is its return "
-            "less the actions' mean."
+            f"play, in the game, which is rewound and has no sticky actions, and in {self.futures} "
+            f"dreams. In the game the action matters at {self.decided} of the moments. An "
+            "action's effect is its return less the actions' mean."
         )
 
     def rows(self) -> list[Row]:
@@ -158,7 +158,8 @@ def compare_branches(
 ) -> BranchReport:
     """Try each action from moments of real play, in the game and in dreams.
 
-    The game is played without sticky actions.
+    The game is played without sticky actions and no-ops, whatever the protocol: the console
+    forgets its last action when it is rewound, so a sticky one would not be the same again.
 
     Args:
         world_model: In evaluation mode.

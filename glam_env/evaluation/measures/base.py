@@ -11,7 +11,7 @@ import dataclasses
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +22,7 @@ from glam_env.evaluation.play.open_loop import OpenLoop, dream_along
 from glam_env.evaluation.play.recording import Recording, add_noise, record_play
 from glam_env.evaluation.rows import Row
 from glam_env.model.world_model import WorldModel
+from glam_env.protocols import PlaySettings
 
 PLAYERS = {
     "the agent": 0.0,
@@ -45,14 +46,14 @@ class Settings:
         steps: Real steps to dream along, shared by the players.
         behavior_steps: Real steps that the policy plays by itself.
         branch_steps: Real steps at moments of which each action is tried, shared like `steps`; 0
-            tries none, and none are tried in a game with sticky actions.
+            tries none.
         context: Real steps before a dream.
         horizon: Steps of an open-loop dream.
         stride: Steps from one window of open loop to the next.
         dream_horizon: Steps of the policy's own dreams.
         temperature: Of the prior's draws in open loop.
         seed: Of everything.
-        repeat_action_probability: Chance of a sticky action in the real game.
+        play: Settings of the real game.
     """
 
     steps: int = 8000
@@ -64,7 +65,7 @@ class Settings:
     dream_horizon: int = 64
     temperature: float = 1.0
     seed: int = 0
-    repeat_action_probability: float = 0.0
+    play: PlaySettings = field(default_factory=PlaySettings)
 
 
 class Subject:
@@ -116,7 +117,7 @@ class Subject:
             steps=settings.steps,
             num_envs=len(noise),
             seed=settings.seed,
-            repeat_action_probability=settings.repeat_action_probability,
+            play=settings.play,
             on_step=self.step_counter(
                 "real play to dream along (steps)", settings.steps, len(noise)
             ),

@@ -22,6 +22,7 @@ from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, t
 from glam_env.evaluation.play.recording import record_play, reward_events, window_starts
 from glam_env.evaluation.rows import Row
 from glam_env.model.world_model import WorldModel
+from glam_env.protocols import PlaySettings
 
 NUM_ENVS = 4  # real games side by side
 RESAMPLES = 2000  # of the bootstrap
@@ -126,7 +127,7 @@ class BehaviorReport(Measure):
             horizon=settings.dream_horizon,
             context=settings.context,
             seed=settings.seed + 1,  # other games than those of open loop
-            repeat_action_probability=settings.repeat_action_probability,
+            play=settings.play,
             on_step=subject.step_counter(
                 "the agent's own real play (steps)", settings.behavior_steps, NUM_ENVS
             ),
@@ -207,7 +208,7 @@ def compare_behavior(
     context: int = CONTEXT_LENGTH,
     dreams_per_moment: int = 8,
     seed: int = 0,
-    repeat_action_probability: float = 0.0,
+    play: PlaySettings | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> BehaviorReport:
     """Let a policy play the real game, and dreams from moments of that play.
@@ -222,7 +223,7 @@ def compare_behavior(
         context: Real steps that warm a dream up.
         dreams_per_moment: Dreams from each moment.
         seed: Of everything.
-        repeat_action_probability: Chance of a sticky action in the game.
+        play: Settings of the real game; those of Atari 100k if None.
         on_step: Called with the number of steps that each real game has played.
 
     Raises:
@@ -234,7 +235,7 @@ def compare_behavior(
         steps=steps,
         num_envs=num_envs,
         seed=seed,
-        repeat_action_probability=repeat_action_probability,
+        play=play,
         on_step=on_step,
     )
     starts = window_starts(recording, context, horizon, stride=horizon)

@@ -14,6 +14,7 @@ from glam_env.envs.atari.emulator import FRAME_SIZE, Emulator
 from glam_env.envs.latent_filter import Act
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.scores import Policy, seed_apart
+from glam_env.protocols import PlaySettings
 
 REWARD_EVENT = 0.5  # least points, in absolute value, that make an event
 HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the same episodes
@@ -81,7 +82,7 @@ def record_play(
     steps: int,
     num_envs: int,
     seed: int,
-    repeat_action_probability: float = 0.0,
+    play: PlaySettings | None = None,
     num_threads: int = 0,
     on_step: Callable[[int], None] | None = None,
 ) -> Recording:
@@ -95,7 +96,7 @@ def record_play(
         steps: Agent steps over all envs; each plays its share `T`, rounded up.
         num_envs: Envs `E` side by side.
         seed: With it, the number of envs and the policy, the recording is fixed.
-        repeat_action_probability: Chance of a sticky action.
+        play: Settings of the real game; those of Atari 100k if None.
         num_threads: Threads that run the games; 0 takes one per env, up to the number of cores.
         on_step: Called with the number of steps that each env has played.
 
@@ -108,7 +109,7 @@ def record_play(
         game,
         num_envs,
         seed=seed_apart(HELD_OUT, seed),
-        repeat_action_probability=repeat_action_probability,
+        **(play or PlaySettings()).emulator,
         num_threads=num_threads,
     )
     shape = (num_envs, -(-steps // num_envs))

@@ -1,4 +1,4 @@
-"""The score of a policy in the real game, by the protocol of Atari 100k.
+"""The score of a policy in the real game, under one of the protocols of `glam_env.protocols`.
 
 Whole episodes in raw points. Every env plays its own quota of them, because counting episodes as
 they finish would favour short ones.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,10 +20,12 @@ from glam_env.envs.atari.emulator import Emulator, EmulatorStep, Episode
 from glam_env.errors import GlamError
 from glam_env.evaluation.bootstrap import Interval, draw_rows, interval
 from glam_env.games import find_game, human_normalized_score
+from glam_env.protocols import METHODS, PlaySettings
 
 RESAMPLES = 10_000  # of the bootstrap
 
 EVALUATION = 0x4556414C  # mixed into seeds, so that no training sees the same episodes
+CHOICE = 0x43484F49  # for games that choose between weights, so that no score sees the same ones
 
 OnStep = Callable[[EmulatorStep, list[Episode]], None]
 
@@ -68,7 +70,7 @@ class ScoreReport:
 
     Attributes:
         game: Name of the game.
-        repeat_action_probability: Chance of a sticky action in the play.
+        play: Settings of the real game.
         seed: Seed of the evaluation.
         num_envs: Envs side by side.
         scores: Return of each episode, sorted by env and then by time.
@@ -77,7 +79,7 @@ class ScoreReport:
     """
 
     game: str
-    repeat_action_probability: float
+    play: PlaySettings
     seed: int
     num_envs: int
     scores: tuple[float, ...]
@@ -155,14 +157,16 @@ class ScoreReport:
                 f"human-normalised {100 * self.human_normalized:.1f} %",
                 f"games: {' '.join(f'{score:g}' for score in self.scores)}",
                 f"{self.agent_steps:,} agent steps, {self.steps_per_second:.0f}/s; seed "
-                f"{self.seed}, sticky actions {self.repeat_action_probability}",
+                f"{self.seed}",
+                f"protocol: {self.play}",
                 "",
-                f"{'published':12}{'score':>10}{'human-normalised':>18}",
+                f"{'published':12}{'score':>10}{'human-normalised':>18}   protocol",
                 *(
                     f"{name:12}{score:10.1f}{100 * human_normalized_score(game, score):16.1f} %"
+                    f"   {METHODS.get(name, '')}".rstrip()
                     for name, score in rows.items()
                 ),
-                f"{'here':12}{self.mean:10.1f}{100 * self.human_normalized:16.1f} %",
+                f"{'here':12}{self.mean:10.1f}{100 * self.human_normalized:16.1f} %   {self.play}",
             ]
         )
 
@@ -181,7 +185,9 @@ class ScoreReport:
             "random": self.random,
             "human": self.human,
             "published": self.published,
-            "repeat_action_probability": self.repeat_action_probability,
+            "protocol": self.play.protocol,
+            "repeat_action_probability": self.play.repeat_action_probability,
+            "noop_max": self.play.noop_max,
             "seed": self.seed,
             "num_envs": self.num_envs,
             "agent_steps": self.agent_steps,
@@ -193,6 +199,25 @@ class ScoreReport:
             for key, value in report.items()
         }
         return {**known, "scores": list(self.scores), "lengths": list(self.lengths)}
+
+
+def stored_scores(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the scores among a checkpoint's results: a `ScoreReport` as JSON for each protocol.
+
+    Version 0.1 stored a single one, as `score`.
+    """
+    if "score" in results:
+        return [results["score"]]
+    return list(results.get("scores", []))
+
+
+def play_of(score: Mapping[str, Any]) -> PlaySettings:
+    """Return the settings under which a `ScoreReport`, as JSON, was played.
+
+    Version 0.1 stored no `noop_max`; it always played up to 30.
+    """
+    names = ("repeat_action_probability", "noop_max")
+    return replace(PlaySettings(), **{name: score[name] for name in names if name in score})
 
 
 def seed_apart(purpose: int, seed: int) -> int:
@@ -213,7 +238,8 @@ def evaluate_policy(
     episodes: int = 20,
     num_envs: int = 4,
     seed: int,
-    repeat_action_probability: float = 0.0,
+    play: PlaySettings | None = None,
+    purpose: int = EVALUATION,
     num_threads: int = 0,
     on_step: OnStep | None = None,
 ) -> ScoreReport:
@@ -225,18 +251,20 @@ def evaluate_policy(
         episodes: Episodes that count, over all envs.
         num_envs: Envs side by side; no more than `episodes` are used.
         seed: With it, the number of envs and the policy, the scores are fixed.
-        repeat_action_probability: Chance of a sticky action.
+        play: Settings of the real game; those of Atari 100k if None.
+        purpose: Mixed into the seed of the games, so that those of two purposes differ.
         num_threads: Threads that run the games; 0 takes one per env, up to the number of cores.
         on_step: Called after every step with its result and the episodes that count so far.
 
     Raises:
         GlamError: For an unknown game or an impossible value.
     """
+    play = play or PlaySettings()
     emulator = Emulator(
         game,
         min(num_envs, max(episodes, 1)),
-        seed=seed_apart(EVALUATION, seed),
-        repeat_action_probability=repeat_action_probability,
+        seed=seed_apart(purpose, seed),
+        **play.emulator,
         num_threads=num_threads,
     )
     with closing(emulator):
@@ -245,7 +273,7 @@ def evaluate_policy(
         seconds = time.perf_counter() - start
     return ScoreReport(
         game=emulator.game.name,
-        repeat_action_probability=emulator.repeat_action_probability,
+        play=play,
         seed=seed,
         num_envs=emulator.num_envs,
         scores=tuple(episode.return_ for episode in played),

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from glam_env.checkpoint.config import CheckpointConfig
 from glam_env.evaluation.examine import Examination
 from glam_env.evaluation.measures.thresholds import CheckReport
+from glam_env.evaluation.play.scores import play_of, stored_scores
 from glam_env.evaluation.report.tables import NONE, markdown, markdown_tables
 from glam_env.games import Game, find_game
+from glam_env.protocols import METHODS, PlaySettings
 
 
 def write_card(config: CheckpointConfig) -> str:
     """Write the card of a checkpoint from its config alone; nothing is measured.
 
     Args:
-        config: Its `results` hold `score` (a `ScoreReport` as JSON) and `fidelity` (an
-            `Examination` as JSON), each if it was measured.
+        config: Its `results` hold `scores` (a `ScoreReport` as JSON for each protocol) and
+            `fidelity` (an `Examination` as JSON), each if it was measured.
 
     Raises:
         GlamError: If the results are no such JSON.
@@ -27,10 +29,11 @@ def write_card(config: CheckpointConfig) -> str:
     facts = {
         "preset": f"`{origin.preset}`",
         "real environment steps": f"{origin.environment_steps:,}",
+        "real environment steps, all runs together": f"{origin.real_steps:,}",
         "world-model updates": f"{origin.updates:,}",
         "training time": f"{origin.hours:.2f} h on {origin.hardware}",
         "seed": str(origin.seed),
-        "sticky actions": str(settings.repeat_action_probability),
+        "protocol of the training": str(settings),
         "frames to an agent step": str(settings.frame_skip),
         "dream horizon": f"{config.max_episode_steps} steps",
         "start contexts": f"{config.contexts.count} of {config.contexts.length} steps",
@@ -48,9 +51,8 @@ def write_card(config: CheckpointConfig) -> str:
             "",
         ]
     lines += [origin.note, ""] if origin.note else []
-    score = config.results.get("score")
-    if score is not None:
-        lines += _score(score, game)
+    if scores := stored_scores(config.results):
+        lines += _scores(scores, game, origin.real_steps)
     fidelity = config.results.get("fidelity")
     if fidelity is not None:
         examination = Examination.from_json(fidelity, "results.fidelity")
@@ -81,34 +83,48 @@ def _earlier_runs(origin: Mapping[str, Any]) -> Iterator[list[str]]:
         origin = origin.get("begun_from", {})
 
 
-def _score(score: Mapping[str, Any], game: Game) -> list[str]:
-    """The part on the score, from a `ScoreReport` as JSON, beside the published ones."""
+def _scores(scores: Sequence[Mapping[str, Any]], game: Game, real_steps: int) -> list[str]:
+    """The part on the scores, `ScoreReport`s as JSON, beside the published ones."""
 
     def fixed(figure: float | None) -> str:
         return NONE if figure is None else f"{figure:.2f}"
 
-    here = (
-        f"{score['episodes']} whole games, mean ± standard error; 95 % interval "
-        f"{fixed(score['interval_low'])} to {fixed(score['interval_high'])}"
-    )
+    def under(play: PlaySettings | None) -> list[str]:
+        if play is None:
+            return [NONE] * 3
+        return [play.protocol or NONE, f"{play.repeat_action_probability:g}", play.no_ops]
+
+    rows = [
+        [
+            "this checkpoint",
+            f"{score['mean']:.2f} ± {fixed(score['standard_error'])}",
+            *under(play_of(score)),
+            f"{score['episodes']} whole games, mean ± standard error; 95 % interval "
+            f"{fixed(score['interval_low'])} to {fixed(score['interval_high'])}; "
+            f"human-normalised {100 * score['human_normalized']:.1f} %",
+        ]
+        for score in scores
+    ]
     published = {"random": game.random, "human": game.human, **game.published}
+    rows += [
+        [name, str(value), *under(METHODS.get(name)), "published"]
+        for name, value in published.items()
+    ]
+    commands = " or ".join(
+        f"`glam eval {game.name} {play_of(score).options} --episodes {score['episodes']} "
+        f"--seed {score['seed']}`"
+        for score in scores
+    )
     return [
         "## Score on the real game",
         "",
-        *markdown(
-            ["agent", "score", " "],
-            [
-                [
-                    "this checkpoint",
-                    f"{score['mean']:.2f} ± {fixed(score['standard_error'])}",
-                    here,
-                ],
-                *([name, str(value), "published"] for name, value in published.items()),
-            ],
-        ),
+        *markdown(["agent", "score", "protocol", "sticky actions", "no-ops", " "], rows),
         "",
-        f"Human-normalised: {100 * score['human_normalized']:.1f} %. To play it again: "
-        f"`glam eval {game.name} --episodes {score['episodes']} --seed {score['seed']}`. Name a "
-        f"checkpoint that is not `checkpoints/{game.name}` by its folder.",
+        "The protocol of a published score is that of the method's own code, where it is known. "
+        f"This checkpoint's model has seen {real_steps:,} real steps in all its runs together; the "
+        "published methods have seen 100,000.",
+        "",
+        f"To play it again: {commands}. Name a checkpoint that is not `checkpoints/{game.name}` by "
+        "its folder.",
         "",
     ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from glam_env.errors import GlamError, printable
+from glam_env.evaluation.report.real_scores import ScoreCurve, read_curves
 from glam_env.files import parse_json, read_bounded, reading
 from glam_env.games import Game
 
@@ -94,6 +95,7 @@ class History:
         phases: In order.
         returns: Of whole training episodes, over the steps at which they ended.
         figures: By name, those of `CURVES` first.
+        real_scores: Of the weights that the run kept, a curve for each protocol.
     """
 
     lines: int
@@ -102,6 +104,7 @@ class History:
     phases: tuple[Phase, ...]
     returns: Curve
     figures: dict[str, Curve]
+    real_scores: list[ScoreCurve] = field(default_factory=list)
 
     def scores(self, rows: int = SCORE_ROWS) -> tuple[ScoreBin, ...]:
         """Bin the episodes into `rows` equal stretches of the run; empty ones are left out."""
@@ -131,6 +134,7 @@ class History:
                 }
                 for name, curve in self.figures.items()
             },
+            "real_scores": [curve.as_json() for curve in self.real_scores],
         }
 
     def table(self) -> str:
@@ -164,11 +168,15 @@ class History:
                 + sparkline(curve)
                 for name, curve in self.figures.items()
             ]
+        for curve in self.real_scores:
+            lines += ["", curve.table()]
         return "\n".join(lines)
 
 
 def read_history(path: Path) -> History:
     """Read a metrics file; a last line that is still being written is left out.
+
+    The real scores of a run's kept weights come from the `scores.json` beside it.
 
     Args:
         path: The file, or the folder of a run or a checkpoint with a `metrics.jsonl`.
@@ -179,7 +187,8 @@ def read_history(path: Path) -> History:
     file = path / METRICS if path.is_dir() else path
     data = read_bounded(file, METRICS_BYTES, "give a metrics.jsonl or the folder of a run")
     with reading(file, "give the metrics.jsonl of a run"):
-        return summarize(list(_parse(data.decode("utf-8"), file)), str(file))
+        history = summarize(list(_parse(data.decode("utf-8"), file)), str(file))
+    return replace(history, real_scores=read_curves(file.parent) if file.name == METRICS else [])
 
 
 def _parse(text: str, file: Path) -> Iterator[dict[str, Any]]:
@@ -290,7 +299,8 @@ def moving_average(curve: Curve, window: int) -> Curve:
 def save_curves(path: Path, histories: Mapping[str, History], game: Game | None = None) -> None:
     """Draw the learning curves of some runs into one PNG file.
 
-    The returns are those of training episodes, a dot each, with the mean of the last 20.
+    The returns are those of training episodes, a dot each, with the mean of the last 20. Markers
+    with standard errors are whole real games of the weights that a run kept.
 
     Args:
         path: Its folder is made if missing.
@@ -317,6 +327,18 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
         score.plot(returns.steps, returns.values, ".", color=color, alpha=0.25, markersize=4)
         mean = moving_average(returns, 20)
         score.plot(mean.steps, mean.values, color=color, label=label)
+        for curve, marker in zip(history.real_scores, "os^Dv", strict=False):
+            score.errorbar(
+                list(curve.points),
+                [point["mean"] for point in curve.points.values()],
+                [point["standard_error"] or 0.0 for point in curve.points.values()],
+                color=color,
+                marker=marker,
+                linestyle="--",
+                markeredgecolor="black",
+                capsize=2,
+                label=f"{label}, whole games, {curve.play.protocol or curve.play}",
+            )
         for axis, name in zip(axes, names, strict=True):
             if name in history.figures:
                 curve = history.figures[name]
