@@ -70,10 +70,8 @@ class LatentStore:
         windows = self.replay.draw_windows(batch, length, rng)
         stored = self._array[windows.places]
         log_probs, projected = upload(stored, device).float().unbind(2)
-        names = LatentBatch._fields[2:-1]
-        others = (self.replay.take(name, windows.places, device) for name in names)
-        valid = upload(windows.valid, device)
-        return LatentBatch(log_probs.unflatten(-1, self._shape), projected, *others, valid)
+        rest = self.replay.read_fields(windows, LatentBatch._fields[2:], device)
+        return LatentBatch(log_probs.unflatten(-1, self._shape), projected, **rest)
 
     def flush(self) -> None:
         """Write everything to the disk.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,8 +262,18 @@ class Replay:
 
     def read(self, windows: Windows, device: torch.device | str = "cpu") -> SequenceBatch:
         """Read the steps of drawn windows."""
-        fields = (self.take(name, windows.places, device) for name in SequenceBatch._fields[:-1])
-        return SequenceBatch(*fields, upload(windows.valid, device))
+        return SequenceBatch(**self.read_fields(windows, SequenceBatch._fields, device))
+
+    def read_fields(
+        self, windows: Windows, names: Iterable[str], device: torch.device | str = "cpu"
+    ) -> dict[str, torch.Tensor]:
+        """Read some fields of drawn windows, by name; ``valid`` is the windows' own."""
+        return {
+            name: upload(windows.valid, device)
+            if name == "valid"
+            else self.take(name, windows.places, device)
+            for name in names
+        }
 
     def sample(
         self,
