@@ -39,6 +39,7 @@ from glam_env.evaluation.play.recording import Recording, add_noise, record_play
 from glam_env.evaluation.play.scores import evaluate_policy
 from glam_env.games import find_game
 from glam_env.model.world_model import WorldModel
+from glam_env.protocols import find_protocol
 from glam_env.training.export import describe_hardware
 from glam_env.training.imagination import imagine
 from glam_env.training.latent_store import LatentStore
@@ -64,7 +65,7 @@ class Args:
         horizon: Their steps.
         steps: Held-out steps to dream along.
         games: Real games of the agent from nothing.
-        repeat_action_probability: Sticky actions of all held-out play.
+        protocol: How the real game is played: atari100k or published.
         seed: Of everything.
         threads: Threads.
         to: A JSON file for the figures.
@@ -82,7 +83,7 @@ class Args:
     horizon: int = 24
     steps: int = 8000
     games: int = 4
-    repeat_action_probability: float = 0.25
+    protocol: str = "published"
     seed: int = 0
     threads: int = 1
     to: Path | None = None
@@ -113,7 +114,7 @@ class Study:
             steps=self.args.steps,
             num_envs=len(noise),
             seed=self.args.seed + 1,
-            repeat_action_probability=self.args.repeat_action_probability,
+            play=find_protocol(self.args.protocol),
         )
 
     def learner(self) -> Learner:
@@ -210,9 +211,9 @@ class Study:
             episodes=args.games,
             num_envs=min(args.games, 4),
             seed=args.seed + 3000,
-            repeat_action_probability=args.repeat_action_probability,
+            play=find_protocol(args.protocol),
         )
-        return {"score": report.mean, "standard_error": report.standard_error}
+        return {"score": report.mean, "scores": list(report.scores)}
 
 
 def _agent(feature_dim: int, num_actions: int) -> ActorCritic:

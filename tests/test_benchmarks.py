@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from glam_env.cli.main import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -28,3 +30,25 @@ def test_an_iteration_of_this_code_is_measured_in_both_phases():
         assert set(turn) == {"model", "imagine", "agent"}
         assert min(turn.values()) > 0
     assert len(profile["operators"]) == 3
+
+
+@pytest.mark.emulator
+def test_the_limits_of_a_run_are_measured(tmp_path):
+    """Each row, on a debug run."""
+    run = tmp_path / "run"
+    words = ["train", "Pong", "--preset", "debug", "--total-steps", "300", "--run", str(run)]
+    assert main([*words, "--threads", "1"]) == 0
+    few = "--image-updates 4 --sequence-updates 2 --agent-updates 1 --dreams 8 --horizon 3"
+    words = f"Pong --run {run} {few} --steps 800 --games 1 --to {tmp_path / 'limits.json'}"
+    done = subprocess.run(
+        [sys.executable, "benchmarks/limits.py", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "limits.json").read_text())["rows"]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == rows
+    assert [row["young"] for row in rows] == ["none", "sequence model", "images", "both", "agent"]
+    assert all(row["rewards"] > 0 and 0.0 <= row["reward_f1"] <= 1.0 for row in rows[:-1])
+    assert -21.0 <= rows[-1]["score"] <= 21.0
