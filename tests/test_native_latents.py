@@ -168,7 +168,7 @@ def test_nan_stays_nan() -> None:
     for place, share in ((0, None), (0, 0.01), (1, None)):
         given = [target.clone(), logits.clone()]
         given[place][1, 2, 3, 5] = float("nan")
-        kl, entropy, grad = learned(fast.kl_of_logits, *given, share)
+        kl, entropy, grad = learned(fast.kl_of_logits, given[0], given[1], share)
         assert torch.equal(kl.isnan().nonzero(), torch.tensor([[1, 2]]))
         assert bool(entropy.isnan()[1, 2]) == (place == 1)
         assert bool(grad[1, 2, 3].isnan().all())

@@ -11,8 +11,7 @@ from torch import Tensor
 from glam_env.errors import GlamError
 from glam_env.fast.layout import suits_layout
 from glam_env.fast.native import renderer, stepper
-from glam_env.fast.native.bindings import load_library, vector_sizes
-from glam_env.fast.native.build import BuildError
+from glam_env.fast.native.bindings import missing, vector_sizes
 from glam_env.fast.native.renderer import NativeRenderer
 from glam_env.fast.native.stepper import NativeStepper
 from glam_env.fast.plain import ModelStepper, Stepper
@@ -30,16 +29,6 @@ from glam_env.model.vision import ImageDecoder
 from glam_env.model.world_model import WorldModel
 
 BACKENDS = ("auto", "native", "torch")
-
-
-@cache
-def missing() -> str:
-    """Return why this machine cannot run the C++ library; empty if it can."""
-    try:
-        load_library()
-    except BuildError as error:
-        return str(error)
-    return ""
 
 
 @cache

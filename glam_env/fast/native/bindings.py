@@ -159,6 +159,16 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
+@cache
+def missing() -> str:
+    """Return why this machine cannot run the C++ library; empty if it can."""
+    try:
+        load_library()
+    except BuildError as error:
+        return str(error)
+    return ""
+
+
 def _use_own_threads() -> None:
     """Start threads of the library's own, if any: those of the parent's OpenMP are not here."""
     if load_library.cache_info().currsize:

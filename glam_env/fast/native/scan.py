@@ -16,24 +16,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from glam_env.fast.native.bindings import load_library, vector_sizes
-from glam_env.fast.native.build import BuildError
+from glam_env.fast.native.bindings import load_library, missing, vector_sizes
 
 _LOG2_E = math.log2(math.e)
 
 
 @cache
-def _lanes() -> int:
-    """Return the channels in a vector; 0, with one warning, where there is no library."""
-    try:
-        return vector_sizes().lanes
-    except BuildError as error:
+def available() -> bool:
+    """Return whether this machine can run the C++ library; warn once if it cannot."""
+    if why := missing():
         warnings.warn(
-            f"the sequence model learns in PyTorch, which is slower: {error}",
+            f"the sequence model runs in PyTorch, which is slower: {why}",
             RuntimeWarning,
             stacklevel=2,
         )
-        return 0
+    return not why
 
 
 def suits(channels: int, *tensors: Tensor) -> bool:
@@ -44,7 +41,7 @@ def suits(channels: int, *tensors: Tensor) -> bool:
     usual = all(
         x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 for x in tensors
     )
-    return usual and (lanes := _lanes()) > 0 and channels % lanes == 0
+    return usual and available() and channels % vector_sizes().lanes == 0
 
 
 def call(name: str, *arguments: Tensor | float | None) -> int | None:
