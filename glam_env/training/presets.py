@@ -300,6 +300,10 @@ _SMALL = TrainConfig(
     random_steps=80_000,
     num_envs=8,
     exploration=(0.0, 0.0, 0.1, 0.25, 0.0, 0.5, 0.0, 1.0),
+    exploration_hold=8.0,
+    # Sticky actions show the model what held actions do, and keep the agent from learning a game by
+    # heart.
+    repeat_action_probability=0.25,
     replay_capacity=200_000,
     batch=8,
     length=32,
@@ -330,6 +334,8 @@ _DEBUG = replace(
     batch=2,
     length=20,
     exploration=(0.0,),
+    exploration_hold=1.0,
+    repeat_action_probability=0.0,
     replay_capacity=100_000,
     update_every=20,
     image_warmup=3,

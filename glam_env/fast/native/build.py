@@ -56,7 +56,7 @@ def find_compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Return the folder that keeps compiled libraries.
+    """Return the folder that keeps compiled libraries and measurements of this machine.
 
     Raises:
         BuildError: There is no home folder, or the folder would depend on the current one.
@@ -74,6 +74,19 @@ def cache_folder() -> Path:
     return folder / "glam_env" / "native"
 
 
+def open_cache() -> Path:
+    """Return the cache folder, made if it is missing.
+
+    Raises:
+        BuildError: There is none, or others may write it.
+        OSError: It cannot be made.
+    """
+    cache = cache_folder()
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_others(cache, cache.stat())
+    return cache
+
+
 def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(
@@ -87,7 +100,7 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _cpu() -> str:
+def describe_cpu() -> str:
     """Describe what ``-march=native`` depends on: machines may share a home folder."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -96,7 +109,7 @@ def _cpu() -> str:
     return "\n".join([platform.machine(), platform.processor(), *described])
 
 
-def _refuse_others(path: Path, found: os.stat_result) -> None:
+def refuse_others(path: Path, found: os.stat_result) -> None:
     """Check that nobody but this user, and root, can have written a file or a folder.
 
     Raises:
@@ -124,7 +137,7 @@ def _find(folder: Path, key: str) -> Path | None:
     for path in sorted(folder.glob(f"dreams-{key}-*.so")):
         found = path.lstat()
         if stat.S_ISREG(found.st_mode):
-            _refuse_others(path, found)
+            refuse_others(path, found)
             if path.stem.endswith(f"-{_digest(path.read_bytes())}"):
                 return path
         path.unlink()
@@ -154,10 +167,9 @@ def compile_library() -> Path:
     try:
         sources = [(FOLDER / name).read_text(encoding="utf-8") for name in (*UNITS, *HEADERS)]
         key = _digest(
-            "\0".join([*sources, shlex.join(compiler), version, *options, _cpu()]).encode()
+            "\0".join([*sources, shlex.join(compiler), version, *options, describe_cpu()]).encode()
         )
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_others(cache, cache.stat())
+        open_cache()
         if library := _find(cache, key):
             return library
         with tempfile.TemporaryDirectory(dir=cache) as folder:
