@@ -141,7 +141,7 @@ def test_image_warm_up_ends_where_its_error_is_good_enough(tmp_path, monkeypatch
     shown = iter(errors)
 
     def update(*_: object) -> dict[str, torch.Tensor]:
-        return {"foreground_error": torch.tensor(next(shown))}
+        return {"rare_error": torch.tensor(next(shown))}
 
     means = np.array(errors).reshape(-1, 4).mean(1)
     expected = 4 * (1 + int(np.argmax(means < 0.15)))

@@ -292,25 +292,32 @@ def test_decoding_a_part_of_the_frames_leaves_loss_and_gradient_unbiased(monkeyp
     assert sum((count - 15) ** 2 / 15 for count in counts.values()) < 34
 
 
-def test_foreground_and_reward_weights_by_hand():
+@pytest.mark.parametrize("rare", [0.0, 0.5])
+def test_foreground_and_reward_weights_by_hand(rare):
     model, batch = make_model(background_residual=True).eval(), make_batch(3, 9)
     model.set_background(batch.images.flatten(0, 1))
     median = np.median(batch.images.flatten(0, 1).numpy(), axis=0)
     np.testing.assert_allclose(model.decoder.background.numpy() * 255.0, median, atol=1e-4)
 
-    config = replace(OPEN, foreground_weight=7.0, foreground_threshold=0.45)
+    config = replace(OPEN, foreground_weight=7.0, foreground_threshold=0.45, rare_share=rare)
     z = torch.rand(27, 15)
     loss, metrics = model.reconstruction(z, batch.images.flatten(0, 1), config)
     with torch.no_grad():
         target = batch.images.flatten(0, 1).double() / 255.0
         error = (model.decoder(z).double() - target) ** 2
         apart = (target - model.decoder.background.double()).abs().amax(-1) > 0.45
-        expected = (error.sum(-1) * torch.where(apart, 7.0, 1.0)).sum() / 27
-        nothing = (target - model.decoder.background.double()).square().sum(-1)[apart].sum()
+        share = apart.double().mean(0).clamp_min(1 / 27)  # (64, 64)
+        weight = torch.where(apart, 7.0 * (rare / share).clamp_min(1.0), 1.0)
+        expected = (error.sum(-1) * weight).sum() / 27
+        nothing = (target - model.decoder.background.double()).square().sum(-1)
     assert 0.05 < apart.double().mean() < 0.95
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    relative = error.sum(-1)[apart].sum() / nothing
+    relative = error.sum(-1)[apart].sum() / nothing[apart].sum()
     assert metrics["foreground_error"].item() == pytest.approx(relative.item(), rel=1e-4)
+    shares = share.expand(27, 64, 64)[apart]
+    relative = (error.sum(-1)[apart] / shares).sum() / (nothing[apart] / shares).sum()
+    assert metrics["rare_error"].item() == pytest.approx(relative.item(), rel=1e-4)
+    assert ((rare / shares) > 1.0).any() == (rare > 0)
 
     plain = seeded_loss(model, batch, OPEN)[1]["reward"]
     quiet = batch._replace(rewards=torch.zeros_like(batch.rewards))

@@ -109,6 +109,9 @@ class LossConfig:
         variation_free_nats: Lower bound of the KL of L_var.
         decode_fraction: Share of a batch's frames that the reconstruction is computed on.
         foreground_weight: Weight of pixels that differ from the background (1: all alike).
+        rare_share: Pixels that differ in a smaller share of a batch's frames count as much in all
+            as if they differed in this share (0: each counts as it comes). Otherwise a ball that is
+            never drawn costs little, since it is seldom anywhere.
         foreground_threshold: By how much they differ, in [0, 1], in the channel that differs most.
         margin: Width in pixels of the margin around such pixels.
         margin_weight: Weight in the margin. Without it a small object becomes a cloud, since
@@ -125,6 +128,7 @@ class LossConfig:
     variation_free_nats: float = 0.1
     decode_fraction: float = 1.0
     foreground_weight: float = 1.0
+    rare_share: float = 0.0
     foreground_threshold: float = 0.05
     margin: int = 0
     margin_weight: float = 1.0

@@ -67,7 +67,7 @@ def reconstruction_loss(
     """Compute the squared error of drawn frames (eq. 9, image).
 
     The error is summed over pixels and channels. Pixels that differ from the background may have
-    more weight, and so may a margin around them.
+    more weight, those that seldom do still more, and so may a margin around them.
 
     Args:
         drawn: (M, 64, 64, 3) float32, from the decoder.
@@ -78,25 +78,33 @@ def reconstruction_loss(
 
     Returns:
         The loss, and as metrics ``foreground_error``: the squared error on the pixels that differ
-        from the background, over that of the background itself; with a margin, ``margin_error``,
-        the same with the error on the margin added.
+        from the background, over that of the background itself; ``rare_error``, the same with each
+        pixel divided by the share of the frames in which it differs, so that a ball counts as much
+        as a score; with a margin, ``margin_error``, the first with the error on the margin added.
     """
     target = images / 255.0
     difference = target - background
     error = (drawn - target).square()
     mask = difference.abs().amax(-1, keepdim=True) > config.foreground_threshold
+    shown = 1.0 if valid is None else valid[:, None, None, None]
+    # Share of the frames in which each pixel differs, (64, 64, 1); one frame at least.
+    share = (mask * shown).float().mean(0).clamp_min(1.0 / len(mask))
     weight: Tensor | float = 1.0
     if config.foreground_weight != 1.0:
-        weight = 1.0 + (config.foreground_weight - 1.0) * mask
+        factor = (config.rare_share / share).clamp_min(1.0)
+        weight = 1.0 + (config.foreground_weight * factor - 1.0) * mask
     around = mask
     if config.margin > 0:
         side = 2 * config.margin + 1
         around = F.max_pool2d(mask.float().movedim(-1, 1), side, 1, config.margin).movedim(1, -1)
         weight = (1.0 + (config.margin_weight - 1.0) * around).clamp_min(weight)
     with torch.no_grad():
-        shown = 1.0 if valid is None else valid[:, None, None, None]
-        worst = (difference.square() * mask * shown).sum().clamp_min(1e-6)
-        metrics = {"foreground_error": (error * mask * shown).sum() / worst}
+        missed, empty = error * mask * shown, difference.square() * mask * shown
+        worst = empty.sum().clamp_min(1e-6)
+        metrics = {
+            "foreground_error": missed.sum() / worst,
+            "rare_error": (missed / share).sum() / (empty / share).sum().clamp_min(1e-6),
+        }
         if config.margin > 0:
             metrics["margin_error"] = (error * around * shown).sum() / worst
     weighted = error if isinstance(weight, float) else weight * error

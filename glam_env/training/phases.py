@@ -53,7 +53,7 @@ class Phase:
             ``updates`` since the phase began.
         total: The count at which the phase is complete.
         step: The work that it repeats.
-        target_error: The phase is complete before, once the mean ``foreground_error`` of
+        target_error: The phase is complete before, once the mean ``rare_error`` of
             ``ERROR_WINDOW`` updates is below this.
     """
 

@@ -115,6 +115,7 @@ _LOSS_RANGES = {
     ),
     **dict.fromkeys(("foreground_weight", "margin_weight"), _POSITIVE),
     "foreground_threshold": _SHARE,
+    "rare_share": _SHARE,
     "margin": _MARGIN,
     "decode_fraction": "(0, 1]",
 }
@@ -147,8 +148,8 @@ class TrainConfig:
         agent_updates: Agent updates per world-model update.
         image_warmup: Updates of the image model alone, after the random steps; at most so many, if
             there is a target_error.
-        target_error: End the image warm-up once the mean ``foreground_error`` of 100 updates is
-            below this; 0: never early.
+        target_error: End the image warm-up once the mean ``rare_error`` of 100 updates is below
+            this; 0: never early.
         image_batch: Frames in an update of the image model alone.
         model_warmup: Updates of the world model on the random steps, before the agent acts.
         freeze: When the image model is frozen.

@@ -104,7 +104,7 @@ class Trainer:
         self.metrics = Metrics(run, log)
         self.phases = schedule(config)
         self.phase_index = self.phase_updates = 0
-        self._error = 0.0  # sum of foreground_error over the updates of the window under way
+        self._error = 0.0  # sum of rare_error over the updates of the window under way
         self._good_enough = False  # whether that error ends the phase
         self.env_steps = self.image_updates = self.model_updates = self.agent_updates = 0
         self._saved_at = 0  # env_steps of the last checkpoint
@@ -240,7 +240,7 @@ class Trainer:
         self.image_updates += 1
         self.phase_updates += 1
         if (target := self.phase.target_error) > 0.0:
-            self._error += float(metrics["foreground_error"])
+            self._error += float(metrics["rare_error"])
             if self.phase_updates % ERROR_WINDOW == 0:
                 self._good_enough = self._error / ERROR_WINDOW < target
                 self._error = 0.0
