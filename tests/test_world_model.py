@@ -328,26 +328,29 @@ def test_foreground_and_reward_weights_by_hand(rare):
     )
 
 
-def test_the_margin_is_around_the_foreground():
+@pytest.mark.parametrize("rare", [0.0, 0.8])
+def test_the_margin_is_around_the_foreground(rare):
+    """And counts as much more as the pixels that it is around."""
     model = make_model(background_residual=True).eval()
     images = torch.full((2, 64, 64, 3), 100, dtype=torch.uint8)
     model.set_background(images)
-    places = [(0, 10, 20), (0, 12, 21), (1, 0, 63)]  # one of them in a corner
+    places = [(0, 10, 20), (0, 12, 21), (1, 0, 63), (1, 12, 21)]  # one of them in a corner
     for place in places:
         images[place] = 200
-    config = replace(OPEN, foreground_weight=7.0, margin=2, margin_weight=3.0)
+    config = replace(OPEN, foreground_weight=7.0, margin=2, margin_weight=3.0, rare_share=rare)
     z = torch.rand(2, 15)
     loss, metrics = model.reconstruction(z, images, config)
     with torch.no_grad():
         error = ((model.decoder(z) - images / 255.0) ** 2).sum(-1).double().numpy()
+    factors = [max(1.0, rare / share) for share in (0.5, 1.0, 0.5, 1.0)]
     weight = np.ones((2, 64, 64))
-    for image, y, x in places:
+    for (image, y, x), factor in zip(places, factors, strict=True):
         part = weight[image, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
-        part[:] = np.maximum(part, 3.0)
+        part[:] = np.maximum(part, 3.0 * factor)
     around = weight > 1.0
-    assert around.sum() == 25 + 25 - 12 + 9
-    for place in places:
-        weight[place] = 7.0
+    assert around.sum() == 25 + 25 - 12 + 9 + 25
+    for place, factor in zip(places, factors, strict=True):
+        weight[place] = 7.0 * factor
     assert loss.item() == pytest.approx((weight * error).sum() / 2, rel=1e-5)
     worth = len(places) * 3 * (100 / 255) ** 2
     assert metrics["margin_error"].item() == pytest.approx((error * around).sum() / worth, rel=1e-4)

@@ -89,15 +89,16 @@ def reconstruction_loss(
     shown = 1.0 if valid is None else valid[:, None, None, None]
     # Share of the frames in which each pixel differs, (64, 64, 1); one frame at least.
     share = (mask * shown).float().mean(0).clamp_min(1.0 / len(mask))
+    counts = mask * (config.rare_share / share).clamp_min(1.0)  # as so many pixels; 0: background
     weight: Tensor | float = 1.0
     if config.foreground_weight != 1.0:
-        factor = (config.rare_share / share).clamp_min(1.0)
-        weight = 1.0 + (config.foreground_weight * factor - 1.0) * mask
+        weight = torch.where(mask, config.foreground_weight * counts, 1.0)
     around = mask
     if config.margin > 0:
         side = 2 * config.margin + 1
-        around = F.max_pool2d(mask.float().movedim(-1, 1), side, 1, config.margin).movedim(1, -1)
-        weight = (1.0 + (config.margin_weight - 1.0) * around).clamp_min(weight)
+        near = F.max_pool2d(counts.movedim(-1, 1), side, 1, config.margin).movedim(1, -1)
+        around = near > 0.0
+        weight = torch.where(around, config.margin_weight * near, 1.0).clamp_min(weight)
     with torch.no_grad():
         missed, empty = error * mask * shown, difference.square() * mask * shown
         worst = empty.sum().clamp_min(1e-6)
