@@ -206,7 +206,7 @@ def test_damaged_files_get_one_line(world_model, tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
         archive.writestr("frames.npy", b"no array")
     for name in (*damaged, "array.npz", "objects.npz", "other.npz"):
-        with pytest.raises(GlamError, match=rf"{name} cannot be read") as caught:
+        with pytest.raises(GlamError, match=rf"{name} (cannot be read|is not)") as caught:
             read_contexts(tmp_path / name, world_model, L)
         assert "\n" not in str(caught.value)
     (tmp_path / "empty").mkdir()

@@ -114,7 +114,7 @@ def test_command_learns_in_dreams_and_plays_the_real_game(capsys, tmp_path):
     assert PPO.load(folder / "model.zip").num_timesteps == ROLLOUT  # SB3's own format
 
     text = show_report(report)
-    assert f"  real   {real['mean']:+.2f} points a game (1 whole games;" in text
+    assert f"  real   {real['mean']:+.2f} points a game (1 whole games, atari100k (" in text
     assert f"{report['dream_last']['mean']:+.2f} ± " in text
 
 
@@ -152,7 +152,8 @@ def test_report_shows_dreams_above_the_real_game():
         "Pong: ppo on latent, 1,000,000 dream steps",
         "  dream  -1.40 ± 0.03 -> -0.20 ± 0.04 points a dream of at most 128 steps: "
         "+1.20 ± 0.05 (256 dreams before and after)",
-        "  real   -13.30 points a game (1 whole games; random -20.7, human 14.6)",
+        "  real   -13.30 points a game (1 whole games, atari100k (sticky actions 0, up to 30 "
+        "no-ops); random -20.7, human 14.6)",
         "saved in runs/x",
     ]
 
@@ -380,7 +381,7 @@ def test_broken_file_is_named(begin, name):
     run.close()
     path = run.path / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(GlamError, match=f"{name} cannot be read"):
+    with pytest.raises(GlamError, match=f"{name} (cannot be read|is not JSON)"):
         begin(resume=True)
 
 
