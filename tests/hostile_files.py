@@ -10,6 +10,7 @@ import copy
 import hashlib
 import io
 import json
+import lzma
 import struct
 import zipfile
 from pathlib import Path
@@ -77,10 +78,10 @@ def change_config(draw: Any, plain: dict[str, Any], paths: list[tuple]) -> None:
     if change == "remove":
         place.pop(last, None)
     elif change == "add":
-        place[draw(texts)] = draw(values)
+        place[draw(texts)] = copy.deepcopy(draw(values))  # drawn lists and dicts are shared
     else:
         alike = {int: sizes, float: numbers, str: texts}.get(type(place.get(last)), values)
-        place[last] = draw(alike if draw(st.integers(0, 3)) else values)
+        place[last] = copy.deepcopy(draw(alike if draw(st.integers(0, 3)) else values))
 
 
 def draw_tensor(draw: Any, like: torch.Tensor) -> torch.Tensor:
@@ -121,7 +122,7 @@ def change_header(draw: Any, data: bytes) -> bytes:
         case "offsets":
             entry["data_offsets"] = draw(st.lists(st.sampled_from(SIZES), min_size=2, max_size=2))
         case "value":
-            header[name] = draw(values)
+            header[name] = copy.deepcopy(draw(values))
         case "text":
             return struct.pack("<Q", 10**5) + b"[" * 10**5 + rest
         case "length":
@@ -164,7 +165,7 @@ class HostileCheckpoints:
         self.data = {name: (folder / name).read_bytes() for name in FILES}
 
     def draw(self, draw: Any) -> dict[str, bytes]:
-        """Draw the content of the four files, with sizes and digests that fit."""
+        """Draw the content of the files, with sizes and digests that fit; some are compressed."""
         plain, files = copy.deepcopy(self.config), dict(self.data)
         kinds = ["config", "config", "tensors", "header", "bytes"]
         chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
@@ -177,8 +178,13 @@ class HostileCheckpoints:
             files[name] = change_header(draw, files[name])
         if "bytes" in chosen:
             files[name] = change_bytes(draw, files[name])
-        for each, data in files.items():
-            record = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for each, data in list(files.items()):
+            record = {"compression": ""}
+            if draw(st.integers(0, 7)) == 0:
+                record, data = {"compression": "xz"}, lzma.compress(data, preset=0)
+                data = change_bytes(draw, data) if draw(st.integers(0, 3)) == 0 else data
+                files[f"{each}.xz"] = data
+            record |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             plain["files"][each] = record
         for _ in range(chosen.count("config")):
             change_config(draw, plain, self.paths)

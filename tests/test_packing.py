@@ -108,10 +108,15 @@ def test_damaged_compression_is_refused(damage):
         unpack(bytes(broken), "xz")
 
 
-def test_a_file_that_expands_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr("glam_env.checkpoint.packing._LARGEST", 1000)
+def test_a_file_that_expands_without_end_is_refused():
     with pytest.raises(ValueError, match="cut off or too long"):
-        unpack(pack(tensors(), "int8"), "xz")
+        unpack(pack(tensors(), "int8"), "xz", most=1000)
+
+
+def test_a_file_that_asks_for_much_memory_is_refused():
+    greedy = lzma.compress(b"numbers", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}])
+    with pytest.raises(ValueError, match="Memory usage limit"):
+        unpack(greedy, "xz")
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def test_what_is_not_finite_replaces_no_checkpoint(tmp_path, part, match):
         ("dream_starts", "nowhere", "computed or fresh"),
         ("imagination_batch", 10_000, "lower it"),
         ("repeat_action_probability", 1.5, r"in \[0, 1\)"),
-        ("noop_max", -1, r"noop_max must be in \[0, inf\)"),
+        ("noop_max", -1, r"noop_max must be in \[0, 10000\]"),
         ("random_steps", 10, "raise them to"),
         ("replay_capacity", 10, "raise it to"),
         ("decay_from", 1.5, "decay_from must be in"),

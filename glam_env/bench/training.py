@@ -27,7 +27,7 @@ from glam_env.training.presets import PRESETS, TrainConfig
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
-NEVER = 1 << 40  # updates of a warm-up that does not end
+NEVER = 10**9  # updates of a warm-up that does not end
 TURNS_FIT = 20  # turns of the usual length that all turns of a part may take; at least two
 WARM_UPS = 2  # after which Adam has its state
 
