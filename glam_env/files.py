@@ -45,6 +45,21 @@ def expand(path: str | Path) -> Path:
         raise GlamError(f"{path}: there is no such home folder; write the whole path") from error
 
 
+def sync(path: Path) -> None:
+    """Write a file or a folder to the disk; Windows opens no folders.
+
+    Raises:
+        OSError: it cannot be opened or written.
+    """
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading; a pipe or a device is not waited for.
 

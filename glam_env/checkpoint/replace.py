@@ -12,7 +12,7 @@ from pathlib import Path
 
 from glam_env.checkpoint.config import CONFIG, CURE, WORLD_MODEL
 from glam_env.errors import GlamError
-from glam_env.files import expand, read_json
+from glam_env.files import expand, read_json, sync
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
@@ -105,13 +105,13 @@ def replaced_folder(folder: Path, own: Collection[str]) -> Iterator[Path]:
         yield staging
         for path in staging.rglob("*"):
             if not path.is_symlink():
-                _sync(path)
-        _sync(staging)
+                sync(path)
+        sync(staging)
         if not folder.exists():
             staging.rename(folder)
         elif not _exchange(staging, folder):
             _rename_twice(staging, folder, old)
-        _sync(folder.parent)
+        sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _unwritable(folder, error.strerror or error) from error
@@ -146,11 +146,3 @@ def _rename_twice(staging: Path, folder: Path, old: Path) -> None:
     except OSError:
         old.rename(folder)
         raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

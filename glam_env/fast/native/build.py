@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from glam_env.errors import GlamError
+from glam_env.files import sync
 
 FOLDER = Path(__file__).parent
 UNITS = ("step.cpp", "render.cpp", "scan.cpp", "gates.cpp", "latents.cpp", "interface.cpp")
@@ -144,15 +145,6 @@ def _find(folder: Path, key: str) -> Path | None:
     return None
 
 
-def _sync(path: Path) -> None:
-    """Write a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def compile_library() -> Path:
     """Return the path of the library for this CPU; compile it if necessary.
 
@@ -177,10 +169,10 @@ def compile_library() -> Path:
             units = [str(FOLDER / name) for name in UNITS]
             _run([*compiler, *options, "-o", str(made), *units])
             made.chmod(0o700)  # whatever the umask
-            _sync(made)
+            sync(made)
             library = cache / f"dreams-{key}-{_digest(made.read_bytes())}.so"
             made.replace(library)  # atomic: another process may compile it at the same time
-        _sync(cache)
+        sync(cache)
     except OSError as error:
         raise BuildError(f"cannot use {cache}: {error}") from error
     return library
