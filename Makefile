@@ -9,8 +9,9 @@ READY   = $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/glam demo Pong
 
+# A file's tests share fixtures: they run on one core, in order. Files run side by side.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # Style, types, and the direction of imports.
 check: $(READY)
