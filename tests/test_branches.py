@@ -18,6 +18,7 @@ from glam_env.evaluation.measures.action_effects import (
     dream_branches,
 )
 from glam_env.games import find_game
+from glam_env.protocols import PROTOCOLS, PlaySettings
 
 REAL = np.array([[0, 0, -1], [1, 1, 1], [0, 1, 1], [-1, -1, -1], [0, 0, 0]], np.float32)
 
@@ -71,67 +72,128 @@ def test_without_a_moment_that_matters_there_is_no_figure():
 # --- the game ------------------------------------------------------------------------------------
 
 
-def overlaps(old: int, new: int) -> np.ndarray:
-    """(new, old) shares of old pixels in new ones, as area interpolation has them."""
-    edges = np.arange(new + 1) * old / new
-    pixels = np.arange(old)
-    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return inside.clip(0) * new / old
+@pytest.mark.emulator
+@pytest.mark.parametrize("name", ["Pong", "Breakout", "Seaquest"])
+def test_a_rewindable_game_plays_as_the_emulator_and_goes_back(name):
+    """Frame by frame, over ends of games, and with each action tried on the way."""
+    emulator = Emulator(name, 1, seed=5, noop_max=0)
+    game = RewindableGame(find_game(name), PlaySettings(noop_max=0))
+    rng = np.random.default_rng(0)
+    with closing(emulator):
+        frames = emulator.reset()
+        assert np.array_equal(game.reset(emulator.episode_seed(0)), frames[0])
+        events = 0
+        for t in range(600):
+            if t % 100 == 0:
+                tried = game.try_each(5)
+                assert tried.shape == (emulator.num_actions, 5)
+                assert (game.try_each(5) == tried).all()
+            action = int(rng.integers(emulator.num_actions))
+            step = emulator.step(np.array([action]))
+            own = game.step(action)
+            assert own[1:] == (
+                step.reward[0],
+                step.life_lost[0],
+                step.terminated[0],
+                step.truncated[0],
+            )
+            events += own.reward != 0 or own.terminated
+            frame = game.reset(emulator.episode_seed(0)) if own.terminated else own.frame
+            assert np.array_equal(frame, step.frames[0])
+    assert events > 0
+
+
+STICKY = PROTOCOLS["published"]
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize("name", ["Pong", "Breakout", "Seaquest"])
-def test_a_rewindable_game_follows_the_emulator_and_goes_back(name):
-    """Over ends of games, and with each action tried on the way."""
-    emulator = Emulator(name, 1, seed=5, noop_max=0)
-    rewindable = RewindableGame(find_game(name))
-    rng = np.random.default_rng(0)
-    tall, wide = overlaps(210, 64), overlaps(160, 64)
-    with closing(emulator):
-        emulator.reset()
-        rewindable.begin(emulator.episode_seed(0))
-        compared = 0
-        for t in range(600):
-            if t % 100 == 0:
-                tried = rewindable.try_each(5)
-                assert tried.shape == (emulator.num_actions, 5)
-                assert (rewindable.try_each(5) == tried).all()
-            action = int(rng.integers(emulator.num_actions))
-            step = emulator.step(np.array([action]))
-            over = bool(step.terminated[0])
-            compared += over or bool(step.reward[0])
-            rewindable.step(action, float(step.reward[0]), over)
-            if over:
-                rewindable.begin(emulator.episode_seed(0))
-            elif t % 50 == 0:  # the emulator's is a maximum of this and the frame before
-                screen = np.einsum(
-                    "yh,hwc,xw->yxc", tall, rewindable.screen().astype(float), wide, optimize=True
-                )
-                assert (step.frames[0] >= screen - 1.0).all()
-                assert np.abs(step.frames[0] - screen).mean() < 2.0
-    assert compared > 0
+@pytest.mark.parametrize("play", [PlaySettings(), STICKY], ids=["plain", "sticky"])
+def test_a_restored_game_goes_on_as_it_did(play):
+    game = RewindableGame(find_game("Breakout"), play)
+    rng = np.random.default_rng(1)
+    game.reset(3)
+    for _ in range(50):
+        game.step(int(rng.integers(4)))
+    here, actions = game.save(), rng.integers(4, size=60)
+
+    def run() -> tuple[list[float], np.ndarray]:
+        steps = [game.step(int(action)) for action in actions]
+        return [step.reward for step in steps], np.stack([step.frame for step in steps])
+
+    first, frames = run()
+    game.step(1)
+    game.restore(here)
+    assert np.array_equal(game.frame(), game.frame())
+    again, same = run()
+    assert again == first
+    assert np.array_equal(same, frames)
+    game.restore(here, seed=8)  # other sticky actions
+    _, others = run()
+    assert np.array_equal(others, frames) is (not play.repeat_action_probability)
+
+
+@pytest.mark.emulator
+def test_sticky_actions_are_as_frequent_as_they_should_be():
+    """Count the frames of a game that repeat the action before, while the action alternates."""
+    game = RewindableGame(find_game("Pong"), STICKY)
+    game.reset(0)
+    taken: list[int] = []
+    act, numbers = game._ale.act, list(game._actions)
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(game_ale, name)
+
+        def act(self, action):
+            taken.append(numbers.index(action))
+            return act(action)
+
+    game_ale, game._ale = game._ale, Spy()
+    late = []
+    for t in range(800):
+        action = 2 + t % 2
+        before = len(taken)
+        game.step(action)
+        late.append(next(n for n, a in enumerate([*taken[before:], action]) if a == action))
+    share = np.bincount(late, minlength=5) / len(late)
+    assert share[0] == pytest.approx(0.75, abs=0.05)
+    assert share[1] == pytest.approx(0.25 * 0.75, abs=0.05)
 
 
 @pytest.mark.emulator
 def test_what_is_tried_is_what_follows():
     game = find_game("Pong")
-    rewindable, other = RewindableGame(game), RewindableGame(game)
-    rewindable.begin(3)
+    rewindable, other = (RewindableGame(game, STICKY) for _ in range(2))
+    rewindable.reset(3)
     tried = rewindable.try_each(200)
     assert tried.any()
     for action, rewards in enumerate(tried):
-        other.begin(3)
+        other.reset(3)
         for reward in rewards:
-            other.step(action, float(reward), False)
+            assert other.step(action).reward == reward
 
 
 @pytest.mark.emulator
-def test_a_difference_from_the_emulator_is_reported():
-    rewindable = RewindableGame(find_game("Pong"))
-    rewindable.begin(3)
-    rewindable.step(0, 0.0, False)
-    with pytest.raises(GlamError, match=r"differ at step 2 .* 0 points here, 1 there"):
-        rewindable.step(0, 1.0, False)
+def test_no_ops_begin_an_episode():
+    def frames(noop_max: int, seed: int) -> int:
+        game = RewindableGame(find_game("Pong"), PlaySettings(noop_max=noop_max))
+        game.reset(seed)
+        return game._ale.getEpisodeFrameNumber()
+
+    drawn = {frames(30, seed) - frames(0, seed) for seed in range(20)}
+    assert len(drawn) > 5
+    assert min(drawn) >= 0
+    assert max(drawn) <= 30
+
+
+@pytest.mark.emulator
+def test_a_rewindable_game_refuses_what_it_cannot_play():
+    game = RewindableGame(find_game("Pong"))
+    with pytest.raises(GlamError, match="call reset"):
+        game.step(0)
+    game.reset(3)
+    with pytest.raises(GlamError, match="actions 0 to 5, not 6"):
+        game.step(6)
 
 
 # --- dreams --------------------------------------------------------------------------------------

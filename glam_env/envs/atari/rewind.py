@@ -1,28 +1,71 @@
-"""``RewindableGame``: a real game that tries each action and goes back."""
+"""``RewindableGame``: a real game that goes back to any moment of an episode."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from glam_env.envs.atari.emulator import FRAME_SKIP
+from glam_env.envs.atari.emulator import FRAME_SIZE, FRAME_SKIP, MAX_STEPS, NOOP
 from glam_env.errors import GlamError
 from glam_env.games import Game
+from glam_env.protocols import PlaySettings
+
+
+class GameStep(NamedTuple):
+    """The result of one agent step.
+
+    Attributes:
+        frame: (64, 64, 3) uint8, the pixelwise maximum of the last two frames.
+        reward: raw points.
+        life_lost: a life was lost or the game was over at this step.
+        terminated: the game is over.
+        truncated: the episode was cut at :data:`~glam_env.envs.atari.emulator.MAX_STEPS`.
+    """
+
+    frame: np.ndarray
+    reward: float
+    life_lost: bool
+    terminated: bool
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class SavedGame:
+    """A moment of an episode, made by :meth:`RewindableGame.save`.
+
+    Attributes:
+        console: the emulator's state.
+        last: the action that a sticky one repeats.
+        steps: agent steps played in the episode.
+        draws: the state of the generator of sticky actions.
+        screens: the last two frames as the console shows them.
+    """
+
+    console: Any
+    last: int
+    steps: int
+    draws: dict[str, Any]
+    screens: tuple[np.ndarray, np.ndarray]
 
 
 class RewindableGame:
-    """One game that follows a game of an :class:`~glam_env.envs.atari.emulator.Emulator`.
+    """One real game that goes back to any moment of an episode.
 
-    The emulator must play without no-ops (``noop_max`` 0), since it does not report how many it
-    draws, and without sticky actions, since restoring a state loses the last action.
+    It plays as an :class:`~glam_env.envs.atari.emulator.Emulator` of one env does, but for the
+    random draws: the emulator's saved states lack the last action, so sticky actions and no-ops
+    are drawn here.
 
     Args:
         game: the game to play.
+        play: settings of the game; sticky actions, no-ops.
 
     Raises:
         GlamError: ale-py is not installed.
     """
 
-    def __init__(self, game: Game) -> None:
+    def __init__(self, game: Game, play: PlaySettings | None = None) -> None:
         try:
             from ale_py import ALEInterface, LoggerMode, roms
         except ModuleNotFoundError as error:
@@ -33,38 +76,93 @@ class RewindableGame:
             raise GlamError(f"this ale-py has no {game.name}")
         self._ale, self._rom = ALEInterface(), str(rom)
         self._ale.setFloat("repeat_action_probability", 0.0)
-        self._game, self._steps = game, 0
+        self._game, self._play = game, play or PlaySettings()
         self._actions: list = []
+        self._last, self._steps = NOOP, 0
+        self._draws = np.random.default_rng(0)
 
-    def begin(self, seed: int) -> None:
-        """Begin an episode with the seed that the emulator gave it."""
-        self._ale.setInt("random_seed", seed)
-        self._ale.loadROM(self._rom)
-        self._ale.reset_game()
-        self._actions, self._steps = self._ale.getMinimalActionSet(), 0
+    @property
+    def over(self) -> bool:
+        """Whether the episode has ended."""
+        return self._ale.game_over() or self._steps >= MAX_STEPS
 
-    def step(self, action: int, reward: float, over: bool) -> None:
-        """Repeat an agent step of the emulator.
+    def reset(self, seed: int) -> np.ndarray:
+        """Begin an episode.
 
         Args:
-            action: its number.
-            reward: raw points that the emulator returned.
-            over: whether the game was over after it.
+            seed: of the console (its lower 31 bits), of sticky actions and no-ops.
+
+        Returns:
+            (64, 64, 3) uint8 first frame.
+        """
+        self._ale.setInt("random_seed", seed & 0x7FFFFFFF)
+        self._ale.loadROM(self._rom)
+        self._ale.reset_game()
+        self._actions = self._ale.getMinimalActionSet()
+        self._draws = np.random.default_rng(seed)
+        self._last, self._steps = NOOP, 0
+        no_ops = int(self._draws.integers(self._play.noop_max + 1))
+        for _ in range(no_ops):
+            self._ale.act(self._actions[NOOP])
+            if self._ale.game_over():
+                self._ale.reset_game()
+        screen = self._ale.getScreenRGB()
+        self._screens = screen, screen
+        return self.frame()
+
+    def step(self, action: int) -> GameStep:
+        """Play one agent step.
 
         Raises:
-            GlamError: reward or end differ from the emulator's.
+            GlamError: the episode has ended, or there is no such action.
         """
-        own = self._play(action)
-        self._steps += 1
-        if own != reward or self._ale.game_over() != over:
+        if not self._actions or self.over:
+            raise GlamError("there is no episode to step: call reset() or restore() first")
+        if not 0 <= action < len(self._actions):
             raise GlamError(
-                f"two emulators of {self._game.name} differ at step {self._steps} of an episode: "
-                f"{own:g} points here, {reward:g} there"
+                f"{self._game.name} has actions 0 to {len(self._actions) - 1}, not {action}"
             )
+        lives = self._ale.lives()
+        reward = self._advance(action, shown=True)
+        terminated = self._ale.game_over()
+        return GameStep(
+            self.frame(),
+            reward,
+            terminated or self._ale.lives() < lives,
+            terminated,
+            self._steps >= MAX_STEPS,
+        )
 
-    def screen(self) -> np.ndarray:
-        """Return the last frame as the console shows it, (210, 160, 3) uint8."""
-        return self._ale.getScreenRGB()
+    def frame(self) -> np.ndarray:
+        """Return the current observation, (64, 64, 3) uint8, scaled by area."""
+        screen = np.maximum(*self._screens).astype(np.float32)
+        tall, wide = (_overlaps(old, FRAME_SIZE) for old in screen.shape[:2])
+        scaled = np.einsum("yh,hwc,xw->yxc", tall, screen, wide, optimize=True)
+        return np.rint(scaled).astype(np.uint8)
+
+    def save(self) -> SavedGame:
+        """Return the current moment."""
+        return SavedGame(
+            self._ale.cloneState(),
+            self._last,
+            self._steps,
+            self._draws.bit_generator.state,
+            self._screens,
+        )
+
+    def restore(self, saved: SavedGame, seed: int | None = None) -> None:
+        """Go back to a moment of an episode of this game.
+
+        Args:
+            saved: from :meth:`save`.
+            seed: of the sticky actions that follow; None: the same actions bring the same again.
+        """
+        self._ale.restoreState(saved.console)
+        self._last, self._steps, self._screens = saved.last, saved.steps, saved.screens
+        if seed is None:
+            self._draws.bit_generator.state = saved.draws
+        else:
+            self._draws = np.random.default_rng(seed)
 
     def try_each(self, steps: int) -> np.ndarray:
         """Hold each action for some steps, and go back after each.
@@ -75,20 +173,35 @@ class RewindableGame:
         Returns:
             (A, steps) float32 raw points of each step.
         """
-        here = self._ale.cloneState(include_rng=True)
+        here = self.save()
         rewards = np.zeros((len(self._actions), steps), np.float32)
         for action in range(len(self._actions)):
             for t in range(steps):
-                if self._ale.game_over():
+                if self.over:
                     break
-                rewards[action, t] = self._play(action)
-            self._ale.restoreState(here)
+                rewards[action, t] = self._advance(action, shown=False)
+            self.restore(here)
         return rewards
 
-    def _play(self, action: int) -> float:
-        points = 0.0
-        for _ in range(FRAME_SKIP):
-            points += self._ale.act(self._actions[action])
-            if self._ale.game_over():
+    def _advance(self, action: int, *, shown: bool) -> float:
+        """Play the frames of one agent step; keep the last two if they are shown."""
+        points, chance = 0.0, self._play.repeat_action_probability
+        for left in reversed(range(FRAME_SKIP)):
+            if not (chance and self._draws.random() < chance):
+                self._last = action
+            points += self._ale.act(self._actions[self._last])
+            over = self._ale.game_over()
+            if shown and (left < 2 or over):
+                self._screens = self._screens[1], self._ale.getScreenRGB()
+            if over:
                 break
+        self._steps += 1
         return points
+
+
+def _overlaps(old: int, new: int) -> np.ndarray:
+    """Return the shares of old pixels in new ones, (new, old) float32; each row sums to 1."""
+    edges = np.arange(new + 1) * old / new
+    pixels = np.arange(old)
+    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (inside.clip(0) * new / old).astype(np.float32)

@@ -11,7 +11,6 @@ late by those.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
-from glam_env.envs.atari.emulator import Emulator
 from glam_env.envs.atari.rewind import RewindableGame
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
@@ -29,8 +27,10 @@ from glam_env.evaluation.play.recording import HELD_OUT, add_noise
 from glam_env.evaluation.play.scores import seed_apart
 from glam_env.evaluation.rows import Row
 from glam_env.fast.choose import make_stepper
+from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
+from glam_env.protocols import PlaySettings
 
 LATE = 2  # steps that a dream may be late
 BATCH = 32  # moments at a time
@@ -101,6 +101,7 @@ class BranchReport(Measure):
             steps=settings.branch_steps,
             context=settings.context,
             seed=settings.seed + 2,  # other games than those of the other measures
+            play=settings.play,
             on_step=subject.step_counter("each action tried (steps)", settings.branch_steps),
         )
 
@@ -109,9 +110,9 @@ class BranchReport(Measure):
         """What was compared."""
         return (
             f"Each action held for {self.horizon} steps from {self.moments} moments of held-out "
-            f"play, in the game, which is rewound and has no sticky actions, and in {self.futures} "
-            f"dreams. In the game the action matters at {self.decided} of the moments. An "
-            "action's effect is its return less the actions' mean."
+            f"play, in the game, which is rewound, and in {self.futures} dreams. In the game the "
+            f"action matters at {self.decided} of the moments. An action's effect is its return "
+            "less the actions' mean."
         )
 
     def rows(self) -> list[Row]:
@@ -154,12 +155,12 @@ def compare_branches(
     futures: int = 8,
     context: int = CONTEXT_LENGTH,
     seed: int = 0,
+    play: PlaySettings | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> BranchReport:
     """Try each action from moments of real play, in the game and in dreams.
 
-    The game is played without sticky actions and no-ops, whatever the protocol: the console
-    forgets its last action when it is rewound, so a sticky one would not be the same again.
+    Sticky actions are the same after each action that is tried at a moment.
 
     Args:
         world_model: In evaluation mode.
@@ -172,6 +173,7 @@ def compare_branches(
         futures: Dreams of each action.
         context: Real steps that warm a dream up.
         seed: Of everything.
+        play: Settings of the real game.
         on_step: Called with the number of steps played.
 
     Raises:
@@ -187,7 +189,7 @@ def compare_branches(
         )
         parts += _find_moments(
             policy,
-            Emulator(game, 1, seed=seed_apart(HELD_OUT, seed + number), noop_max=0),
+            RewindableGame(find_game(game), play),
             share,
             stride,
             horizon,
@@ -214,7 +216,7 @@ def compare_branches(
 
 def _find_moments(
     policy: FilteredPolicy,
-    emulator: Emulator,
+    game: RewindableGame,
     steps: int,
     stride: int,
     horizon: int,
@@ -222,32 +224,28 @@ def _find_moments(
     seed: int,
     on_step: Callable[[int], None],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Play one game beside a rewindable one; returns the parts of `Moments` for each moment."""
-    rewindable = RewindableGame(emulator.game)
+    """Play a game and try each action on the way; return the parts of `Moments` by moment."""
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    episode_seeds = np.random.default_rng(seed_apart(HELD_OUT, seed))
     frames: list[np.ndarray] = []  # of the episode, up to now
     actions: list[int] = []
-    with closing(emulator):
-        policy.begin(1, seed)
-        seen = emulator.reset()
-        rewindable.begin(emulator.episode_seed(0))
-        for t in range(steps):
-            frames.append(seen[0])
-            if t % stride == 0 and len(actions) >= context:
-                rewards = rewindable.try_each(horizon + LATE)
-                if not rewards[:, -2 * LATE :].any():
-                    known = np.stack(frames[-context - 1 :]), np.array(actions[-context:])
-                    found.append((*known, rewards.sum(1)))
-            action = policy.act(seen, np.array([len(frames) == 1]))
-            step = emulator.step(action)
-            over = bool(step.terminated[0])
-            rewindable.step(int(action[0]), float(step.reward[0]), over)
-            seen = step.frames
-            actions.append(int(action[0]))
-            if over or step.truncated[0]:
-                frames, actions = [], []
-                rewindable.begin(emulator.episode_seed(0))
-            on_step(t + 1)
+    policy.begin(1, seed)
+    frame = game.reset(int(episode_seeds.integers(2**31)))
+    for t in range(steps):
+        frames.append(frame)
+        if t % stride == 0 and len(actions) >= context:
+            rewards = game.try_each(horizon + LATE)
+            if not rewards[:, -2 * LATE :].any():
+                known = np.stack(frames[-context - 1 :]), np.array(actions[-context:])
+                found.append((*known, rewards.sum(1)))
+        action = policy.act(frame[None], np.array([len(frames) == 1]))
+        step = game.step(int(action[0]))
+        frame = step.frame
+        actions.append(int(action[0]))
+        if step.terminated or step.truncated:
+            frames, actions = [], []
+            frame = game.reset(int(episode_seeds.integers(2**31)))
+        on_step(t + 1)
     return found
 
 
