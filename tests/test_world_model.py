@@ -328,6 +328,53 @@ def test_foreground_and_reward_weights_by_hand(rare):
     )
 
 
+def test_pixels_that_equal_the_background_count_more_where_few_differ():
+    model = make_model(background_residual=True).eval()
+    images = torch.full((4, 64, 64, 3), 100, dtype=torch.uint8)
+    model.set_background(images)
+    images[0, 0, 0] = images[1, 30, 30] = images[:, 50:, 50:] = 200
+    config = replace(OPEN, foreground_weight=7.0, rare_share=0.5, empty_weight=0.25)
+    z = torch.rand(4, 15)
+    loss, _ = model.reconstruction(z, images, config)
+    with torch.no_grad():
+        error = ((model.decoder(z) - images / 255.0) ** 2).sum(-1).double().numpy()
+    differs = (images[..., 0] == 200).numpy()
+    weight = np.empty((4, 64, 64))
+    for y in range(64):
+        for x in range(64):
+            around = differs[:, max(0, y - 4) : y + 5, max(0, x - 4) : x + 5].mean()
+            empty = max(1.0, 0.25 * 0.5 / max(around, 0.002))
+            own = 7.0 * max(1.0, 0.5 / max(differs[:, y, x].mean(), 0.25))
+            weight[:, y, x] = np.where(differs[:, y, x], own, empty)
+    assert weight[0, 20, 10] == 62.5  # nothing differs around it
+    assert 1.0 < weight[0, 29, 31] < 62.5
+    assert weight[0, 48, 60] == 1.0  # beside what always differs
+    assert loss.item() == pytest.approx((weight * error).sum() / 4, rel=1e-5)
+    plain, _ = model.reconstruction(z, images, replace(config, empty_weight=0.0))
+    assert plain.item() < loss.item()
+
+
+def test_the_entropy_of_latents_is_part_of_the_image_models_loss():
+    model, images = make_model().eval(), make_batch(3, 9).images.flatten(0, 1)
+    torch.manual_seed(0)
+    plain, metrics = model.autoencoder_loss(images, OPEN)
+    torch.manual_seed(0)
+    loss, again = model.autoencoder_loss(images, replace(OPEN, image_entropy=2.0))
+    p = model.posterior(images).double().exp()
+    entropy = -(p * p.log()).sum((-1, -2)).mean().item()
+    assert again["posterior_entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert loss.item() == pytest.approx(plain.item() + 2.0 * entropy, rel=1e-5)
+    assert again["reconstruction"] == metrics["reconstruction"] == plain
+
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(20):
+        loss, metrics = model.autoencoder_loss(images, replace(OPEN, image_entropy=100.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert metrics["posterior_entropy"].item() < 0.5 * entropy
+
+
 @pytest.mark.parametrize("rare", [0.0, 0.8])
 def test_the_margin_is_around_the_foreground(rare):
     """And counts as much more as the pixels that it is around."""

@@ -112,11 +112,16 @@ class LossConfig:
         rare_share: Pixels that differ in a smaller share of a batch's frames count as much in all
             as if they differed in this share (0: each counts as it comes). Otherwise a ball that is
             never drawn costs little, since it is seldom anywhere.
+        empty_weight: Pixels that equal the background have the weight empty_weight * rare_share / s,
+            at least 1, where a share s of the pixels around them differs (0: the weight 1).
+            Otherwise the decoder paints faint balls wherever a ball may be.
         foreground_threshold: By how much they differ, in [0, 1], in the channel that differs most.
         margin: Width in pixels of the margin around such pixels.
         margin_weight: Weight in the margin. Without it a small object becomes a cloud, since
             errors beside it cost next to nothing.
         latent_gradient: Scale of the sequence losses' gradient through z into the encoder.
+        image_entropy: Weight of the latents' entropy where the image model learns alone. Latents
+            that hardly vary are easier to predict.
         reward_weight: Weight of the reward loss on transitions whose reward is not zero (1: all
             alike).
     """
@@ -129,8 +134,10 @@ class LossConfig:
     decode_fraction: float = 1.0
     foreground_weight: float = 1.0
     rare_share: float = 0.0
+    empty_weight: float = 0.0
     foreground_threshold: float = 0.05
     margin: int = 0
     margin_weight: float = 1.0
     latent_gradient: float = 1.0
+    image_entropy: float = 0.0
     reward_weight: float = 1.0

@@ -21,6 +21,9 @@ from glam_env.model.distributions import (
     unimix_log_probs,
 )
 
+SHARE_SIDE = 9  # pixels around a pixel that say how often it differs from the background
+LEAST_SHARE = 0.002
+
 
 class LossTerms(NamedTuple):
     """The terms of the loss, L = L_pred + L_dyn + L_rep + L_var (eq. 8).
@@ -67,7 +70,8 @@ def reconstruction_loss(
     """Compute the squared error of drawn frames (eq. 9, image).
 
     The error is summed over pixels and channels. Pixels that differ from the background may have
-    more weight, those that seldom do still more, and so may a margin around them.
+    more weight, those that seldom do still more, and so may a margin around them, and pixels that
+    equal the background where few differ.
 
     Args:
         drawn: (M, 64, 64, 3) float32, from the decoder.
@@ -93,6 +97,8 @@ def reconstruction_loss(
     weight: Tensor | float = 1.0
     if config.foreground_weight != 1.0:
         weight = torch.where(mask, config.foreground_weight * counts, 1.0)
+    if config.empty_weight > 0.0:
+        weight = torch.where(mask, weight, _empty_weight(mask * shown, config))
     around = mask
     if config.margin > 0:
         side = 2 * config.margin + 1
@@ -110,6 +116,35 @@ def reconstruction_loss(
             metrics["margin_error"] = (error * around * shown).sum() / worst
     weighted = error if isinstance(weight, float) else weight * error
     return valid_mean(weighted.sum((1, 2, 3)), valid), metrics
+
+
+def _empty_weight(mask: Tensor, config: LossConfig) -> Tensor:
+    """Return the weight of pixels that equal the background, (64, 64, 1).
+
+    Args:
+        mask: (M, 64, 64, 1), 1 for pixels that differ from it.
+        config: Weights.
+    """
+    share = mask.float().mean(0).movedim(-1, 0)  # (1, 64, 64)
+    # Around a pixel: one pixel differs too seldom for the frames of a batch to say how often.
+    share = F.avg_pool2d(share, SHARE_SIDE, 1, SHARE_SIDE // 2, count_include_pad=False)
+    rarity = (config.rare_share / share.clamp_min(LEAST_SHARE)).clamp_min(1.0)
+    return (config.empty_weight * rarity).clamp_min(1.0).movedim(0, -1)
+
+
+def entropy_loss(log_probs: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Compute the entropy of the latents of frames, so that their draws are alike.
+
+    Args:
+        log_probs: (M, K, C) of z.
+        config: Weights.
+
+    Returns:
+        The weighted mean over the frames of the entropy in nats, summed over the categoricals, and
+        that mean without gradient.
+    """
+    entropy = -(log_probs.exp() * log_probs).sum((-2, -1)).mean()
+    return config.image_entropy * entropy, entropy.detach()
 
 
 def reward_loss(

@@ -269,11 +269,13 @@ class WorldModel(nn.Module):
     def autoencoder_loss(
         self, images: Tensor, config: LossConfig
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the reconstruction loss alone, on (N, 64, 64, 3) uint8 frames."""
+        """Compute the image model's loss on (N, 64, 64, 3) uint8 frames, without the sequence's."""
         log_probs = self.posterior(images)
         z = straight_through(log_probs, sample_codes(log_probs.detach()))
-        loss, metrics = self.reconstruction(z.flatten(-2), images, config)
-        return loss, {"reconstruction": loss.detach()} | metrics
+        reconstruction, metrics = self.reconstruction(z.flatten(-2), images, config)
+        entropy_loss, entropy = losses.entropy_loss(log_probs, config)
+        metrics |= {"reconstruction": reconstruction.detach(), "posterior_entropy": entropy}
+        return reconstruction + entropy_loss, metrics
 
     def reconstruction(
         self, z: Tensor, images: Tensor, config: LossConfig, valid: Tensor | None = None

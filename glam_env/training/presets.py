@@ -110,6 +110,8 @@ _LOSS_RANGES = {
             "variation_free_nats",
             "latent_gradient",
             "reward_weight",
+            "empty_weight",
+            "image_entropy",
         ],
         _AMOUNT,
     ),
