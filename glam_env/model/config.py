@@ -112,9 +112,9 @@ class LossConfig:
         rare_share: Pixels that differ in a smaller share of a batch's frames count as much in all
             as if they differed in this share (0: each counts as it comes). Otherwise a ball that is
             never drawn costs little, since it is seldom anywhere.
-        empty_weight: Pixels that equal the background have the weight empty_weight * rare_share / s,
-            at least 1, where a share s of the pixels around them differs (0: the weight 1).
-            Otherwise the decoder paints faint balls wherever a ball may be.
+        empty_weight: Pixels that equal the background weigh empty_weight * rare_share / s, at least
+            1, where a share s of the pixels around them differs (0: they weigh 1). Otherwise the
+            decoder paints faint balls wherever a ball may be.
         foreground_threshold: By how much they differ, in [0, 1], in the channel that differs most.
         margin: Width in pixels of the margin around such pixels.
         margin_weight: Weight in the margin. Without it a small object becomes a cloud, since
