@@ -59,6 +59,7 @@ def _config() -> CheckpointConfig:
         max_episode_steps=HORIZON,
         protocol=PlaySettings(),
         provenance=Provenance("debug", 600, 30, 0.01, "a test", 0, {"torch": torch.__version__}),
+        reward_values=(-1.0, 0.0, 1.0),
     )
 
 

@@ -280,7 +280,7 @@ def test_the_agent_is_held_to_what_its_class_expects(tiny_checkpoint: Path) -> N
     ("edit", "says"),
     [
         (lambda c: c.pop("format_version"), "a training run becomes a checkpoint with `glam"),
-        (lambda c: c.update(format_version=4), "is 4, this glam-env reads 1, 2 and 3; update"),
+        (lambda c: c.update(format_version=5), "is 5, this glam-env reads 1, 2, 3 and 4; up"),
         (
             lambda c: c["files"]["agent.safetensors"].update(compression="zip"),
             "must be xz or empty",

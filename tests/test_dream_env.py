@@ -261,7 +261,7 @@ def test_ends_and_rewards_are_drawn_if_wanted(make_envs) -> None:
     assert (reward[0] == reward[0, 0]).all()
     assert (terminated[0] == terminated[0, 0]).all()
     _, reward, terminated = futures(make_envs, temperature=0, termination="sample", reward="sample")
-    assert len(np.unique(reward[0])) > 8
+    assert set(np.unique(reward[0])) == {-1.0, 0.0, 1.0}  # all values, from one moment
     assert 0 < terminated[0].sum() < 32
 
 

@@ -586,7 +586,7 @@ def test_a_bad_action_is_refused_by_the_single_env(make_single, world) -> None:
         ({"temperature": float("nan")}, "temperature must be a finite number >= 0"),
         ({"temperature": True}, "temperature must be a finite number >= 0"),
         ({"termination": "never"}, "termination must be one of threshold, sample"),
-        ({"reward": "max"}, "reward must be one of mean, sample"),
+        ({"reward": "max"}, "reward must be one of game, sample, mean"),
         ({"max_prior_entropy": float("nan")}, "max_prior_entropy must be a number of nats >= 0"),
         ({"max_prior_entropy": -1.0}, "max_prior_entropy must be a number of nats >= 0, or None"),
         ({"backend": "numba"}, "backend must be one of"),

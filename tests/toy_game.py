@@ -8,6 +8,7 @@ from torch import nn
 
 from glam_env.evaluation.measures.base import Settings, Subject
 from glam_env.evaluation.play.recording import Recording
+from glam_env.model.distributions import SymlogTwoHot
 from glam_env.model.structures import DreamState, Prediction
 
 POSITIONS, GROUND = 20, 50
@@ -75,6 +76,7 @@ class ToyModel(nn.Module):
     def __init__(self):
         super().__init__()
         self.prior = nn.Linear(1, 1)
+        self.reward_code = SymlogTwoHot()
 
     @property
     def core(self):
@@ -103,7 +105,8 @@ class ToyModel(nn.Module):
         logit = ended[:, 0].float() - 0.5
         state = DreamState(code, state.h, None)
         pay = self.pay(reward[:, 0])
-        return Prediction(state, pay, pay[:, None], logit, torch.zeros_like(pay))
+        logits = (self.reward_code.encode(pay) + 1e-8).log()
+        return Prediction(state, pay, logits, logit, torch.zeros_like(pay))
 
     def pay(self, reward):
         return reward

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -20,12 +21,14 @@ from glam_env.files import SHOWN, read_json, shown
 from glam_env.games import GAMES
 from glam_env.model.config import WorldModelConfig, upgrade_config
 from glam_env.model.cores.base import CoreConfig, core_config_type
+from glam_env.model.reward_values import LARGEST_VALUE, MOST_VALUES
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PlaySettings
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # 1: the sizes of the core lay among those of the world model. 2: no compression, no 8-bit weights.
-READABLE = (1, 2, 3)
+# 3: no values of rewards.
+READABLE = (1, 2, 3, 4)
 CONFIG = "config.json"
 WORLD_MODEL, AGENT, CONTEXTS = (
     "world_model.safetensors",
@@ -123,6 +126,8 @@ class CheckpointConfig:
         protocol: settings of the real game that the world model learned from.
         provenance: how the weights were trained.
         results: measured figures, such as scores; not interpreted here.
+        reward_values: values of the rewards that the game has shown, in ascending order; empty if
+            they are not known.
         files: size and hash of each safetensors file; filled in by
             :func:`~glam_env.checkpoint.folder.save_checkpoint`.
         format_version: of this format.
@@ -136,6 +141,7 @@ class CheckpointConfig:
     protocol: PlaySettings
     provenance: Provenance
     results: Mapping[str, Any] = field(default_factory=dict)
+    reward_values: tuple[float, ...] = ()
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -328,6 +334,7 @@ def check_values(config: CheckpointConfig, where: str) -> None:
             f"{where}: {count:,} contexts of {length:,} steps take more than the possible "
             f"{CONTEXT_BYTES:,} bytes"
         )
+    _check_rewards(config.reward_values, f"{where}: reward_values")
     if not isinstance(config.agent.get("class"), str):
         raise GlamError(f"{where}: agent must name its class; {CURE}")
     if config.protocol.frame_skip != (skip := PlaySettings().frame_skip):
@@ -335,3 +342,12 @@ def check_values(config: CheckpointConfig, where: str) -> None:
             f"{where}: protocol.frame_skip is {config.protocol.frame_skip}; this glam-env plays "
             f"{skip} frames to a step"
         )
+
+
+def _check_rewards(values: tuple[float, ...], where: str) -> None:
+    if len(values) > MOST_VALUES:
+        raise GlamError(f"{where} holds {len(values)} values; at most {MOST_VALUES} are possible")
+    if not all(abs(value) <= LARGEST_VALUE for value in values):  # nor NaN
+        raise GlamError(f"{where} must be finite, at most {LARGEST_VALUE:g} in size; {CURE}")
+    if any(one >= other for one, other in pairwise(values)):
+        raise GlamError(f"{where} must ascend; {CURE}")

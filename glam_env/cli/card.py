@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from glam_env.cli import trained
 from glam_env.cli.options import Device, Game
 from glam_env.errors import GlamError
+
+if TYPE_CHECKING:
+    from glam_env.checkpoint.config import CheckpointConfig
+    from glam_env.checkpoint.folder import Checkpoint
 
 
 @dataclass
@@ -17,6 +22,7 @@ class Card:
         game: A game's name, or the path of a checkpoint.
         from_results: Measure nothing; write the card from the results that are stored.
         scores_only: Measure the scores alone, and keep the fidelity that is stored.
+        fidelity_only: Measure the fidelity alone, and keep the scores that are stored.
         episodes: Real games to play for the score of each protocol.
         fidelity_steps: As `steps` of `glam fidelity`.
         behavior_steps: As `behavior_steps` of `glam fidelity`.
@@ -27,6 +33,7 @@ class Card:
     game: Game
     from_results: bool = False
     scores_only: bool = False
+    fidelity_only: bool = False
     episodes: int = trained.SCORE_EPISODES
     fidelity_steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
@@ -40,25 +47,18 @@ class Card:
         from glam_env.evaluation.report.card import write_card
         from glam_env.files import reading
 
+        chosen = [
+            f"--{name}"
+            for name in ("from-results", "scores-only", "fidelity-only")
+            if getattr(self, name.replace("-", "_"))
+        ]
+        if len(chosen) > 1:
+            raise GlamError(f"{' and '.join(chosen)} exclude each other: give only one of them")
         checkpoint = trained.open_checkpoint(self.game)
         config = checkpoint.config
         require_replaceable(checkpoint.path)
-        if self.from_results and self.scores_only:
-            raise GlamError("--from-results measures nothing: leave it or --scores-only out")
-        if self.scores_only:
-            loaded = trained.load_trained(checkpoint, self.device)
-            kept = {name: part for name, part in config.results.items() if name != "score"}
-            scores = trained.measure_scores(loaded, episodes=self.episodes)
-            config = replace(config, results={**kept, "scores": scores})
-        elif not self.from_results:
-            results = trained.measure_all(
-                trained.load_trained(checkpoint, self.device),
-                episodes=self.episodes,
-                steps=self.fidelity_steps,
-                behavior_steps=self.behavior_steps,
-                branch_steps=self.branch_steps,
-            )
-            config = replace(config, results=results)
+        if not self.from_results:
+            config = self._measure(checkpoint)
         elif not config.results:
             raise GlamError(f"{checkpoint.path} has no results yet; leave out --from-results")
         with reading(f"{checkpoint.path}: results", "leave out --from-results"):
@@ -66,3 +66,24 @@ class Card:
         write_results(checkpoint.path, config, card)
         print(f"{'written' if self.from_results else 'measured'} again: {checkpoint.path}")
         return 0
+
+    def _measure(self, checkpoint: Checkpoint) -> CheckpointConfig:
+        """Return the config with new results, and with the rewards that the play has shown."""
+        from glam_env.model.reward_values import seen_values
+
+        config, values = checkpoint.config, checkpoint.config.reward_values
+        results = dict(config.results)
+        loaded = trained.load_trained(checkpoint, self.device)
+        if not self.fidelity_only:
+            results.pop("score", None)  # of an earlier version
+            results["scores"] = trained.measure_scores(loaded, episodes=self.episodes)
+        if not self.scores_only:
+            report, recording = trained.measure_fidelity(
+                loaded,
+                steps=self.fidelity_steps,
+                behavior_steps=self.behavior_steps,
+                branch_steps=self.branch_steps,
+            )
+            results["fidelity"] = report
+            values = seen_values(recording.rewards, known=values)
+        return replace(config, results=results, reward_values=values)

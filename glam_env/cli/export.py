@@ -90,6 +90,7 @@ class Export:
             max_episode_steps=self.max_episode_steps,
             protocol=loaded.play,
             provenance=replace(run.provenance, note=self.note),
+            reward_values=loaded.reward_values,
         )
         check_values(config, str(to))
         # From here on the weights are as they will be stored: what is measured is what is shipped.

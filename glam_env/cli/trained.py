@@ -44,6 +44,7 @@ class Trained:
         play: How the real game was played in the training.
         horizon: Steps of a dream.
         real_steps: Steps on the real game in all runs that made it.
+        reward_values: The values that the game pays; empty if they are not known.
     """
 
     game: str
@@ -53,6 +54,7 @@ class Trained:
     play: PlaySettings
     horizon: int
     real_steps: int
+    reward_values: tuple[float, ...] = ()
 
     def act(self, greedy: bool = False) -> Act:
         """Return the agent's choice of actions, on features."""
@@ -122,6 +124,7 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
         config.protocol,
         config.max_episode_steps,
         config.provenance.real_steps,
+        config.reward_values,
     )
 
 
@@ -143,6 +146,7 @@ def load_run(
     """
     from glam_agents import DEFAULT_AGENT, load_agent, load_run_agent
 
+    from glam_env.model.reward_values import seen_values
     from glam_env.training.export import load_run, put_back
     from glam_env.training.kept import load_kept
     from glam_env.training.run_folder import RunFolder
@@ -167,7 +171,11 @@ def load_run(
         str(path / "config.json"),
     )
     play, steps = trained.config.play, trained.provenance.real_steps
-    return Trained(trained.game, world_model, agent, settings, play, HORIZON, steps), trained
+    values = seen_values(trained.replay.rewards)
+    return (
+        Trained(trained.game, world_model, agent, settings, play, HORIZON, steps, values),
+        trained,
+    )
 
 
 def play_games(
@@ -228,6 +236,7 @@ def measure_dreams(
             dream_horizon=trained.horizon,
             seed=seed,
             play=trained.play,
+            reward_values=trained.reward_values,
             on_progress=progress,
         )
 
@@ -252,8 +261,14 @@ def measure_all(
 ) -> dict[str, Any]:
     """Measure scores and fidelity, print them, and return them as a checkpoint stores them."""
     scores = measure_scores(trained, episodes=episodes)
-    report, _ = measure_dreams(
+    fidelity, _ = measure_fidelity(
         trained, steps=steps, behavior_steps=behavior_steps, branch_steps=branch_steps
     )
+    return {"scores": scores, "fidelity": fidelity}
+
+
+def measure_fidelity(trained: Trained, **amounts: int) -> tuple[dict[str, Any], Recording]:
+    """Measure fidelity as `measure_dreams`, print it, and return what a checkpoint stores of it."""
+    report, recording = measure_dreams(trained, **amounts)
     print(report.table())
-    return {"scores": scores, "fidelity": report.figures()}
+    return report.figures(), recording

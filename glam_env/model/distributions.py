@@ -355,11 +355,3 @@ class SymlogTwoHot(nn.Module):
             if self.expected:
                 return self.bounded(logits.float()).softmax(-1) @ self.values
             return symexp(logits.float().softmax(-1) @ self.centers)
-
-    def sample(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a bin of (..., bins) logits and return its (...) float32 value."""
-        return self.at(sample_codes(logits, generator=generator))
-
-    def at(self, bins: Tensor) -> Tensor:
-        """Map (...) int64 bins to the (...) float32 values of their centres."""
-        return self.values[bins]

@@ -156,6 +156,11 @@ class Replay:
         """Return the number of steps that can be sampled, over all streams."""
         return self.streams * min(self.added, self.capacity)
 
+    @property
+    def rewards(self) -> np.ndarray:
+        """Rewards of the steps that can be sampled, (streams, steps) float32, oldest first."""
+        return self._arrays["rewards"][:, self._order()]
+
     def add(
         self,
         images: np.ndarray,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from glam_env.errors import GlamError
 from glam_env.fast.choose import make_renderer, make_stepper
 from glam_env.fast.graphs import Captured
 from glam_env.fast.plain import not_finite
-from glam_env.model.distributions import sample_at
+from glam_env.model.reward_values import RewardValues
 from glam_env.model.structures import DreamState, tree_map
 from glam_env.model.world_model import WorldModel
 
@@ -83,6 +84,7 @@ class DreamEngine:
             leaves the other options of observations and episodes to the env. With precision
             ``"auto"`` a native step multiplies in float16, see
             :class:`~glam_env.fast.native.stepper.NativeStepper`; states are always float32.
+        reward_values: The values that the game pays; without them ``reward`` gives whole points.
 
     Raises:
         GlamError: An option is out of range, or the backend is not available.
@@ -94,6 +96,7 @@ class DreamEngine:
         contexts: Contexts,
         num_envs: int,
         options: DreamOptions,
+        reward_values: Sequence[float] = (),
     ) -> None:
         self.num_envs = num_envs = require_count("num_envs", num_envs)
         self.max_episode_steps = require_count("max_episode_steps", options.max_episode_steps)
@@ -101,7 +104,8 @@ class DreamEngine:
         self.device = find_device(options.device)
         self._temperature = options.temperature
         self._sample_termination = options.termination == "sample"
-        self._sample_reward = options.reward == "sample"
+        self._reward = options.reward
+        self.reward_values = RewardValues(world_model.reward_code, reward_values)
         frames, backend, precision = (
             options.obs_type != "latent",
             options.backend,
@@ -202,7 +206,7 @@ class DreamEngine:
                 wait for this: there such a dream is truncated, with an entropy of NaN.
         """
         draws = [self._rand(self.num_envs, self.world_model.config.categoricals)]
-        if self._sample_reward:
+        if self._reward == "sample":
             draws.append(self._rand(self.num_envs))
         if self._sample_termination:
             draws.append(self._rand(self.num_envs))
@@ -222,10 +226,8 @@ class DreamEngine:
         next_code, *others = draws
         latent = self._render is None
         step = self._stepper.step(state, actions, next_code, spend=True, show=latent)
-        reward = step.reward
-        if self._sample_reward:
-            code = self.world_model.reward_code
-            reward = code.at(sample_at(step.reward_logits, others.pop(0)))
+        draw = others.pop(0) if self._reward == "sample" else step.reward  # only a sample reads it
+        reward = self.reward_values.reward(self._reward, step, draw)
         terminated = step.termination_logit > 0.0
         if self._sample_termination:
             terminated = others.pop() < step.termination_logit.sigmoid()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
@@ -80,7 +81,13 @@ class DreamVectorEnv(PixelVectorEnv):
             else read_contexts(chosen.contexts, world_model, config.contexts.length),
             self.num_envs,
             replace(chosen, max_episode_steps=chosen.max_episode_steps or config.max_episode_steps),
+            config.reward_values,
         )
+        if chosen.reward != "mean" and not config.reward_values:
+            gym.logger.warn(
+                f"{checkpoint.path} does not say which rewards its game pays: they are rounded to "
+                "whole points; `glam card` measures them"
+            )
         self._set_spaces(config.world_model.num_actions, config.world_model.feature_dim)
         self.max_episode_steps = self.engine.max_episode_steps
         self._entropies: deque[Tensor] = deque(maxlen=2)  # of the last steps on a CUDA device

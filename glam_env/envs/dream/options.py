@@ -20,12 +20,12 @@ from glam_env.checks import read_autoreset_mode, require_choice, require_count
 from glam_env.errors import GlamError, GlamTypeError
 from glam_env.fast.choose import BACKENDS
 from glam_env.fast.render import PRECISIONS
+from glam_env.model.reward_values import REWARDS
 
 ARRAY_TYPES = ("numpy", "torch")
 OBS_TYPES = ("rgb", "latent", "grayscale")
 RENDER_MODES = ("rgb_array", "rgb_grid", "human")
 TERMINATIONS = ("threshold", "sample")
-REWARDS = ("mean", "sample")
 
 RENAMED = {"max_doubt": "max_prior_entropy"}
 """Old names of options, which are still read, with a DeprecationWarning."""
@@ -50,7 +50,9 @@ class DreamOptions:
         temperature: of the latent's draw; 0 takes the most likely class.
         termination: ``"threshold"`` ends a dream when an end is more likely than not, ``"sample"``
             draws it.
-        reward: ``"mean"`` of the predicted distribution, or a ``"sample"`` of it.
+        reward: ``"game"``, the most likely of the values that the game pays; a ``"sample"`` of
+            these, by their shares in the predicted distribution; or its ``"mean"``, the expected
+            value, which is almost never exactly 0.
         max_prior_entropy: nats; a dream whose ``info["prior_entropy"]`` exceeds it is truncated
             at that step. None never truncates for this reason.
         checkpoint: a game's name, a folder, ``hf://owner/name[@revision]``, or an opened
@@ -75,7 +77,7 @@ class DreamOptions:
     autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP
     temperature: float = 1.0
     termination: str = "threshold"
-    reward: str = "mean"
+    reward: str = "game"
     max_prior_entropy: float | None = None
     checkpoint: str | Path | Checkpoint | None = None
     contexts: str | Path | Mapping[str, Any] | None = None

@@ -10,6 +10,7 @@ from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.latents import LatentReport
 from glam_env.evaluation.measures.objects import ObjectReport
 from glam_env.evaluation.measures.open_loop import OpenLoopReport
+from glam_env.evaluation.measures.reward_forms import RewardFormReport
 from glam_env.evaluation.measures.thresholds import CheckReport
 
 MEASURES: dict[str, type[Measure]] = {
@@ -17,6 +18,7 @@ MEASURES: dict[str, type[Measure]] = {
     "images": ImageReport,
     "objects": ObjectReport,
     "events": EventReport,
+    "reward_forms": RewardFormReport,
     "latents": LatentReport,
     "behavior": BehaviorReport,
     "branches": BranchReport,

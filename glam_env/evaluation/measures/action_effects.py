@@ -255,9 +255,9 @@ def dream_branches(
 ) -> np.ndarray:
     """Hold each action in dreams from some moments.
 
-    As in the env, a reward is the mean of the head's distribution, and a dream ends where an end
-    is likelier than not. The futures of one moment use the same random draws for each action, so
-    that chance alone makes no difference between actions.
+    As in the training, a reward is the mean of the head's distribution, and a dream ends where an
+    end is likelier than not. The futures of one moment use the same random draws for each action,
+    so that chance alone makes no difference between actions.
 
     Returns:
         (M, A) float32, the mean return of `futures` dreams.

@@ -21,6 +21,7 @@ from glam_env.errors import GlamError
 from glam_env.evaluation.play.open_loop import OpenLoop, dream_along
 from glam_env.evaluation.play.recording import Recording, add_noise, record_play
 from glam_env.evaluation.rows import Row
+from glam_env.model.reward_values import seen_values
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PlaySettings
 
@@ -54,6 +55,7 @@ class Settings:
         temperature: Of the prior's draws in open loop.
         seed: Of everything.
         play: Settings of the real game.
+        reward_values: The values that the game pays; empty for those of the recording.
     """
 
     steps: int = 8000
@@ -66,6 +68,7 @@ class Settings:
     temperature: float = 1.0
     seed: int = 0
     play: PlaySettings = field(default_factory=PlaySettings)
+    reward_values: tuple[float, ...] = ()
 
 
 class Subject:
@@ -123,6 +126,11 @@ class Subject:
             ),
         )
 
+    @property
+    def reward_values(self) -> tuple[float, ...]:
+        """The values that the game pays."""
+        return self.settings.reward_values or seen_values(self.recording.rewards)
+
     @cached_property
     def open_loop(self) -> OpenLoop:
         """Dreams along the recording, with the real actions."""
@@ -135,6 +143,7 @@ class Subject:
             stride=settings.stride,
             seed=settings.seed,
             temperature=settings.temperature,
+            reward_values=self.reward_values,
             on_progress=self.on_progress,
         )
 

@@ -8,7 +8,7 @@ length.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,6 +128,7 @@ class BehaviorReport(Measure):
             context=settings.context,
             seed=settings.seed + 1,  # other games than those of open loop
             play=settings.play,
+            reward_values=subject.reward_values,
             on_step=subject.step_counter(
                 "the agent's own real play (steps)", settings.behavior_steps, NUM_ENVS
             ),
@@ -209,6 +210,7 @@ def compare_behavior(
     dreams_per_moment: int = 8,
     seed: int = 0,
     play: PlaySettings | None = None,
+    reward_values: Sequence[float] = (),
     on_step: Callable[[int], None] | None = None,
 ) -> BehaviorReport:
     """Let a policy play the real game, and dreams from moments of that play.
@@ -224,6 +226,7 @@ def compare_behavior(
         dreams_per_moment: Dreams from each moment.
         seed: Of everything.
         play: Settings of the real game; those of Atari 100k if None.
+        reward_values: The values that the game pays.
         on_step: Called with the number of steps that each real game has played.
 
     Raises:
@@ -241,7 +244,9 @@ def compare_behavior(
     starts = window_starts(recording, context, horizon, stride=horizon)
     real = cut_plays(recording, starts[:, 0], starts[:, 1] + context, horizon)
     contexts = take_contexts(world_model, recording, starts, context, seed)
-    dreamt = play_dreams_from(world_model, act, contexts, dreams_per_moment, horizon, seed)
+    dreamt = play_dreams_from(
+        world_model, act, contexts, dreams_per_moment, horizon, seed, reward_values
+    )
     return report_behavior(
         real,
         dreamt,

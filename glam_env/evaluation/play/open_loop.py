@@ -6,7 +6,7 @@ takes only the real actions, and what it draws and predicts stands beside what r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from torch import Tensor
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.evaluation.play.recording import Recording, window_starts
 from glam_env.model.distributions import sample_codes
+from glam_env.model.reward_values import REWARDS, RewardValues
 from glam_env.model.structures import Prediction
 from glam_env.model.world_model import WorldModel
 
@@ -53,6 +54,8 @@ class OpenLoop:
         ended: (W, L) bool, the real episode ended at the step.
         reward, dreamt_reward: (W, L) float32; the dream's is expected. Real ones after an end
             are 0.
+        reward_forms: (W, L) float32 each, the dream's rewards as the env's option `reward` gives
+            them, by its values.
         life_lost, dreamt_ending: (W, L) bool, likewise.
         dreamt_frames: (W, H, 64, 64, 3) uint8, what the dreams drew, 12 KiB a frame. Those that
             `frames` leaves out mean nothing.
@@ -73,6 +76,7 @@ class OpenLoop:
     ended: np.ndarray
     reward: np.ndarray
     dreamt_reward: np.ndarray
+    reward_forms: dict[str, np.ndarray]
     life_lost: np.ndarray
     dreamt_ending: np.ndarray
     dreamt_frames: np.ndarray
@@ -115,6 +119,7 @@ def dream_along(
     stride: int,
     seed: int = 0,
     temperature: float = 1.0,
+    reward_values: Sequence[float] = (),
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> OpenLoop:
     """Dream along the windows of a recording.
@@ -127,6 +132,7 @@ def dream_along(
         stride: Steps from one window's start to the next one's.
         seed: Of the posterior's and the prior's draws.
         temperature: Of the prior's draws.
+        reward_values: The values that the game pays; whole points if empty.
         on_progress: Called after each batch of windows.
 
     Raises:
@@ -147,6 +153,9 @@ def dream_along(
     reward = recording.rewards[rows, steps] * alive
     life_lost = recording.life_lost[rows, steps] & alive
     dreamt_reward, dreamt_ending = np.zeros_like(reward), np.zeros_like(life_lost)
+    values = RewardValues(world_model.reward_code, reward_values)
+    forms = {name: np.zeros_like(reward) for name in REWARDS}
+    draws = torch.Generator(device).manual_seed(seed)  # of its own: the dreams stay the same
     dreamt_frames = np.zeros((len(env), horizon, *recording.frames.shape[2:]), np.uint8)
     for begin in range(0, len(env), BATCH):
         batch = slice(begin, begin + BATCH)
@@ -154,6 +163,9 @@ def dream_along(
         taken = actions[rows[batch], start[batch, None] + np.arange(length)]
         for k, step in enumerate(follow(world_model, known, taken, temperature, generator)):
             dreamt_reward[batch, k] = step.reward.cpu()
+            draw = torch.rand(step.reward.shape, generator=draws, device=device)
+            for name in REWARDS:
+                forms[name][batch, k] = values.reward(name, step, draw).cpu()
             dreamt_ending[batch, k] = (step.termination_logit > 0).cpu()
             if k < horizon and (alive[batch, k] & ~ended[batch, k]).any():
                 dreamt_frames[batch, k] = draw_frames(world_model, step.state.code).cpu()
@@ -172,6 +184,7 @@ def dream_along(
         ended=ended,
         reward=reward,
         dreamt_reward=dreamt_reward,
+        reward_forms=forms,
         life_lost=life_lost,
         dreamt_ending=dreamt_ending,
         dreamt_frames=dreamt_frames,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,7 @@ def play_dreams_from(
     dreams_per_moment: int,
     horizon: int,
     seed: int,
+    reward_values: Sequence[float] = (),
 ) -> Plays:
     """Let a policy play dreams from each of some contexts.
 
@@ -89,6 +91,7 @@ def play_dreams_from(
         dreams_per_moment: Dreams from each context, at least 1.
         horizon: Steps of a dream.
         seed: Of the dreams and the policy.
+        reward_values: The values that the game pays; rewards are the expected ones.
 
     Returns:
         The plays, those from one context next to each other.
@@ -109,7 +112,9 @@ def play_dreams_from(
             obs_type="latent",
             max_episode_steps=horizon,
             precision="float32",  # the same figures on every CPU
+            reward="mean",
         ),
+        reward_values,
     )
     engine.reset(indices=indices, seed=seed)
     generator = torch.Generator(device).manual_seed(seed)
