@@ -183,6 +183,7 @@ def test_it_is_evaluated(trained: TrainedRun) -> None:
         steps=400,
         behavior_steps=400,
         branch_steps=0,
+        ranking_moments=0,
         horizon=8,
         dream_horizon=8,
     )

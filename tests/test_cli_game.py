@@ -32,6 +32,7 @@ def life(tmp_path_factory) -> Path:
     assert main(["train", "pong", *words]) == 0
     words = ["--run", run, "--to", to, "--contexts", "40", "--episodes", "1"]
     words += ["--fidelity-steps", "400", "--behavior-steps", "400", "--branch-steps", "120"]
+    words += ["--ranking-moments", "4"]
     assert main(["export", "Pong", *words]) == 0
     return folder
 
@@ -132,6 +133,8 @@ def test_a_checkpoint_measured_again_has_the_same_results(life, tmp_path):
         "400",
         "--branch-steps",
         "120",
+        "--ranking-moments",
+        "4",
     ]
     assert main(["card", str(folder), *words]) == 0
     after = Checkpoint.open(folder).config
@@ -163,6 +166,7 @@ def test_eval_repeats_the_score_of_the_card(life, capsys):
 
 
 SHORT = ["--steps", "400", "--behavior-steps", "400", "--branch-steps", "120", "--horizon", "32"]
+SHORT += ["--ranking-moments", "4"]
 
 
 def test_fidelity_check_fails_below_the_thresholds(life, capsys, tmp_path):

@@ -103,6 +103,8 @@ def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys) -> N
         "400",
         "--branch-steps",
         "120",
+        "--ranking-moments",
+        "4",
     ]
     assert not main(["export", "Pong", "--device", "cuda", *folders, *short])
     assert Checkpoint.open(exported).config.game == "Pong"

@@ -123,6 +123,7 @@ def test_an_examination_is_saved_with_all_its_pictures(tmp_path, make_world_mode
         steps=400,
         behavior_steps=400,
         branch_steps=120,
+        ranking_moments=4,
         horizon=32,
         dream_horizon=16,
         seed=0,

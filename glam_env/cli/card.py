@@ -27,6 +27,7 @@ class Card:
         fidelity_steps: As `steps` of `glam fidelity`.
         behavior_steps: As `behavior_steps` of `glam fidelity`.
         branch_steps: As `branch_steps` of `glam fidelity`.
+        ranking_moments: As `ranking_moments` of `glam fidelity`.
         device: Where the models run.
     """
 
@@ -38,6 +39,7 @@ class Card:
     fidelity_steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
+    ranking_moments: int = trained.RANKING_MOMENTS
     device: Device = "auto"
 
     def execute(self) -> int:
@@ -83,6 +85,7 @@ class Card:
                 steps=self.fidelity_steps,
                 behavior_steps=self.behavior_steps,
                 branch_steps=self.branch_steps,
+                ranking_moments=self.ranking_moments,
             )
             results["fidelity"] = report
             values = seen_values(recording.rewards, known=values)

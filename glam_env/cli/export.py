@@ -25,6 +25,7 @@ class Export:
         fidelity_steps: As `steps` of `glam fidelity`.
         behavior_steps: As `behavior_steps` of `glam fidelity`.
         branch_steps: As `branch_steps` of `glam fidelity`.
+        ranking_moments: As `ranking_moments` of `glam fidelity`.
         contexts: Start contexts to store.
         max_episode_steps: The dream's horizon, in steps.
         dtype: Type of the stored weights: int8 (large weights in 8 bits with a scale for each row,
@@ -41,6 +42,7 @@ class Export:
     fidelity_steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
+    ranking_moments: int = trained.RANKING_MOMENTS
     contexts: int = 1024
     max_episode_steps: int = trained.HORIZON
     dtype: str = "int8"
@@ -104,6 +106,7 @@ class Export:
             steps=self.fidelity_steps,
             behavior_steps=self.behavior_steps,
             branch_steps=self.branch_steps,
+            ranking_moments=self.ranking_moments,
         )
         config = replace(config, results=results)
         written = save_checkpoint(

@@ -24,6 +24,7 @@ class Fidelity:
         behavior_steps: Real steps that the agent plays by itself, for comparison with its dreams.
         branch_steps: Real steps from whose moments each action is tried, in the game and in
             dreams. 0 tries none.
+        ranking_moments: Real moments from which policies are ranked. 0 ranks none.
         horizon: Steps of an open-loop dream.
         seed: Seed of the games and the dreams.
         out: Folder for the report as JSON, plots, strips and a film.
@@ -36,6 +37,7 @@ class Fidelity:
     steps: int = trained.FIDELITY_STEPS
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
+    ranking_moments: int = trained.RANKING_MOMENTS
     horizon: int = trained.FIDELITY_HORIZON
     seed: int = trained.FIDELITY_SEED
     out: Annotated[Path | None, folder("none is written")] = None
@@ -56,6 +58,7 @@ class Fidelity:
             steps=self.steps,
             behavior_steps=self.behavior_steps,
             branch_steps=self.branch_steps,
+            ranking_moments=self.ranking_moments,
             horizon=self.horizon,
             seed=self.seed,
         )

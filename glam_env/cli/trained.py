@@ -30,6 +30,7 @@ SCORE_EPISODES, SCORE_ENVS, SCORE_SEED = 20, 4, 1000  # of `glam eval`
 CHOICE_SEED = 3000  # of the games that choose among kept weights
 FIDELITY_STEPS, BEHAVIOR_STEPS, BRANCH_STEPS = 8000, 8192, 4000  # of `glam fidelity`
 FIDELITY_HORIZON, FIDELITY_SEED = 64, 2000
+RANKING_MOMENTS = 48
 
 
 @dataclass(frozen=True)
@@ -218,11 +219,13 @@ def measure_dreams(
     steps: int,
     behavior_steps: int,
     branch_steps: int,
+    ranking_moments: int,
     horizon: int = FIDELITY_HORIZON,
     seed: int = FIDELITY_SEED,
 ) -> tuple[Examination, Recording]:
     """Compare dreams with the real game, with progress; see `examine`."""
     from glam_env.evaluation.examine import examine
+    from glam_env.evaluation.play.policies import agent_policy
 
     with Progress() as progress:
         return examine(
@@ -232,11 +235,13 @@ def measure_dreams(
             steps=steps,
             behavior_steps=behavior_steps,
             branch_steps=branch_steps,
+            ranking_moments=ranking_moments,
             horizon=horizon,
             dream_horizon=trained.horizon,
             seed=seed,
             play=trained.play,
             reward_values=trained.reward_values,
+            policies=[agent_policy("agent, greedy", trained.act(greedy=True))],
             on_progress=progress,
         )
 
@@ -257,12 +262,22 @@ def measure_scores(trained: Trained, *, episodes: int) -> list[dict[str, Any]]:
 
 
 def measure_all(
-    trained: Trained, *, episodes: int, steps: int, behavior_steps: int, branch_steps: int
+    trained: Trained,
+    *,
+    episodes: int,
+    steps: int,
+    behavior_steps: int,
+    branch_steps: int,
+    ranking_moments: int,
 ) -> dict[str, Any]:
     """Measure scores and fidelity, print them, and return them as a checkpoint stores them."""
     scores = measure_scores(trained, episodes=episodes)
     fidelity, _ = measure_fidelity(
-        trained, steps=steps, behavior_steps=behavior_steps, branch_steps=branch_steps
+        trained,
+        steps=steps,
+        behavior_steps=behavior_steps,
+        branch_steps=branch_steps,
+        ranking_moments=ranking_moments,
     )
     return {"scores": scores, "fidelity": fidelity}
 

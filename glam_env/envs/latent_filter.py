@@ -79,6 +79,10 @@ class LatentFilter:
             torch.where(rows, code, before.code), before.h.masked_fill(rows, 0.0), before.core
         )
 
+    def resume(self, state: DreamState) -> None:
+        """Continue in the middle of episodes, from E states on seeing a frame."""
+        self.state, self._first = state, torch.zeros_like(self._first)
+
     @torch.no_grad()
     def act(self, actions: Tensor) -> None:
         """Process the (E) int64 actions taken on the current frames."""

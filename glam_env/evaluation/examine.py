@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from glam_env.evaluation.measures import MEASURES
 from glam_env.evaluation.measures.base import Measure, OnProgress, Settings, Subject
 from glam_env.evaluation.measures.open_loop import OpenLoopReport
 from glam_env.evaluation.measures.thresholds import Check, CheckReport
+from glam_env.evaluation.play.policies import NamedPolicy
 from glam_env.evaluation.play.recording import Recording
 from glam_env.evaluation.play.windows import dream_windows
 from glam_env.evaluation.report.films import save_films
@@ -99,6 +100,7 @@ def examine(
     game: str,
     *,
     on_progress: OnProgress | None = None,
+    policies: Sequence[NamedPolicy] = (),
     **settings: Any,
 ) -> tuple[Examination, Recording]:
     """Run every measure of `MEASURES`.
@@ -108,6 +110,7 @@ def examine(
         act: The policy.
         game: Name of the game.
         on_progress: See `OnProgress`.
+        policies: Further policies to rank.
         **settings: Fields of `Settings`.
 
     Returns:
@@ -116,7 +119,9 @@ def examine(
     Raises:
         GlamError: For an impossible value, or too few steps for a single window.
     """
-    subject = Subject(world_model, act, game, Settings(**settings), on_progress=on_progress)
+    subject = Subject(
+        world_model, act, game, Settings(**settings), on_progress=on_progress, policies=policies
+    )
     for name, kind in MEASURES.items():
         subject.reports[name] = kind.measure(subject)
     return Examination(subject.reports), subject.recording

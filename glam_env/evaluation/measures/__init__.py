@@ -10,6 +10,7 @@ from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.latents import LatentReport
 from glam_env.evaluation.measures.objects import ObjectReport
 from glam_env.evaluation.measures.open_loop import OpenLoopReport
+from glam_env.evaluation.measures.ranking import RankingReport
 from glam_env.evaluation.measures.reward_forms import RewardFormReport
 from glam_env.evaluation.measures.thresholds import CheckReport
 
@@ -22,6 +23,7 @@ MEASURES: dict[str, type[Measure]] = {
     "latents": LatentReport,
     "behavior": BehaviorReport,
     "branches": BranchReport,
+    "ranking": RankingReport,
     "checks": CheckReport,
 }
 """The measures by name, in the order in which they run and are shown."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -19,6 +19,7 @@ from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.open_loop import OpenLoop, dream_along
+from glam_env.evaluation.play.policies import NamedPolicy
 from glam_env.evaluation.play.recording import Recording, add_noise, record_play
 from glam_env.evaluation.rows import Row
 from glam_env.model.reward_values import seen_values
@@ -48,6 +49,8 @@ class Settings:
         behavior_steps: Real steps that the policy plays by itself.
         branch_steps: Real steps at moments of which each action is tried, shared like `steps`; 0
             tries none.
+        ranking_moments: Real moments from which policies are ranked, shared like `steps`; 0 ranks
+            none.
         context: Real steps before a dream.
         horizon: Steps of an open-loop dream.
         stride: Steps from one window of open loop to the next.
@@ -61,6 +64,7 @@ class Settings:
     steps: int = 8000
     behavior_steps: int = 8192
     branch_steps: int = 4000
+    ranking_moments: int = 48
     context: int = CONTEXT_LENGTH
     horizon: int = 64
     stride: int = 16
@@ -84,6 +88,7 @@ class Subject:
         on_progress: See `OnProgress`.
         recording: Held-out play to dream along, if there is some already.
         players: Who plays, with the chance of a random action; each has an env of the recording.
+        policies: Further policies to rank.
 
     Attributes:
         reports: What was found so far, by the measure's name.
@@ -99,10 +104,12 @@ class Subject:
         on_progress: OnProgress | None = None,
         recording: Recording | None = None,
         players: Mapping[str, float] | None = None,
+        policies: Sequence[NamedPolicy] = (),
     ) -> None:
         self.world_model, self.act, self.game = world_model, act, game
         self.settings = settings or Settings()
         self.on_progress = on_progress or (lambda work, done, total: None)
+        self.policies = tuple(policies)
         self.players = PLAYERS if players is None else players
         self.reports: dict[str, Measure | None] = {}
         if recording is not None:

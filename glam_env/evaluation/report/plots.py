@@ -11,6 +11,7 @@ from typing import Any
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.base import Measure
 from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.ranking import RankingReport
 from glam_env.evaluation.rows import HORIZONS, Row
 
 COLUMNS = 3  # panels side by side
@@ -49,7 +50,7 @@ def save_figure(figure: Any, path: Path) -> Path:
 
 
 def save_plots(folder: Path, reports: Mapping[str, Measure]) -> list[Path]:
-    """Draw each report into a PNG file, and the points of windows into one more.
+    """Draw each report into a PNG file; the points of windows and the policies into one more each.
 
     A report in which no figure has more than one value gets no file.
 
@@ -66,6 +67,8 @@ def save_plots(folder: Path, reports: Mapping[str, Measure]) -> list[Path]:
             paths.append(_save_panels(folder / f"{name}.png", name, panels))
         if isinstance(report, EventReport):
             paths.append(_save_points(folder / "points.png", report))
+        if isinstance(report, RankingReport):
+            paths.append(_save_policies(folder / "policies.png", report))
     return paths
 
 
@@ -144,4 +147,24 @@ def _save_points(path: Path, report: EventReport) -> Path:
         ylabel="real (mean)",
     )
     axis.legend()
+    return save_figure(figure, path)
+
+
+def _save_policies(path: Path, report: RankingReport) -> Path:
+    """Draw each policy's return in dreams over its return in the game, a panel for each horizon."""
+    count = len(report.agreements)
+    figure, axes = pyplot().subplots(
+        1, count, figsize=(4.5 * count, 4.5), squeeze=False, layout="constrained"
+    )
+    for place, (axis, part) in enumerate(zip(axes.flat, report.agreements, strict=True)):
+        for policy in report.policies:
+            axis.scatter([policy.game[place]], [policy.dream[place]], label=policy.name, s=20)
+        axis.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
+        spearman = "none" if part.spearman is None else f"{part.spearman:.2f}"
+        axis.set(
+            title=f"{part.horizon} steps, rank correlation {spearman}",
+            xlabel="points in the game",
+            ylabel="points in dreams",
+        )
+    axes.flat[0].legend(fontsize=6)
     return save_figure(figure, path)
