@@ -160,6 +160,25 @@ def test_image_warm_up_ends_where_its_error_is_good_enough(tmp_path, monkeypatch
     trainer.close()
 
 
+def test_fine_tuning_has_weights_of_its_own(tmp_path, monkeypatch):
+    own = {"margin": 1, "margin_weight": 3.0, "empty_weight": 0.5, "image_entropy": 2.0}
+    config = replace(DEBUG, freeze=replace(DEBUG.freeze, **own))
+    trainer, used = make(tmp_path / "run", config), {}
+    update = trainer.learner.update_images
+
+    def watch(images, loss_config, learning_rate):
+        used[trainer.phase.name] = loss_config
+        return update(images, loss_config, learning_rate)
+
+    monkeypatch.setattr(trainer.learner, "update_images", watch)
+    advance_past(trainer, "image fine-tuning")
+    assert used == {
+        "image warm-up": config.loss,
+        "image fine-tuning": replace(config.loss, **own),
+    }
+    trainer.close()
+
+
 def test_some_envs_explore_and_the_filter_gets_the_actions_taken(tmp_path):
     config = replace(DEBUG, num_envs=4, exploration=(0.0, 1.0), total_steps=200)
     trainer = make(tmp_path / "run", config)

@@ -48,6 +48,9 @@ class FreezeConfig:
             falls linearly to final_learning_rate.
         margin: Value of loss.margin during these updates, in pixels.
         margin_weight: Value of loss.margin_weight during these updates.
+        empty_weight: Value of loss.empty_weight during these updates.
+        image_entropy: Value of loss.image_entropy during these updates. An image model from nothing
+            learns nothing with it: its latents become constant first.
         adapt: Updates of the sequence model alone after a freeze.
         latent_batch: Sequences in an update on stored latents.
         latent_length: Steps in each of these sequences.
@@ -57,6 +60,8 @@ class FreezeConfig:
     finetune: int = 0
     margin: int = 0
     margin_weight: float = 1.0
+    empty_weight: float = 0.0
+    image_entropy: float = 0.0
     adapt: int = 0
     latent_batch: int = 16
     latent_length: int = 64
@@ -99,6 +104,7 @@ _FREEZE_RANGES = {
     **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
     "margin": _MARGIN,
     "margin_weight": _POSITIVE,
+    **dict.fromkeys(("empty_weight", "image_entropy"), _AMOUNT),
 }
 _LOSS_RANGES = {
     **dict.fromkeys(

@@ -230,8 +230,8 @@ class Trainer:
         """Do one update of the image model alone."""
         c, loss_config = self.config, self.config.loss
         if self.phase.step is Step.FINE_TUNING_UPDATE:
-            margin = {"margin": c.freeze.margin, "margin_weight": c.freeze.margin_weight}
-            loss_config = replace(c.loss, **margin)
+            names = ("margin", "margin_weight", "empty_weight", "image_entropy")
+            loss_config = replace(c.loss, **{name: getattr(c.freeze, name) for name in names})
             self.learner.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
         rate = self._learning_rate
