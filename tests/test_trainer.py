@@ -171,6 +171,7 @@ def test_fine_tuning_has_weights_of_its_own(tmp_path, monkeypatch):
         return update(images, loss_config, learning_rate)
 
     monkeypatch.setattr(trainer.learner, "update_images", watch)
+    advance_to(trainer, "image fine-tuning")
     advance_past(trainer, "image fine-tuning")
     assert used == {
         "image warm-up": config.loss,
