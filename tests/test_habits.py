@@ -233,7 +233,9 @@ def test_check_env_on_tensors_says_what_it_is() -> None:
 
 
 def test_states_are_reached_through_wrappers() -> None:
-    env = gym.wrappers.TimeAwareObservation(gym.wrappers.RecordEpisodeStatistics(make()))
+    env = gym.wrappers.TimeAwareObservation(
+        gym.wrappers.RecordEpisodeStatistics(make(max_episode_steps=9))
+    )
     env.reset(seed=0)
     moment = env.get_wrapper_attr("get_state")()
     first = env.step(2)[1]
