@@ -28,7 +28,7 @@ def _elsewhere(tmp_path, monkeypatch, saved_checkpoint) -> None:
 @pytest.mark.parametrize("command", GAME)
 def test_without_ale_py_a_command_says_so_at_once(command, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(trained, "find_spec", lambda name: None)
-    says = mistake([command, "Pong"], capsys)
+    says = mistake(capsys, command, "Pong").strip()
     assert says.endswith('pip install "glam-env[atari]"')
     assert not any(tmp_path.iterdir())
 
@@ -50,14 +50,14 @@ def test_without_ale_py_a_command_says_so_at_once(command, capsys, tmp_path, mon
 )
 def test_what_cannot_be_is_refused_before_any_work(words, says, capsys, tmp_path) -> None:
     (tmp_path / "config").write_text("a file, not a folder")
-    assert says in mistake(words, capsys)
+    assert says in mistake(capsys, *words)
     assert {path.name for path in tmp_path.iterdir()} == {"config"}
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_that_cannot_be_written_is_refused(capsys, tmp_path) -> None:
     tmp_path.chmod(0o500)
-    assert "cannot write" in mistake(["demo", "Pong"], capsys)
+    assert "cannot write" in mistake(capsys, "demo", "Pong")
 
 
 def test_the_extras_that_messages_name_exist() -> None:

@@ -3,9 +3,9 @@
     python agents/examples/sb3_atari.py --total-steps 100000
 
 ``make_vec_env`` makes the envs one by one; ``ClipRewardEnv``, ``VecFrameStack`` and
-``VecTransposeImage`` are SB3's. ``AtariWrapper`` is left out: dreams and ``GLAMReal`` skip, maximise
-and resize frames themselves. ``glam_agents.sb3.make_vec_env`` is many times faster, since it steps
-all dreams as one batch.
+``VecTransposeImage`` are those of SB3. ``AtariWrapper`` is left out: dreams and ``GLAMReal`` skip,
+maximise and resize frames themselves. ``glam_agents.sb3.make_vec_env`` steps all dreams as one
+batch instead.
 """
 
 from __future__ import annotations
