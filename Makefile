@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test check wheel clean
+.PHONY: demo test check wheel oldest clean
 
 demo: $(READY)
 	$(BIN)/glam demo Pong
@@ -23,6 +23,15 @@ check: $(READY)
 # Builds the wheel, installs it without extras in an empty environment, and uses it elsewhere.
 wheel: $(READY)
 	$(PYTHON) tests/wheel_check.py
+
+# The contract of the envs, on the oldest Gymnasium that pyproject.toml allows.
+OLDEST = $(shell sed -n 's/.*"gymnasium>=\(.*\)".*/\1/p' pyproject.toml)
+oldest: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==$(OLDEST)
+	PYTHONPATH=build/oldest $(BIN)/python -c \
+	  "import gymnasium; assert gymnasium.__version__ == '$(OLDEST)', gymnasium.__version__"
+	PYTHONPATH=build/oldest $(BIN)/python -m pytest \
+	  tests/test_env_contract.py tests/test_wrappers.py tests/test_env_lifetime.py tests/test_habits.py
 
 # The constraints pin torch: the install is the same today and next month. Of mamba-ssm the tests
 # need the Python sources alone; a build with its CUDA kernels, where there is one, is left in place.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -21,7 +22,17 @@ def require_choice(name: str, value: object, choices: tuple[str | None, ...]) ->
         GlamError: it is not.
     """
     if not (value is None or isinstance(value, str)) or value not in choices:
-        raise GlamError(f"{name} must be one of {', '.join(map(str, choices))}; got {value!r}")
+        known = ", ".join(map(str, choices))
+        raise GlamError(
+            f"{name} must be one of {known}; got {value!r}{did_you_mean(value, choices)}"
+        )
+
+
+def did_you_mean(value: object, choices: Iterable[str | None]) -> str:
+    """Return ``"; did you mean X?"``, X being the choice most like a value; empty without one."""
+    names = [choice for choice in choices if choice is not None]
+    close = difflib.get_close_matches(str(value), names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def require_count(name: str, value: object) -> int:
@@ -183,5 +194,6 @@ def read_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
     for known in AutoresetMode:
         if mode in (known, known.name, known.value):
             return known
-    names = ", ".join(known.name for known in AutoresetMode)
-    raise GlamError(f"autoreset_mode must be one of {names}; got {mode!r}")
+    names = [known.name for known in AutoresetMode]
+    meant = did_you_mean(mode, names)
+    raise GlamError(f"autoreset_mode must be one of {', '.join(names)}; got {mode!r}{meant}")

@@ -6,6 +6,7 @@ This module is plain data and imports nothing heavy.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -126,6 +127,9 @@ GAMES: Mapping[str, Game] = _read_games()
 def find_game(name: str) -> Game:
     """Look a game up by name, ignoring case, spaces, ``_`` and ``-``.
 
+    The ids of Gymnasium's Atari envs and of this package's are read as well: ``ALE/Pong-v5``,
+    ``PongNoFrameskip-v4``, ``GLAMDream-Pong-v0``.
+
     Raises:
         GlamError: there is no such game in Atari 100k; the message lists the nearest names.
 
@@ -134,6 +138,8 @@ def find_game(name: str) -> Game:
     """
     by_key = {_key(game.name): game for game in GAMES.values()}
     key = _key(name)
+    if key not in by_key and (id_ := _ATARI_ID.fullmatch(str(name))):
+        key = _key(id_["game"])
     if key in by_key:
         return by_key[key]
     close = [by_key[match].name for match in difflib.get_close_matches(key, by_key, n=3)]
@@ -148,6 +154,13 @@ def human_normalized_score(game: Game, score: float) -> float:
     1.0
     """
     return (score - game.random) / (game.human - game.random)
+
+
+_ATARI_ID = re.compile(
+    r"(ALE/|GLAMDream-|GLAMReal-)?(?P<game>\w+?)(-ram|-?ramDeterministic|-?ramNoFrameskip|"
+    r"Deterministic|NoFrameskip)?-v\d+",
+    re.IGNORECASE,
+)
 
 
 def _key(name: str) -> str:

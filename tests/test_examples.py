@@ -61,6 +61,50 @@ def test_cleanrl_learns_in_dreams_and_plays_the_real_game(echo, capsys):
     assert "1 whole real games: " in out
 
 
+@pytest.mark.emulator
+def test_cleanrl_s_structure_takes_each_world_by_its_id():
+    """One env at a time behind Gymnasium's wrappers."""
+    pytest.importorskip("cv2")
+    import cleanrl_ppo_atari
+
+    short = {"total_timesteps": 64, "num_envs": 2, "num_steps": 32, "num_minibatches": 2}
+    points = cleanrl_ppo_atari.main(cleanrl_ppo_atari.Args(**short))
+    assert len(points) > 2
+    for env_id in ("GLAMReal-Pong-v0", "ALE/Pong-v5"):
+        assert cleanrl_ppo_atari.main(cleanrl_ppo_atari.Args(env_id, **short)) == []
+
+
+# --- Stable-Baselines3 ---------------------------------------------------------------------------
+
+
+@pytest.mark.emulator
+@pytest.mark.filterwarnings("default")  # of SB3 itself
+def test_sb3_s_own_pipeline_learns_in_dreams_and_plays_the_real_game(monkeypatch, capsys):
+    """Its wrappers, one dream at a time; dreams pay for an action that is easy to learn."""
+    pytest.importorskip("stable_baselines3")
+    import sb3_atari
+
+    make_env = gym.make
+
+    class PaysForTwo(gym.Wrapper):
+        def step(self, action):
+            observation, _, *ends, info = self.env.step(action)
+            return observation, float(action == 2), *ends, info
+
+    def make(env_id, **options):
+        env = make_env(env_id, **options)
+        if env_id == DREAM:
+            return PaysForTwo(env)
+        return gym.wrappers.TimeLimit(env, 20)
+
+    monkeypatch.setattr(gym, "make", make)
+    short = {"total_steps": 1024, "num_envs": 4, "num_steps": 64, "horizon": 8, "dreams": 8}
+    args = sb3_atari.Args(**short, gamma=0.0, learning_rate=3e-3, real_games=1)
+    returns = sb3_atari.main(args)
+    assert returns["after"].mean() > 1.5 * returns["before"].mean() > 0
+    assert "8 dreams of at most 8 steps: " in capsys.readouterr().out
+
+
 # --- TorchRL -------------------------------------------------------------------------------------
 
 

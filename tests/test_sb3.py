@@ -350,8 +350,11 @@ def test_observations_that_are_no_arrays_are_refused():
 # --- SB3's wrappers and algorithms over it -------------------------------------------------------
 
 
-def test_vec_monitor_sums_unclipped_rewards(make_bridge):
-    options = {"obs_type": "latent", "reward": "sample"}  # some of them large
+def test_vec_monitor_sums_unclipped_rewards(make_bridge, tiny_checkpoint):
+    config = tiny_checkpoint / "config.json"
+    plain = json.loads(config.read_text()) | {"reward_values": [-3.0, 0.0, 2.0]}
+    config.write_text(json.dumps(plain))
+    options = {"obs_type": "latent", "reward": "sample", "checkpoint": tiny_checkpoint}
     clipped, bare = ClippedRewards(VecMonitor(make_bridge(**options))), make_bridge(**options)
     clipped.seed(0)
     clipped.reset()

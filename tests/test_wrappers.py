@@ -63,6 +63,8 @@ def steps(envs: VectorEnv, count: int, begin: bool = True) -> Iterator[tuple[Any
 @pytest.mark.parametrize("mode", MODES)
 def test_statistics_are_gymnasium_s(mode) -> None:
     """On numpy, to the precision of float32, also where rows are reset by hand."""
+    if mode == AutoresetMode.SAME_STEP and gym.__version__ < "1.3":
+        pytest.skip("Gymnasium 1.2 leaves out the first reward after an end in SAME_STEP")
     ours = EpisodeStatistics(dreams(autoreset_mode=mode))
     others = theirs.RecordEpisodeStatistics(dreams(autoreset_mode=mode))
     ends = 0
@@ -129,6 +131,7 @@ def test_mistakes_in_the_chain_are_named() -> None:
     envs = dreams()
     with pytest.raises(GlamError, match="buffer_length must be a whole number"):
         EpisodeStatistics(envs, buffer_length=0)
+    envs = dreams()  # Gymnasium 1.2 closes the first one with the wrapper that was not made
     twice = EpisodeStatistics(EpisodeStatistics(envs))
     twice.reset(seed=0)
     with pytest.raises(GlamError, match="another stats_key"):

@@ -7,10 +7,13 @@ the shipped checkpoints, the C++ sources and the command line must be in it.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,13 +48,39 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def pack_sources(archive: Path) -> Path:
+    """Pack the tracked files, as they are now, as a hosting site packs a source archive."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    with tarfile.open(archive, "w:gz") as packed:
+        for name in filter(None, tracked.stdout.decode().split("\0")):
+            packed.add(ROOT / name, f"glam-env/{name}")
+    return archive
+
+
+def inspect(wheel: Path) -> None:
+    """Check what the wheel carries, and that its README has no links into the checkout."""
+    with zipfile.ZipFile(wheel) as packed:
+        names = packed.namelist()
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        readme = packed.read(metadata).decode()
+    assert not [name for name in names if name.endswith((".gif", ".png", "metrics.jsonl"))]
+    for needed in ("glam_env/_checkpoints/Pong/config.json", "glam_env/py.typed"):
+        assert needed in names, needed
+    assert any(name.endswith("step.cpp") for name in names)
+    links = [link for link in re.findall(r"\]\(([^)]*)\)", readme) if not link.startswith("http")]
+    assert "GLAM Dream" in readme
+    assert not links, links
+
+
 def main() -> None:
     """Build, install, use."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", ROOT]
+        archive = pack_sources(folder / "sources.tar.gz")
+        build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", archive]
         run(*build, "--wheel-dir", folder / "dist", cwd=folder)
         (wheel,) = (folder / "dist").glob("*.whl")
+        inspect(wheel)
         venv.create(folder / "venv", with_pip=True)
         python = folder / "venv" / "bin" / "python"
         constraints = ["--constraint", ROOT / "constraints.txt"]
@@ -61,6 +90,9 @@ def main() -> None:
         glam = folder / "venv" / "bin" / "glam"
         assert "Pong" in run(glam, "info", "Pong", cwd=folder)
         assert "glam" in run(glam, "--help", cwd=folder)
+        # What messages advise: the extra of the wheel that is installed, from the package index.
+        advice = [python, "-m", "pip", "install", "--dry-run", "glam-env[atari]"]
+        assert "ale" in run(*advice, cwd=folder).split("Would install")[1]
         print(f"{wheel.name}, {wheel.stat().st_size / 2**20:.1f} MiB: {used}")
 
 

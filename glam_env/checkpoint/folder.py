@@ -83,7 +83,7 @@ def _find_folder(name: str | Path) -> Path:
     if isinstance(name, str) and name.startswith(SCHEME):
         return fetch_checkpoint(name)
     path = standing(expand(name))
-    is_name = isinstance(name, str) and path.name == name
+    is_name = isinstance(name, str) and (path.name == name or name.upper().startswith("ALE/"))
     if is_name and (name in GAMES or not os.path.isdir(path)):
         game = find_game(str(name)).name
         shipped = shipped_checkpoints()

@@ -60,6 +60,7 @@ class Card:
         config = checkpoint.config
         require_replaceable(checkpoint.path)
         if not self.from_results:
+            trained.require_emulator()
             config = self._measure(checkpoint)
         elif not config.results:
             raise GlamError(f"{checkpoint.path} has no results yet; leave out --from-results")

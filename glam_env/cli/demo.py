@@ -36,10 +36,15 @@ class Demo:
 
     def execute(self) -> int:
         """Play in both worlds, print the scores, and draw the picture."""
+        from glam_env.checks import require_count
         from glam_env.envs.dream.env import DreamVectorEnv
         from glam_env.evaluation.demo import branch_moment, play_dreams
         from glam_env.evaluation.report.strips import side_by_side_gif
 
+        for name in ("episodes", "num_envs", "steps"):
+            require_count(name, getattr(self, name))
+        trained.require_emulator()
+        trained.require_file("--gif", self.gif, "PIL")
         checkpoint = trained.open_checkpoint(self.game)
         loaded = trained.load_trained(checkpoint, self.device)
         env = DreamVectorEnv(

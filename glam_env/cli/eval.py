@@ -58,6 +58,7 @@ class Eval:
 
         require_count("episodes", self.episodes)
         require_count("num_envs", self.num_envs)
+        trained.require_emulator()
         if self.kept:
             return self._score_kept()
         given = self.protocol, self.repeat_action_probability, self.noop_max

@@ -72,6 +72,7 @@ class Export:
             require_count(name, getattr(self, name))
         for name in ("fidelity_steps", "behavior_steps"):
             require_count(name, getattr(self, name))
+        trained.require_emulator()
         to = require_replaceable(self.to or Path("checkpoints") / game)
         if run_kind(path) is None:
             raise GlamError(f"there is no run in {path}; give its --run, or `glam train {game}`")

@@ -47,9 +47,15 @@ class Fidelity:
 
     def execute(self) -> int:
         """Measure, and print the figures."""
+        from glam_env.checks import require_count
         from glam_env.evaluation.examine import save_examination
         from glam_env.evaluation.measures.thresholds import Thresholds
 
+        for name in ("steps", "behavior_steps", "horizon"):
+            require_count(name, getattr(self, name))
+        trained.require_emulator()
+        if self.out is not None:
+            trained.require_file("--out", self.out, "PIL", "matplotlib", "imageio_ffmpeg")
         if self.check and self.horizon < (least := Thresholds().horizon):
             raise GlamError(f"--check needs a horizon of at least {least}, not {self.horizon}")
         loaded = trained.load_trained(self.game, self.device)

@@ -42,7 +42,10 @@ class Sb3:
         from glam_agents.sb3.run import Sb3Run
         from glam_agents.sb3.score import show_report
 
+        from glam_env.cli import trained
         from glam_env.console import Progress
+
+        trained.require_emulator()  # the run ends with real games
 
         with closing(Sb3Run(self.settings)) as run, Progress() as progress:
             if not run.learn(progress):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,35 @@ class Trained:
         from glam_env.envs.latent_filter import FilteredPolicy
 
         return FilteredPolicy(self.world_model, self.act(greedy))
+
+
+def require_emulator() -> None:
+    """Check that the real game can be played, before any work.
+
+    Raises:
+        GlamError: ale-py is not installed.
+    """
+    if find_spec("ale_py") is None:
+        raise GlamError('the real game needs ale-py: pip install "glam-env[atari]"')
+
+
+def require_file(option: str, path: Path, *libraries: str) -> None:
+    """Check that a picture or a report can be written, before any work; nothing is made.
+
+    Args:
+        option: Named in the message, such as ``"--gif"``.
+        path: The file or folder; its parents may be missing.
+        libraries: Modules of the extra ``video`` that draw it.
+
+    Raises:
+        GlamError: A library is missing, or the path cannot be written.
+    """
+    if missing := [name for name in libraries if find_spec(name) is None]:
+        raise GlamError(f'{option} needs {missing[0]}: pip install "glam-env[video]"')
+    there = next((each for each in (path, *path.parents) if each.exists()), Path("."))
+    writable = os.access(there, os.W_OK) and (there == path or there.is_dir())
+    if not writable or (path.suffix and path.is_dir()):
+        raise GlamError(f"cannot write {path}; choose a writable {option}")
 
 
 def open_checkpoint(name: str) -> Checkpoint:

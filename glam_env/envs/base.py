@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
@@ -21,8 +22,9 @@ from torch import Tensor
 
 from glam_env.checks import read_actions, read_mask, require_count, require_options
 from glam_env.device import find_device
+from glam_env.envs.atari_habits import AtariHabits
 from glam_env.envs.dream.options import RENDER_MODES, DreamOptions
-from glam_env.envs.lifetime import NotCopied, until_closed
+from glam_env.envs.lifetime import Copied, until_closed
 from glam_env.envs.plain_spec import PlainSpec
 from glam_env.envs.row_attributes import RowAttributes
 from glam_env.envs.window import Window
@@ -50,7 +52,7 @@ class Transition(NamedTuple):
     prior_entropy: Tensor | None
 
 
-class PixelVectorEnv(NotCopied, RowAttributes, PlainSpec, VectorEnv, ABC):
+class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, ABC):
     """E rows of one game, stepped together.
 
     Observations are ``rgb`` (64, 64, 3) uint8, ``grayscale`` (64, 64, 1) uint8, or ``latent``, the
@@ -97,6 +99,7 @@ class PixelVectorEnv(NotCopied, RowAttributes, PlainSpec, VectorEnv, ABC):
         if self.render_mode == "human":
             self._window = Window(type(self).__name__, RENDER_FPS)
         self._done: Tensor | None = None  # rows that have ended and not begun again
+        self._options = options
         self.closed = False
 
     def _set_spaces(self, num_actions: int, feature_dim: int) -> None:
@@ -316,6 +319,21 @@ class PixelVectorEnv(NotCopied, RowAttributes, PlainSpec, VectorEnv, ABC):
             "final_info": self._entropy_info(entropy, done, done.clone()),
             "_final_info": self._export(done.clone()),
         }
+
+    def _is_closed(self) -> bool:
+        return self.closed
+
+    def _recipe(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        options = replace(self._options, max_episode_steps=self.max_episode_steps)
+        return (self.game, self.num_envs), {"options": options}
+
+    def _moving(self) -> dict[str, Any]:
+        added = {name: vars(self)[name] for name in self._added}  # by set_attr
+        return super()._moving() | {"_added": self._added, "added": added}
+
+    def _continue(self, moving: dict[str, Any]) -> None:
+        super()._continue(moving)
+        vars(self).update(moving["added"])
 
     # --- checks ------------------------------------------------------------------------------
 

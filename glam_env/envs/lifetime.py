@@ -1,7 +1,8 @@
-"""What an env does at the edges of its life: closed in the midst of a call, and never copied."""
+"""What an env does at the edges of its life: closed in the midst of a call, and copied."""
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -32,10 +33,48 @@ def until_closed(method: Method) -> Method:
     return guarded  # type: ignore[return-value]
 
 
+class Copied:
+    """Mixin of envs: ``copy``, ``deepcopy`` and ``pickle`` make an env that continues as this one.
+
+    The copy is made by the class and the recipe, in this process or another one, and is then given
+    what moves: the state of the world and of all random draws, and the spec.
+    """
+
+    def _is_closed(self) -> bool:
+        raise NotImplementedError
+
+    def _recipe(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments that make the env again."""
+        raise NotImplementedError
+
+    def _moving(self) -> dict[str, Any]:
+        """Return what a new env is given: values that pickle knows."""
+        names = ("_np_random", "_np_random_seed", "_spec")
+        return {name: copy.deepcopy(vars(self)[name]) for name in names if name in vars(self)}
+
+    def _continue(self, moving: dict[str, Any]) -> None:
+        """Take over what :meth:`_moving` gave."""
+        vars(self).update({name: moving[name] for name in moving if name.startswith("_")})
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._is_closed():
+            raise GlamError("this env is closed: make a new one instead of a copy")
+        return _make_copy, (type(self), *self._recipe(), self._moving())
+
+
+def _make_copy(
+    kind: type[Copied], words: tuple[Any, ...], options: dict[str, Any], moving: dict[str, Any]
+) -> Copied:
+    env = kind(*words, **options)
+    env._continue(moving)
+    return env
+
+
 class NotCopied:
     """Mixin of envs: ``copy``, ``deepcopy`` and ``pickle`` say what to do instead."""
 
-    copy_instead = "make another one with the same options and reset it with the same seed"
-
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise GlamError(f"a {type(self).__name__} cannot be copied or pickled: {self.copy_instead}")
+        raise GlamError(
+            f"a {type(self).__name__} cannot be copied or pickled, since its emulator cannot: make "
+            "another one with the same options and reset it with the same seed"
+        )

@@ -9,6 +9,8 @@ from gymnasium import Space
 
 from glam_env.errors import GlamAttributeError, GlamError
 
+_SAME = ("get_action_meanings", "get_keys_to_action")  # methods whose value is that of each row
+
 
 class RowAttributes:
     """Mixin of vector envs whose rows share all attributes: ``call``, ``get_attr``, ``set_attr``.
@@ -23,16 +25,18 @@ class RowAttributes:
     _added: frozenset[str] = frozenset()  # attributes that set_attr has added
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Return an attribute of each row, or the result of ``render`` for each row.
+        """Return an attribute of each row, or the result of a method for each row.
 
         Args:
-            name: an attribute, or ``"render"``.
+            name: an attribute, ``"render"``, ``"get_action_meanings"`` or ``"get_keys_to_action"``.
             args, kwargs: passed to ``render``.
 
         Raises:
             GlamError: the name is another method, which acts on all rows at once.
             GlamAttributeError: there is no such attribute.
         """
+        if name in _SAME:
+            return tuple(getattr(self, name)() for _ in range(self.num_envs))
         if name == "render":
             frames = self.render(*args, **kwargs)
             return frames if isinstance(frames, tuple) else (frames,) * self.num_envs

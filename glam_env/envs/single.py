@@ -10,29 +10,28 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from glam_env.checks import require_choice, require_integers, require_options
+from glam_env.envs.atari_habits import AtariHabits
 from glam_env.envs.base import RENDER_FPS, PixelVectorEnv
+from glam_env.envs.callers import refuse_callers
 from glam_env.envs.dream.options import DreamOptions, read_options
-from glam_env.envs.lifetime import NotCopied
+from glam_env.envs.lifetime import Copied
 from glam_env.envs.plain_spec import PlainSpec
 from glam_env.errors import GlamError
 
 SINGLE_RENDER_MODES = ("rgb_array", "human")
 
 
-class PixelEnv(NotCopied, PlainSpec, gym.Env):
+class PixelEnv(AtariHabits, Copied, PlainSpec, gym.Env):
     """The only row of a :class:`~glam_env.envs.base.PixelVectorEnv`, bit for bit.
 
     Observations, info and options are those of the vector env, without its batch dimension; there
     is no autoreset and no ``reset_mask``. With ``array_type="torch"`` observations are tensors on
     the device; rewards and flags are always Python numbers.
 
-    ``gymnasium.make`` keeps ``max_episode_steps`` for itself and wraps a ``TimeLimit`` around
-    the env, which can shorten the env's own horizon but not extend it: use ``horizon`` instead.
-
     Args:
         make: the vector env's class.
         kind: the class of its options.
-        horizon: another name of ``max_episode_steps``, which ``gymnasium.make`` passes on.
+        horizon: another name of ``max_episode_steps``.
         options: options of the vector env, or None.
         given: options as keyword arguments; they win.
 
@@ -62,9 +61,33 @@ class PixelEnv(NotCopied, PlainSpec, gym.Env):
         chosen = replace(chosen, autoreset_mode=AutoresetMode.DISABLED)
         self._envs = make(game, 1, options=chosen)
         self.metadata = {"render_modes": list(SINGLE_RENDER_MODES), "render_fps": RENDER_FPS}
+        self.game = self._envs.game
         self.render_mode = chosen.render_mode
         self.action_space = self._envs.single_action_space
         self.observation_space = self._envs.single_observation_space
+
+    @property
+    def max_episode_steps(self) -> int:
+        """The horizon: an episode is truncated after so many steps."""
+        return self._envs.max_episode_steps
+
+    def _set_horizon(self, steps: int) -> None:
+        """Truncate episodes after so many steps from now on."""
+        self._envs._set_horizon(steps)
+
+    def _is_closed(self) -> bool:
+        return self._envs.closed
+
+    def _recipe(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        (game, _), options = self._envs._recipe()
+        return (game,), options
+
+    def _moving(self) -> dict[str, Any]:
+        return super()._moving() | {"envs": self._envs._moving()}
+
+    def _continue(self, moving: dict[str, Any]) -> None:
+        super()._continue(moving)
+        self._envs._continue(moving["envs"])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -81,6 +104,7 @@ class PixelEnv(NotCopied, PlainSpec, gym.Env):
         Raises:
             GlamError: an option is wrong; nothing has moved then.
         """
+        refuse_callers(self._envs.array_type)
         options = require_options(options)
         if "reset_mask" in options:
             one = self._envs.rows_are[:-1]

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -21,9 +22,11 @@ from torch import Tensor
 
 from glam_env.envs.wrappers import FrameStacker
 from glam_env.errors import GlamError
+from glam_env.games import find_game
+from glam_env.registration import DREAM_ID
 
 try:
-    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+    from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 except ModuleNotFoundError as error:
     if error.name != "stable_baselines3":
         raise
@@ -200,6 +203,37 @@ class SB3VecEnv(VecEnv):
             env = env.env
             found = isinstance(env, wrapper_class)
         return [found for _ in self._get_indices(indices)]
+
+
+def make_vec_env(
+    game: str,
+    n_envs: int = 1,
+    *,
+    seed: int | None = None,
+    frame_stack: int = 1,
+    **options: Any,
+) -> VecMonitor:
+    """Make dreams, or real games, as an SB3 ``VecEnv`` with a ``VecMonitor`` around it.
+
+    >>> from glam_agents.sb3 import make_vec_env
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("CnnPolicy", make_vec_env("Pong", 16, frame_stack=4))  # doctest: +SKIP
+
+    Args:
+        game: a game's name, whose dreams are made; or an env id, ``GLAMReal-Pong-v0`` say.
+        n_envs: E, one batch.
+        seed: of the first reset.
+        frame_stack: observations that are seen together, channels first.
+        options: of the env, such as ``obs_type="latent"``.
+
+    Raises:
+        GlamError: there is no such game, or an option is wrong.
+    """
+    env_id = game if game.startswith("GLAM") else DREAM_ID.format(game=find_game(game).name)
+    envs = gym.make_vec(env_id, num_envs=n_envs, **{"array_type": "torch", **options})
+    bridge = SB3VecEnv(envs, frame_stack)
+    bridge.seed(seed)
+    return VecMonitor(bridge)
 
 
 class ClippedRewards(VecEnvWrapper):

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glam_env.checks import require_count
 from glam_env.envs.atari.emulator import MAX_STEPS, Emulator
 from glam_env.envs.base import FRAME_SHAPE, PixelVectorEnv, Transition
 from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
 from glam_env.envs.latent_filter import LatentFilter
+from glam_env.envs.lifetime import NotCopied
 from glam_env.envs.single import PixelEnv
 from glam_env.errors import GlamError, GlamNumberError
 from glam_env.fast.plain import NOT_FINITE
@@ -96,7 +98,7 @@ class Games(Emulator):
         return self._length
 
 
-class RealVectorEnv(PixelVectorEnv):
+class RealVectorEnv(NotCopied, PixelVectorEnv):
     """E real games side by side.
 
     Observations, array types, autoreset and rendering are those of
@@ -136,12 +138,7 @@ class RealVectorEnv(PixelVectorEnv):
         if chosen.device == "auto" and frames_in_numpy:
             chosen = replace(chosen, device="cpu")  # the emulator's frames are there already
         super().__init__(game, num_envs, chosen)
-        self.max_episode_steps = chosen.max_episode_steps or MAX_STEPS
-        if self.max_episode_steps > MAX_STEPS:
-            raise GlamError(
-                f"max_episode_steps must be at most {MAX_STEPS}, where the emulator cuts a game; "
-                f"got {self.max_episode_steps}"
-            )
+        self._set_horizon(chosen.max_episode_steps or MAX_STEPS)
         feature_dim = 0
         self._filter: LatentFilter | None = None
         if self.obs_type == "latent":
@@ -160,6 +157,19 @@ class RealVectorEnv(PixelVectorEnv):
             noop_max=chosen.noop_max,
         )
         self._set_spaces(self.games.num_actions, feature_dim)
+
+    def _set_horizon(self, steps: int) -> None:
+        """Cut games after so many steps from now on.
+
+        Raises:
+            GlamError: the emulator cuts a game before.
+        """
+        if require_count("max_episode_steps", steps) > MAX_STEPS:
+            raise GlamError(
+                f"max_episode_steps must be at most {MAX_STEPS}, where the emulator cuts a game; "
+                f"got {steps}"
+            )
+        self.max_episode_steps = steps
 
     # --- the world ---------------------------------------------------------------------------
 
@@ -227,7 +237,7 @@ class RealVectorEnv(PixelVectorEnv):
         return torch.from_numpy(array).to(self.device)
 
 
-class RealEnv(PixelEnv):
+class RealEnv(NotCopied, PixelEnv):
     """One real game: the only row of a :class:`RealVectorEnv`, bit for bit.
 
     Observations and info are those of the vector env; :class:`~glam_env.envs.single.PixelEnv`
@@ -235,7 +245,7 @@ class RealEnv(PixelEnv):
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
-        horizon: another name of ``max_episode_steps``, which ``gymnasium.make`` passes on.
+        horizon: another name of ``max_episode_steps``.
         options: a :class:`RealOptions`, or a dream's; None for the defaults.
         given: its fields as keyword arguments; they win over ``options``.
 

@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from glam_env.checks import require_integers, require_range
+from glam_env.checks import require_count, require_integers, require_range
 from glam_env.envs.base import PixelVectorEnv, Transition
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
@@ -27,11 +27,6 @@ from glam_env.fast.plain import NOT_FINITE
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-COPY_INSTEAD = (
-    "make another one with the same options, and give it the dreams by "
-    "set_state(env.unwrapped.get_state())"
-)
-
 
 class DreamVectorEnv(PixelVectorEnv):
     """E dreams of one game, stepped together.
@@ -43,7 +38,9 @@ class DreamVectorEnv(PixelVectorEnv):
     ``reset(seed=s)`` fixes everything: the same seed, E, device and actions give the same bits.
     Options of reset: ``reset_mask``, an (E) bool array or tensor of the dreams to begin again (a
     seed given with it still affects the draws of all); ``context``, a number or (E) of them, the
-    contexts to start from. :meth:`get_state` and :meth:`set_state` copy dreams.
+    contexts to start from. :meth:`get_state` and :meth:`set_state` copy dreams. ``copy``,
+    ``deepcopy`` and ``pickle`` of the env make another one of the same options and checkpoint,
+    which continues as this one would.
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
@@ -56,7 +53,6 @@ class DreamVectorEnv(PixelVectorEnv):
     """
 
     rows_are = "dreams"
-    copy_instead = COPY_INSTEAD
 
     @shows_options(DreamOptions)
     def __init__(
@@ -97,6 +93,10 @@ class DreamVectorEnv(PixelVectorEnv):
     def num_contexts(self) -> int:
         """Number of contexts: the option ``context`` of reset counts them from 0."""
         return len(self.engine.pool)
+
+    def _set_horizon(self, steps: int) -> None:
+        """Truncate dreams after so many steps from now on."""
+        self.max_episode_steps = self.engine.max_episode_steps = require_count("steps", steps)
 
     # --- copies of dreams --------------------------------------------------------------------
 
@@ -147,6 +147,19 @@ class DreamVectorEnv(PixelVectorEnv):
             self._drawn = self.engine.observe() if state.frames is None else state.frames.clone()
         self._show()
         return self._export(self._observe())
+
+    def _moving(self) -> dict[str, Any]:
+        begun = self._done is not None
+        return super()._moving() | {
+            "dreams": self.get_state() if begun else None,
+            "draws": self.engine.get_draws(),
+        }
+
+    def _continue(self, moving: dict[str, Any]) -> None:
+        super()._continue(moving)
+        if moving["dreams"] is not None:
+            self.set_state(moving["dreams"])
+        self.engine.set_draws(moving["draws"])
 
     # --- the world ---------------------------------------------------------------------------
 
@@ -238,7 +251,7 @@ class DreamEnv(PixelEnv):
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
-        horizon: another name of ``max_episode_steps``, which ``gymnasium.make`` passes on.
+        horizon: another name of ``max_episode_steps``.
         options: a :class:`~glam_env.envs.dream.options.DreamOptions`, or None for the defaults.
         given: its fields as keyword arguments; they win over ``options``.
 
@@ -247,7 +260,6 @@ class DreamEnv(PixelEnv):
     """
 
     _envs: DreamVectorEnv
-    copy_instead = COPY_INSTEAD
 
     @shows_options(DreamOptions, without=("autoreset_mode",))
     def __init__(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 import torch
 from gymnasium.vector import AutoresetMode
@@ -22,10 +22,18 @@ from glam_env.fast.choose import BACKENDS
 from glam_env.fast.render import PRECISIONS
 from glam_env.model.reward_values import REWARDS
 
-ARRAY_TYPES = ("numpy", "torch")
-OBS_TYPES = ("rgb", "latent", "grayscale")
-RENDER_MODES = ("rgb_array", "rgb_grid", "human")
-TERMINATIONS = ("threshold", "sample")
+ArrayType = Literal["numpy", "torch"]
+ObsType = Literal["rgb", "latent", "grayscale"]
+Termination = Literal["threshold", "sample"]
+Reward = Literal["game", "sample", "mean"]
+Backend = Literal["auto", "native", "torch"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+RenderMode = Literal["rgb_array", "rgb_grid", "human"]
+Autoreset = Literal["SAME_STEP", "NEXT_STEP", "DISABLED", "SameStep", "NextStep", "Disabled"]
+
+RENDER_MODES = get_args(RenderMode)
+HORIZON_NAMES = frozenset({"max_episode_steps", "horizon"})
+"""Two names of one option."""
 
 RENAMED = {"max_doubt": "max_prior_entropy"}
 """Old names of options, which are still read, with a DeprecationWarning."""
@@ -71,24 +79,24 @@ class DreamOptions:
     """
 
     device: str | torch.device = "auto"
-    array_type: str = "numpy"
-    obs_type: str = "rgb"
+    array_type: ArrayType = "numpy"
+    obs_type: ObsType = "rgb"
     max_episode_steps: int | None = None
-    autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP
+    autoreset_mode: AutoresetMode | Autoreset = AutoresetMode.SAME_STEP
     temperature: float = 1.0
-    termination: str = "threshold"
-    reward: str = "game"
+    termination: Termination = "threshold"
+    reward: Reward = "game"
     max_prior_entropy: float | None = None
     checkpoint: str | Path | Checkpoint | None = None
     contexts: str | Path | Mapping[str, Any] | None = None
-    backend: str = "auto"
-    precision: str = "auto"
-    render_mode: str | None = None
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+    render_mode: RenderMode | None = None
 
     def __post_init__(self) -> None:
-        require_choice("array_type", self.array_type, ARRAY_TYPES)
-        require_choice("obs_type", self.obs_type, OBS_TYPES)
-        require_choice("termination", self.termination, TERMINATIONS)
+        require_choice("array_type", self.array_type, get_args(ArrayType))
+        require_choice("obs_type", self.obs_type, get_args(ObsType))
+        require_choice("termination", self.termination, get_args(Termination))
         require_choice("reward", self.reward, REWARDS)
         require_choice("backend", self.backend, BACKENDS)
         require_choice("precision", self.precision, PRECISIONS)
@@ -128,19 +136,19 @@ class DreamKeywords(TypedDict, total=False):
     """The fields of :class:`DreamOptions` as keyword arguments, for type checkers and editors."""
 
     device: str | torch.device
-    array_type: str
-    obs_type: str
+    array_type: ArrayType
+    obs_type: ObsType
     max_episode_steps: int | None
-    autoreset_mode: AutoresetMode | str
+    autoreset_mode: AutoresetMode | Autoreset
     temperature: float
-    termination: str
-    reward: str
+    termination: Termination
+    reward: Reward
     max_prior_entropy: float | None
     checkpoint: str | Path | Checkpoint | None
     contexts: str | Path | Mapping[str, Any] | None
-    backend: str
-    precision: str
-    render_mode: str | None
+    backend: Backend
+    precision: Precision
+    render_mode: RenderMode | None
 
 
 Options = TypeVar("Options", bound=DreamOptions)
@@ -163,6 +171,10 @@ def read_options(
     names = [field.name for field in fields(kind)]
     chosen = {} if options is None else options.changed()
     for name, value in given.items():
+        if name == "horizon":
+            name = "max_episode_steps"
+            if given.get(name, value) not in (None, value):
+                raise GlamError("horizon and max_episode_steps are one option: give only one")
         if new := RENAMED.get(name):
             if new in given:
                 raise GlamError(f"{name} is the old name of {new}: give only {new}")

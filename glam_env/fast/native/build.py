@@ -16,6 +16,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -167,6 +168,8 @@ def compile_library() -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / "made.so"
             units = [str(FOLDER / name) for name in UNITS]
+            if sys.stderr is not None:
+                print("glam_env: compiling the dreams' C++ for this CPU, once", file=sys.stderr)
             _run([*compiler, *options, "-o", str(made), *units])
             made.chmod(0o700)  # whatever the umask
             sync(made)

@@ -1,0 +1,108 @@
+"""Stable-Baselines3's own pipeline for Atari, with the id of a dream.
+
+    python agents/examples/sb3_atari.py --total-steps 100000
+
+``make_vec_env`` makes the envs one by one; ``ClipRewardEnv``, ``VecFrameStack`` and
+``VecTransposeImage`` are those of SB3. ``AtariWrapper`` is left out: dreams and ``GLAMReal`` skip,
+maximise and resize frames themselves. ``glam_agents.sb3.make_vec_env`` steps all dreams as one
+batch instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.atari_wrappers import ClipRewardEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
+
+import glam_env  # noqa: F401  (registers the ids)
+
+
+@dataclass
+class Args:
+    """PPO on frames of dreams.
+
+    Attributes:
+        game: the game's name.
+        total_steps: dream steps to learn from.
+        num_envs: dreams side by side.
+        horizon: steps after which a dream is truncated.
+        num_steps: steps of a rollout.
+        learning_rate: learning rate of Adam.
+        gamma: discount.
+        dreams: whole dreams in which the agent is measured, before and after.
+        real_games: whole real games to play at the end.
+        seed: of the dreams, the games and the agent.
+    """
+
+    game: str = "Pong"
+    total_steps: int = 100_000
+    num_envs: int = 8
+    horizon: int = 128
+    num_steps: int = 128
+    learning_rate: float = 5e-4
+    gamma: float = 0.985
+    dreams: int = 40
+    real_games: int = 2
+    seed: int = 1
+
+
+def make(env_id: str, num_envs: int, seed: int, **options: object) -> VecEnv:
+    """Make envs as SB3 makes those of Atari, without its ``AtariWrapper``."""
+    envs: VecEnv = make_vec_env(
+        env_id, num_envs, seed=seed, wrapper_class=ClipRewardEnv, env_kwargs=options
+    )
+    return VecTransposeImage(VecFrameStack(envs, 4))
+
+
+def score(model: PPO, envs: VecEnv, episodes: int) -> np.ndarray:
+    """Return the unclipped returns of whole episodes, which SB3's ``Monitor`` records."""
+    returns, _ = evaluate_policy(
+        model, envs, episodes, deterministic=False, return_episode_rewards=True
+    )
+    return np.asarray(returns)
+
+
+def describe(returns: np.ndarray) -> str:
+    """Return the mean ± its standard error as text."""
+    if len(returns) < 2:
+        return f"{returns.mean():+.2f}"
+    return f"{returns.mean():+.2f} ± {returns.std(ddof=1) / len(returns) ** 0.5:.2f}"
+
+
+def main(args: Args) -> dict[str, np.ndarray]:
+    """Learn, play and print; return the returns of dreams before and after, and of real games."""
+    dream = f"GLAMDream-{args.game}-v0"
+    envs = make(dream, args.num_envs, args.seed, max_episode_steps=args.horizon)
+    judge = make(dream, args.num_envs, args.seed + 1000, max_episode_steps=args.horizon)
+    model = PPO(
+        "CnnPolicy",
+        envs,
+        n_steps=args.num_steps,
+        batch_size=args.num_steps * args.num_envs // 4,
+        n_epochs=4,
+        learning_rate=args.learning_rate,
+        gamma=args.gamma,
+        ent_coef=0.01,
+        seed=args.seed,
+    )
+    before = score(model, judge, args.dreams)
+    model.learn(args.total_steps)
+    after = score(model, judge, args.dreams)
+    print(f"{args.dreams} dreams of at most {args.horizon} steps: ", end="")
+    print(f"{describe(before)} -> {describe(after)}")
+    games = make(f"GLAMReal-{args.game}-v0", 1, args.seed)
+    real = score(model, games, args.real_games)
+    print(f"{args.real_games} whole real games: {describe(real)}")
+    for each in (envs, judge, games):
+        each.close()
+    return {"before": before, "after": after, "real": real}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,44 @@
+"""``AtariHabits``: what code for Atari asks an env for."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from glam_env.envs.callers import FRAMES
+from glam_env.errors import GlamAttributeError, GlamError
+from glam_env.games import GAMES
+
+KEYS = {"UP": "w", "LEFT": "a", "DOWN": "s", "RIGHT": "d", "FIRE": " "}
+"""Keys of the parts of an action, as in ale-py; NOOP is ``e``."""
+
+
+class AtariHabits:
+    """Mixin of envs of one game: its actions in words and on keys, and no emulator."""
+
+    game: str
+
+    def get_action_meanings(self) -> list[str]:
+        """Return what each action presses, such as ``["NOOP", "FIRE", "RIGHT", …]``."""
+        return list(GAMES[self.game].action_meanings)
+
+    def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
+        """Return the action of each combination of keys, for ``gymnasium.utils.play.play``.
+
+        Directions are ``w``, ``a``, ``s`` and ``d``, FIRE is space, NOOP is ``e``.
+        """
+        return {
+            tuple(sorted(key for part, key in KEYS.items() if part in meaning)) or ("e",): action
+            for action, meaning in enumerate(self.get_action_meanings())
+        }
+
+    @property
+    def ale(self) -> NoReturn:
+        """Raise an AttributeError that explains why there is no emulator to ask."""
+        raise GlamAttributeError(
+            f"this env has no ale: {FRAMES}; leave out wrappers that ask for it, such as "
+            "AtariWrapper, AtariPreprocessing and EpisodicLifeEnv"
+        )
+
+    @property
+    def _frameskip(self) -> NoReturn:  # Gymnasium's AtariPreprocessing reads it
+        raise GlamError(f"{FRAMES}: leave the wrapper AtariPreprocessing out")
