@@ -1,0 +1,122 @@
+"""A sweep on a Ray cluster: nodes, workers and the driver are killed, and no bit changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweeps import SETTINGS, glam, metrics, trainings, wait_for
+
+from glam_env.cli.main import main
+
+ray = pytest.importorskip("ray", reason="ray is not installed")
+
+KILLS = int(os.environ.get("GLAM_SWEEP_KILLS", "2"))  # of workers; the full form has ten
+WHOLE = KILLS >= 10  # whole debug runs; the short form has runs of 300 steps
+GAMES, SEEDS = ("Pong", "Boxing", "Breakout"), (0, 1)
+OPTIONS = ["--preset", "debug", *([] if WHOLE else ["--set", *SETTINGS])]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start a cluster of two nodes on this machine, with one CPU each, beside a head without."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    store = {"object_store_memory": 80_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+class Watch(threading.Thread):
+    """Looks again and again for runs that two processes train at once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.ended = folder, threading.Event()
+        self.looks, self.twice, self.seen = 0, [], set()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.05):
+            found = trainings(self.folder)
+            self.looks += 1
+            self.seen |= {pid for pids in found.values() for pid in pids}
+            self.twice += [(run, pids) for run, pids in found.items() if len(pids) > 1]
+
+
+def workers(folder: Path) -> list[int]:
+    """List the Ray workers that train a run now, by what they wrote beside it."""
+    found = []
+    for path in trainings(folder):
+        try:
+            status = json.loads((Path(path) / "sweep.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if status["state"] == "running":
+            found.append(status["worker"])
+    return found
+
+
+@pytest.mark.emulator
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
+def test_nodes_workers_and_the_driver_are_killed_and_no_bit_changes(cluster, tmp_path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "sweep"
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    first = cluster.add_node(**node)
+    cluster.add_node(**node)
+    words = ["sweep", "--games", *GAMES, "--seeds", "0-1", *OPTIONS, "--folder", folder]
+    words += ["--address", cluster.address, "--retries", 5 + KILLS]
+    generator = random.Random(5)
+    watch = Watch(folder)
+    watch.start()
+    driver = glam(*words)
+    try:
+        for kill in range(KILLS + 2):
+            pids = wait_for(lambda: workers(folder) or driver.poll() is not None)
+            if driver.poll() is not None:
+                break
+            time.sleep(generator.uniform(0.0, 4.0))
+            if kill == KILLS // 2:  # one node, with its worker
+                cluster.remove_node(first, allow_graceful=False)
+                cluster.add_node(**node)
+            elif kill == KILLS // 2 + 1:  # the driver; the same command goes on
+                driver.kill()
+                driver.communicate()
+                driver = glam(*words)
+            else:
+                try:
+                    os.kill(generator.choice(pids), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # its run has just ended
+        out, err = driver.communicate(timeout=1200)
+    finally:
+        driver.kill()
+        driver.communicate()
+        watch.ended.set()
+        watch.join()
+    assert driver.returncode == 0, out + err
+    assert "6 of 6 runs finished" in out
+    assert watch.looks > 100
+    assert watch.twice == []
+    assert len(watch.seen) >= len(GAMES) * len(SEEDS) + KILLS
+    for game in GAMES:
+        for seed in SEEDS:
+            run = whole / game / f"seed{seed}"
+            options = [f"--{word}" for word in OPTIONS[3:]]
+            line = ["train", game, *OPTIONS[:2], *options, "--seed", str(seed), "--threads", "1"]
+            assert main([*line, "--run", str(run)]) == 0
+            found = metrics(folder / game / f"glam-seed{seed}")
+            assert len(found) > 5
+            assert found == metrics(run)
+    assert not trainings(folder)
