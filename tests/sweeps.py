@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-SETTINGS = ["total-steps=300", "random-steps=100"]  # a debug run of about half the length
+EVERY = ["log-every=1", "checkpoint-every=20"]  # metrics of each update
+SHORT = ["total-steps=300", "random-steps=100"]  # about half of a debug run
 
 
 def glam(*words: object, **options: Any) -> subprocess.Popen[str]:

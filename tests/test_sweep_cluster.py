@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import SETTINGS, glam, metrics, trainings, wait_for
+from sweeps import EVERY, SHORT, glam, metrics, trainings, wait_for
 
 from glam_env.cli.main import main
 
@@ -22,7 +22,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed")
 KILLS = int(os.environ.get("GLAM_SWEEP_KILLS", "2"))  # of workers; the full form has ten
 WHOLE = KILLS >= 10  # whole debug runs; the short form has runs of 300 steps
 GAMES, SEEDS = ("Pong", "Boxing", "Breakout"), (0, 1)
-OPTIONS = ["--preset", "debug", *([] if WHOLE else ["--set", *SETTINGS])]
+SETTINGS = EVERY if WHOLE else EVERY + SHORT
 
 
 @pytest.fixture
@@ -75,7 +75,8 @@ def test_nodes_workers_and_the_driver_are_killed_and_no_bit_changes(cluster, tmp
     node = {"num_cpus": 1, "object_store_memory": 80_000_000}
     first = cluster.add_node(**node)
     cluster.add_node(**node)
-    words = ["sweep", "--games", *GAMES, "--seeds", "0-1", *OPTIONS, "--folder", folder]
+    words = ["sweep", "--games", *GAMES, "--seeds", "0-1", "--preset", "debug"]
+    words += ["--set", *SETTINGS, "--folder", folder]
     words += ["--address", cluster.address, "--retries", 5 + KILLS]
     generator = random.Random(5)
     watch = Watch(folder)
@@ -113,10 +114,9 @@ def test_nodes_workers_and_the_driver_are_killed_and_no_bit_changes(cluster, tmp
     for game in GAMES:
         for seed in SEEDS:
             run = whole / game / f"seed{seed}"
-            options = [f"--{word}" for word in OPTIONS[3:]]
-            line = ["train", game, *OPTIONS[:2], *options, "--seed", str(seed), "--threads", "1"]
-            assert main([*line, "--run", str(run)]) == 0
+            options = ["--preset=debug", *(f"--{word}" for word in SETTINGS), f"--seed={seed}"]
+            assert main(["train", game, *options, "--threads=1", f"--run={run}"]) == 0
             found = metrics(folder / game / f"glam-seed{seed}")
-            assert len(found) > 5
+            assert len(found) > 20
             assert found == metrics(run)
     assert not trainings(folder)
