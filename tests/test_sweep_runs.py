@@ -107,18 +107,7 @@ def test_a_run_is_trained_once(whole) -> None:
     assert view(spec(whole), Outcome("finished"), PRESETS["debug"]).state == "finished"
 
 
-def test_a_stopped_run_saves_and_goes_on(whole, tmp_path) -> None:
-    path = tmp_path / "run"
-    assert disturbed(path, lambda runner: runner.stop()) == Outcome("stopped")
-    assert not is_done(spec(path))
-    assert not trainings(path)
-    shown = view(replace(spec(path), session="two"), None, PRESETS["debug"])
-    assert shown.state == "waiting"
-    assert Runner(spec(path)).run() == Outcome("finished")
-    assert metrics(path) == metrics(whole)
-
-
-def test_a_killed_process_is_worth_another_attempt(whole, tmp_path) -> None:
+def test_a_killed_and_a_stopped_run_go_on(whole, tmp_path) -> None:
     path = tmp_path / "run"
 
     def kill(_runner: Runner) -> None:
@@ -129,12 +118,16 @@ def test_a_killed_process_is_worth_another_attempt(whole, tmp_path) -> None:
     lost = disturbed(path, kill)
     assert isinstance(lost, WorkerLost)
     assert str(lost) == "train was ended by SIGKILL"
-    runner = Runner(spec(path))
-    assert runner.run() == Outcome("finished")
+    assert disturbed(path, lambda runner: runner.stop()) == Outcome("stopped")
+    assert not is_done(spec(path))
+    assert not trainings(path)
+    shown = view(replace(spec(path), session="two"), None, PRESETS["debug"])
+    assert shown.state == "waiting"
+    assert Runner(spec(path)).run() == Outcome("finished")
     assert metrics(path) == metrics(whole)
     status = read_status(path)
     assert status is not None
-    assert status.attempt == 2
+    assert status.attempt == 3
 
 
 def test_a_process_ends_with_its_worker_and_the_next_one_waits(whole, tmp_path) -> None:
@@ -142,9 +135,10 @@ def test_a_process_ends_with_its_worker_and_the_next_one_waits(whole, tmp_path) 
     path = tmp_path / "run"
     plain = json.dumps({**vars(spec(path)), "then": ()})
     first = subprocess.Popen([sys.executable, "-c", WORKER, plain])
-    wait_for(lambda: has_checkpoint(path))
+    wait_for((path / "config.json").exists)
     (old,) = trainings(path)[str(path)]
     os.kill(old, signal.SIGSTOP)  # it cannot end by itself now
+    wait_for(lambda: Path(f"/proc/{old}/stat").read_text().split()[2] == "T")
     first.kill()
     first.wait()
     thread, ended = in_thread(Runner(spec(path)))
@@ -207,7 +201,7 @@ def test_a_full_disk_gets_one_line(small_disk) -> None:
 def test_what_follows_a_run_is_done_once(whole, tmp_path) -> None:
     path = tmp_path / "run"
     shutil.copytree(whole, path)
-    few = {"steps": 200, "behavior-steps": 64, "branch-steps": 0, "horizon": 8}
+    few = {"steps": 400, "behavior-steps": 64, "branch-steps": 0, "horizon": 8}
     settings = SweepSettings(
         games=("Pong",),
         then=("eval", "fidelity", "export"),
@@ -215,13 +209,17 @@ def test_what_follows_a_run_is_done_once(whole, tmp_path) -> None:
         fidelity=few,
         export={
             "episodes": 1,
-            "fidelity-steps": 300,
+            "fidelity-steps": 2000,
             "behavior-steps": 64,
             "branch-steps": 0,
             "contexts": 8,
             "max-episode-steps": 8,
         },
     )
+    wrong = replace(settings, export={"contexts": 0})
+    own = replace(spec(path), then=follow_ups(wrong, "Pong", str(path), "cpu")[3:])
+    outcome = Runner(own).run()
+    assert outcome == Outcome("failed", "export: contexts must be a whole number >= 1, got 0")
     own = replace(spec(path), then=follow_ups(settings, "Pong", str(path), "cpu"))
     assert [follow.step for follow in own.then] == ["eval", "eval", "fidelity", "export"]
     assert not is_done(own)
@@ -243,15 +241,6 @@ def test_what_follows_a_run_is_done_once(whole, tmp_path) -> None:
     assert more.count("glam eval") == 1
     assert "--protocol=published" in more
     assert "glam export" not in more
-
-
-def test_a_step_that_fails_is_named(whole, tmp_path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(whole, path)
-    settings = SweepSettings(games=("Pong",), then=("export",), export={"contexts": 0})
-    own = replace(spec(path), then=follow_ups(settings, "Pong", str(path), "cpu"))
-    outcome = Runner(own).run()
-    assert outcome == Outcome("failed", "export: contexts must be a whole number >= 1, got 0")
 
 
 # --- what others see -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,24 @@ from glam_env.sweep.settings import SweepSettings
 from glam_env.sweep.worker import Outcome, Runner, WorkerLost
 
 STORE_BYTES = 100_000_000  # of Ray's object store on one machine; results are a few bytes
+REACH_SECONDS = 10.0
+
+
+def _require_reachable(address: str) -> None:
+    """Look whether anything answers at the address of a cluster; Ray itself tries for minutes.
+
+    Raises:
+        GlamError: Nothing answers.
+    """
+    host, mark, port = address.rpartition(":")
+    if not mark or not port.isdecimal() or "/" in host:
+        return  # a name that Ray understands, such as auto
+    try:
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise GlamError(
+            f"no Ray cluster answers at {address} ({error}); give the address of its head"
+        ) from error
 
 
 def run_task(spec: RunSpec) -> Outcome:
@@ -52,6 +71,8 @@ class RayEngine:
             raise GlamError('sweeps need ray: pip install "glam-env[sweep]"') from error
         self._ray, self._retries = ray, settings.retries
         address = settings.address or os.environ.get("RAY_ADDRESS")
+        if address:
+            _require_reachable(address)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if address:
