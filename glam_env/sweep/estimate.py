@@ -70,14 +70,14 @@ def estimate(
     torch.set_num_threads(threads)
     try:
         units = _Units(runs[0].game, config, make_agent, torch.device(device), progress)
-        seconds = sum(units.cost(phase, frozen) for phase, frozen in _with_state(config))
+        seconds = sum(units.cost(phase, frozen) for phase, frozen in phases_left(config))
     finally:
         torch.set_num_threads(before)
     return Cost(seconds, f"{units.measured} iterations measured here on {runs[0].game}, {device}")
 
 
-def _with_state(config: TrainConfig) -> list[tuple[Phase, bool]]:
-    """Return the phases, each with the work that is left of it and whether images are frozen."""
+def phases_left(config: TrainConfig) -> list[tuple[Phase, bool]]:
+    """Return the phases with the work of each alone, and whether images are frozen in it."""
     phases, frozen, played = [], False, 0
     for phase in schedule(config):
         left = phase
