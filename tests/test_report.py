@@ -182,9 +182,7 @@ def test_mistakes_get_one_line(tmp_path, capsys) -> None:
     assert "holds no runs of a sweep" in mistake(capsys, "report", str(tmp_path))
     run = write_run(tmp_path, "Pong", "glam", 0)
     assert "run the sweep with --then eval" in mistake(capsys, "report", str(tmp_path))
-    assert "protocol must be one of" in mistake(
-        capsys, "report", str(tmp_path), "--protocol", "v5"
-    )
+    assert "protocol must be one of" in mistake(capsys, "report", str(tmp_path), "--protocol", "v5")
     (run / "results" / "eval-published.json").write_text('{"mean": "many"}')
     assert "eval-published.json is malformed" in mistake(capsys, "report", str(tmp_path))
     (run / "results" / "eval-published.json").write_text("{")

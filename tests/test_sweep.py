@@ -21,7 +21,6 @@ from glam_env.sweep.settings import SweepSettings, read_file, read_games, read_s
 from glam_env.sweep.table import Display, build_table
 from glam_env.sweep.views import RunView
 
-
 FILE = """
 games = ["ms pacman", "Pong"]
 seeds = "0-1,5"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -84,7 +85,7 @@ def test_nodes_workers_and_the_driver_are_killed_and_no_bit_changes(cluster, tmp
     driver = glam(*words)
     try:
         for kill in range(KILLS + 2):
-            pids = wait_for(lambda: workers(folder) or driver.poll() is not None)
+            pids = wait_for(lambda one=driver: workers(folder) or one.poll() is not None)
             if driver.poll() is not None:
                 break
             time.sleep(generator.uniform(0.0, 4.0))
@@ -96,10 +97,8 @@ def test_nodes_workers_and_the_driver_are_killed_and_no_bit_changes(cluster, tmp
                 driver.communicate()
                 driver = glam(*words)
             else:
-                try:
+                with contextlib.suppress(ProcessLookupError):  # its run has just ended
                     os.kill(generator.choice(pids), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass  # its run has just ended
         out, err = driver.communicate(timeout=1200)
     finally:
         driver.kill()

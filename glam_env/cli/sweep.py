@@ -140,9 +140,7 @@ class Sweep:
             return self.folder
         return RUNS / (variants[0].preset if self.file is None else self.file.stem)
 
-    def _estimate(
-        self, settings: SweepSettings, variants: Sequence[Variant], where: Path
-    ) -> str:
+    def _estimate(self, settings: SweepSettings, variants: Sequence[Variant], where: Path) -> str:
         """List the runs and what they take."""
         from glam_agents import find_agent
 

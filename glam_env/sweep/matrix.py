@@ -101,9 +101,7 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def follow_ups(
-    settings: SweepSettings, game: str, path: str, device: str
-) -> tuple[FollowUp, ...]:
+def follow_ups(settings: SweepSettings, game: str, path: str, device: str) -> tuple[FollowUp, ...]:
     """List what follows a run; a score for each protocol."""
     found = []
     for step in settings.then:
