@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -56,16 +55,16 @@ class Watch(threading.Thread):
             self.twice += [(run, pids) for run, pids in found.items() if len(pids) > 1]
 
 
-def workers(folder: Path) -> list[int]:
-    """List the Ray workers that train a run now, by what they wrote beside it."""
-    found = []
-    for path in trainings(folder):
+def workers(folder: Path) -> set[int]:
+    """Return the Ray workers that train a run now, by what they wrote beside it."""
+    found = set()
+    for path, sessions in trainings(folder).items():
         try:
             status = json.loads((Path(path) / "sweep.json").read_text())
+            parents = {int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in sessions}
         except (OSError, ValueError):
             continue
-        if status["state"] == "running":
-            found.append(status["worker"])
+        found |= parents & {status["worker"]}  # a process that dies has lost its worker
     return found
 
 
@@ -79,26 +78,27 @@ def test_nodes_workers_and_the_driver_are_killed_and_no_bit_changes(cluster, tmp
     words = ["sweep", "--games", *GAMES, "--seeds", "0-1", "--preset", "debug"]
     words += ["--set", *SETTINGS, "--folder", folder]
     words += ["--address", cluster.address, "--retries", 5 + KILLS]
-    generator = random.Random(5)
+    disturbances = ["worker"] * KILLS
+    disturbances[KILLS // 2 : KILLS // 2] = ["node", "driver"]
+    generator, killed = random.Random(5), set()
     watch = Watch(folder)
     watch.start()
     driver = glam(*words)
     try:
-        for kill in range(KILLS + 2):
-            pids = wait_for(lambda one=driver: workers(folder) or one.poll() is not None)
-            if driver.poll() is not None:
-                break
-            time.sleep(generator.uniform(0.0, 4.0))
-            if kill == KILLS // 2:  # one node, with its worker
+        for what in disturbances:
+            wait_for(lambda: workers(folder) - killed)
+            time.sleep(generator.uniform(0.0, 2.0))
+            if what == "node":
                 cluster.remove_node(first, allow_graceful=False)
                 cluster.add_node(**node)
-            elif kill == KILLS // 2 + 1:  # the driver; the same command goes on
+            elif what == "driver":  # the same command goes on
                 driver.kill()
                 driver.communicate()
                 driver = glam(*words)
             else:
-                with contextlib.suppress(ProcessLookupError):  # its run has just ended
-                    os.kill(generator.choice(pids), signal.SIGKILL)
+                pid = generator.choice(sorted(wait_for(lambda: workers(folder) - killed)))
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
         out, err = driver.communicate(timeout=1200)
     finally:
         driver.kill()
@@ -109,6 +109,7 @@ def test_nodes_workers_and_the_driver_are_killed_and_no_bit_changes(cluster, tmp
     assert "6 of 6 runs finished" in out
     assert watch.looks > 100
     assert watch.twice == []
+    assert len(killed) == KILLS
     assert len(watch.seen) >= len(GAMES) * len(SEEDS) + KILLS
     for game in GAMES:
         for seed in SEEDS:

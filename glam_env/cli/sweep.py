@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from glam_env.cli.options import folder, options_of
+from glam_env.cli.options import folder as path_option
+from glam_env.cli.options import options_of
 from glam_env.cli.trained import RUNS
 from glam_env.errors import GlamError
 
@@ -57,7 +58,7 @@ class Sweep:
     preset: str | None = None
     set: Annotated[tuple[str, ...], Text] = ()
     then: tuple[Literal["eval", "fidelity", "export"], ...] | None = None
-    folder: Annotated[Path | None, folder("runs/NAME of the file or the preset")] = None
+    folder: Annotated[Path | None, path_option("runs/NAME of the file or the preset")] = None
     on: Literal["ray", "slurm", "local"] | None = None
     address: str | None = None
     cpus: int | None = None

@@ -204,7 +204,8 @@ class Runner:
             self._process = None
             assert process.stdin is not None
             process.stdin.close()
-            printed.join(), errors.join()
+            printed.join()
+            errors.join()
             log.close()
         return self._judge(step, process.returncode, printed.lines, errors.lines, output)
 
