@@ -17,6 +17,7 @@ from rich.table import Column
 
 LINE_SECONDS = 15.0  # between two plain lines
 DRAW_SECONDS = 0.2  # between two drawings of the bars
+FINISHED, STOPPED = "finished", "stopped"  # how the last line of `glam train` begins
 
 
 def clock(seconds: float) -> str:

@@ -52,3 +52,34 @@ def test_the_limits_of_a_run_are_measured(tmp_path):
     assert [row["young"] for row in rows] == ["none", "sequence model", "images", "both", "agent"]
     assert all(row["rewards"] > 0 and 0.0 <= row["reward_f1"] <= 1.0 for row in rows[:-1])
     assert -21.0 <= rows[-1]["score"] <= 21.0
+
+
+@pytest.mark.emulator
+def test_runs_side_by_side_are_measured_by_turns(tmp_path):
+    file = tmp_path / "side.json"
+    words = f"--preset debug --iterations 2 --turns 1 --to {file}"
+    done = subprocess.run(
+        [sys.executable, "benchmarks/side_by_side.py", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    (turn,) = figures["turns"]
+    assert turn["ratio"] == turn["together"] / turn["alone"] == figures["ratio"]["median"]
+    assert json.loads(done.stdout) == figures["ratio"]
+
+
+def test_the_hours_of_the_benchmark_follow_from_what_was_measured(monkeypatch):
+    """As docs/sweeps.md prints them, and by hand for a schedule of two phases."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_hours
+
+    from glam_env.training.presets import PRESETS
+
+    table = gpu_hours.table(gpu_hours.Args((ROOT / "benchmarks/results/xeon-2-cores.json",)))
+    assert table in (ROOT / "docs" / "sweeps.md").read_text()
+    part = {"name": gpu_hours.JOINT, "what": "images", "seconds": {"median": 0.5}}
+    seconds = gpu_hours.run_seconds(PRESETS["paper"], [part])
+    assert seconds == 0.5 * (100_000 - 1024)

@@ -237,3 +237,43 @@ def test_skrl_steps_dreams_without_a_warning(wrap_env, mode, num_envs):
         assert len(env.render()) == num_envs
         env.close()
         bare.close()
+
+
+# --- RLlib ---------------------------------------------------------------------------------------
+
+RLLIB = "glam_env:GLAMDream-Pong-v0"
+QUICK = {**SHORT, "num_steps": 16}
+
+
+@pytest.fixture
+def rllib_ppo() -> Any:
+    """Return the example; RLlib pins an older Gymnasium, so it is run in its own environment."""
+    pytest.importorskip(
+        "ray.rllib.algorithms.ppo", reason="RLlib is not installed", exc_type=ImportError
+    )
+    import rllib_ppo
+
+    return rllib_ppo
+
+
+@pytest.mark.rllib
+def test_rllib_dreams_in_ray_workers(rllib_ppo, capsys):
+    means = rllib_ppo.main(rllib_ppo.Args(**QUICK | {"total_steps": 1_024}, runners=1))
+    assert len(means) == 2
+    assert np.isfinite(means).all()
+    assert "dream steps: " in capsys.readouterr().out
+
+
+@pytest.mark.rllib
+def test_rllib_learns_in_dreams(rllib_ppo, monkeypatch):
+    """The driver dreams here, so that the reward of its dreams can be replaced."""
+    make_vec = gym.make_vec
+
+    def make(env_id: str, **options: Any) -> Any:
+        envs = make_vec(env_id, **options)
+        return Echo(envs) if env_id == RLLIB else envs
+
+    monkeypatch.setattr(gym, "make_vec", make)
+    means = rllib_ppo.main(rllib_ppo.Args(**SHORT, **BANDIT, runners=0))
+    assert len(means) == 8
+    assert means[-1] > 2.5 * means[0]

@@ -136,7 +136,7 @@ class TrainingParts:
             warm_up: Updates of the world model on random play. With them a unit is such an update;
                 without, it is a step of the real game with the updates that are due after it.
         """
-        config = _shortened(self._config, frozen, warm_up)
+        config = shortened(self._config, frozen, warm_up)
         with (
             tempfile.TemporaryDirectory() as folder,
             PeakMemory(self._device) as watch,
@@ -204,7 +204,7 @@ class TrainingParts:
         return WorldModel(preset_sizes(self._game, self._preset)).to(self._device)
 
 
-def _shortened(config: TrainConfig, frozen: bool, warm_up: int) -> TrainConfig:
+def shortened(config: TrainConfig, frozen: bool, warm_up: int) -> TrainConfig:
     """Return a preset with hardly any random play before the part that is timed."""
     freeze = replace(config.freeze, at=(0.0,) if frozen else (), finetune=0, adapt=0)
     longest = max(config.length, freeze.latent_length if frozen else 0)

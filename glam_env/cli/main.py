@@ -30,6 +30,8 @@ COMMANDS = {
     "card": "Measure a checkpoint again, and rewrite its results and its card.",
     "info": "Show the installation, or one checkpoint or run.",
     "curves": "Draw the learning curves of several runs into one picture.",
+    "sweep": "Train many games and seeds, on one machine or a cluster; resume, measure, export.",
+    "report": "Add up the scores of a sweep, in tables and a picture, beside the published ones.",
 }
 """Each command `name` is the class `Name` of the module `glam_env.cli.name`."""
 
@@ -79,12 +81,12 @@ def _run(words: list[str]) -> int:
         print(f"glam {__version__}")
         return 0
     try:
-        return _read(words or ["--help"]).execute()
+        return read_command(words or ["--help"]).execute()
     except SystemExit as end:  # of --help
         return int(end.code or 0)
 
 
-def _read(words: list[str]) -> Any:
+def read_command(words: list[str]) -> Any:
     """Read a command and its options.
 
     Raises:

@@ -116,7 +116,7 @@ class Train:
         import torch
 
         from glam_env.checks import require_count, require_within
-        from glam_env.console import Progress, StopRequest
+        from glam_env.console import FINISHED, STOPPED, Progress, StopRequest
         from glam_env.device import find_device
         from glam_env.training.logs import TensorBoardLog, show_metrics
         from glam_env.training.trainer import Trainer
@@ -151,7 +151,7 @@ class Train:
             finished = trainer.train(stop=lambda: stop.asked or time.monotonic() >= until)
             trainer.close()
             board.close()
-        state = "finished" if finished else "stopped"
+        state = FINISHED if finished else STOPPED
         following = self._command("export" if finished else "train", game)
         print(f"{state} at step {trainer.env_steps:,}, saved in {run.path}; next: {following}")
         return 0
@@ -213,21 +213,23 @@ class Train:
         agent = find_agent(self.algorithm).with_sizes_of(self.agent, agent)
         return replace(self, train=train, agent=agent)
 
-    def _open_run(self) -> tuple[str, RunFolder, AgentKind]:
-        """Check everything, then make the run's folder, or open it."""
+    def check(self) -> tuple[str, AgentKind, dict[str, Any]]:
+        """Check the options of a new run, and write nothing.
+
+        Returns:
+            The game, the kind of the agent, and the settings of the run's folder.
+
+        Raises:
+            GlamError: A setting that cannot work, or a library that is missing.
+        """
         from glam_agents import find_agent
 
         from glam_env.checkpoint.config import to_json
         from glam_env.games import find_game
-        from glam_env.training.run_folder import RunFolder
         from glam_env.training.warm_start import open_warm_start
 
-        game, path, kind = find_game(self.game).name, self._path(), find_agent(self.algorithm)
-        if missing := [name for name in ("ale_py", "tensorboard") if find_spec(name) is None]:
-            raise GlamError(f'training needs {missing[0]}: pip install "glam-env[train]"')
-        if self.resume:
-            self._require_unchanged(path)
-            return game, RunFolder(path), kind
+        game, kind = find_game(self.game).name, find_agent(self.algorithm)
+        _require_libraries()
         self.train.validate()
         kind.validate(self.agent)
         settings: dict[str, Any] = {
@@ -239,6 +241,21 @@ class Train:
         if self.train.warm_start:
             checkpoint = open_warm_start(self.train, game, settings["agent"], kind.sizes)
             settings["begun_from"] = to_json(checkpoint.config.provenance)
+        return game, kind, settings
+
+    def _open_run(self) -> tuple[str, RunFolder, AgentKind]:
+        """Check everything, then make the run's folder, or open it."""
+        from glam_agents import find_agent
+
+        from glam_env.games import find_game
+        from glam_env.training.run_folder import RunFolder
+
+        path = self._path()
+        if self.resume:
+            _require_libraries()
+            self._require_unchanged(path)
+            return find_game(self.game).name, RunFolder(path), find_agent(self.algorithm)
+        game, kind, settings = self.check()
         return game, RunFolder(path, settings), kind
 
     def _require_unchanged(self, path: Path) -> None:
@@ -250,3 +267,13 @@ class Train:
                 f"a resumed run keeps its own settings: {path} has {name} {own[name]}, "
                 f"not {given.get(name)}; leave out {', '.join(changed)}"
             )
+
+
+def _require_libraries() -> None:
+    """Refuse to train without what training needs.
+
+    Raises:
+        GlamError: A library is missing.
+    """
+    if missing := [name for name in ("ale_py", "tensorboard") if find_spec(name) is None]:
+        raise GlamError(f'training needs {missing[0]}: pip install "glam-env[train]"')

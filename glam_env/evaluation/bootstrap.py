@@ -59,7 +59,11 @@ def interval(
     if resamples.shape[1] < 2:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
-        figures = figure(resamples)
+        return ends(figure(resamples), level)
+
+
+def ends(figures: np.ndarray, level: float = LEVEL) -> Interval | None:
+    """Return the percentile interval of the figures of resamples; None if one is undefined."""
     if not np.isfinite(figures).all():
         return None
     low, high = np.percentile(figures, [50 - level / 2, 50 + level / 2])

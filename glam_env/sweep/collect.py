@@ -1,0 +1,75 @@
+"""The scores of a sweep's runs, read from its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from glam_env.errors import GlamError
+from glam_env.evaluation.play.scores import play_of, stored_scores
+from glam_env.files import read_json, reading
+from glam_env.games import find_game
+from glam_env.sweep.matrix import CHECKPOINT, RESULTS
+
+CURE = "measure the run again with `glam sweep --then eval`"
+_RUN = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d{1,19})")
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """The scores of one run.
+
+    Attributes:
+        game: Name of the game.
+        variant: Name of the variant.
+        seed: Seed of the run.
+        path: Its folder.
+        scores: Mean of whole games, by protocol; empty: it has not been measured.
+    """
+
+    game: str
+    variant: str
+    seed: int
+    path: Path
+    scores: dict[str, float]
+
+
+def collect(folder: Path) -> list[RunScores]:
+    """Read the scores of all runs of a sweep, by `eval` or else by `export`.
+
+    Raises:
+        GlamError: There is no run in the folder, or a file of scores cannot be read.
+    """
+    runs = []
+    for path in sorted(folder.glob("*/*-seed*")):
+        match = _RUN.fullmatch(path.name)
+        if match is None or not (path / "config.json").is_file():
+            continue
+        game = find_game(path.parent.name).name
+        scores = dict(_stored(path)) | dict(_measured(path))
+        runs.append(RunScores(game, match["variant"], int(match["seed"]), path, scores))
+    if not runs:
+        raise GlamError(f"{folder} holds no runs of a sweep; give the folder of a `glam sweep`")
+    return sorted(runs, key=lambda run: (run.variant, run.game, run.seed))
+
+
+def _measured(path: Path) -> Iterator[tuple[str, float]]:
+    """Yield the scores that `glam eval` has measured."""
+    for file in sorted((path / RESULTS).glob("eval-*.json")):
+        score = read_json(file, CURE)
+        with reading(file, CURE):
+            if (protocol := play_of(score).protocol) is not None:
+                yield protocol, float(score["mean"])
+
+
+def _stored(path: Path) -> Iterator[tuple[str, float]]:
+    """Yield the scores in the run's exported checkpoint."""
+    file = path / CHECKPOINT / "config.json"
+    if file.is_file():
+        config = read_json(file, CURE)
+        with reading(file, CURE):
+            for score in stored_scores(config["results"]):
+                if (protocol := play_of(score).protocol) is not None:
+                    yield protocol, float(score["mean"])
