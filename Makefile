@@ -10,8 +10,9 @@ demo: $(READY)
 	$(BIN)/glam demo Pong
 
 # A file's tests share fixtures: they run on one core, in order. Files run side by side.
+SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # Style, types, and the direction of imports.
 check: $(READY)
@@ -30,7 +31,7 @@ oldest: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==$(OLDEST)
 	PYTHONPATH=build/oldest $(BIN)/python -c \
 	  "import gymnasium; assert gymnasium.__version__ == '$(OLDEST)', gymnasium.__version__"
-	PYTHONPATH=build/oldest $(BIN)/python -m pytest \
+	PYTHONPATH=build/oldest $(BIN)/python -m pytest $(SIDE_BY_SIDE) \
 	  tests/test_env_contract.py tests/test_wrappers.py tests/test_env_lifetime.py tests/test_habits.py
 
 # The constraints pin torch: the install is the same today and next month. Of mamba-ssm the tests

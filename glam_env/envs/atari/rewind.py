@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ class SavedGame:
     console: Any
     last: int
     steps: int
-    draws: dict[str, Any]
+    draws: Mapping[str, Any]
     screens: tuple[np.ndarray, np.ndarray]
 
 
@@ -160,7 +161,7 @@ class RewindableGame:
         self._ale.restoreState(saved.console)
         self._last, self._steps, self._screens = saved.last, saved.steps, saved.screens
         if seed is None:
-            self._draws.bit_generator.state = saved.draws
+            self._draws.bit_generator.state = dict(saved.draws)
         else:
             self._draws = np.random.default_rng(seed)
 

@@ -277,8 +277,8 @@ def find_agreement(
     real, dreamt = game.mean(0), dream.mean(0)
     return Agreement(
         horizon=horizon,
-        pearson=known(float(pearson(real, dreamt))),
-        spearman=known(float(spearman(real, dreamt))),
+        pearson=known(pearson(real, dreamt)),
+        spearman=known(spearman(real, dreamt)),
         violation=float(rank_violation(real, dreamt)),
         range=float(np.ptp(real)),
         pearson_interval=over(pearson),
