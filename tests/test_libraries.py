@@ -24,7 +24,6 @@ def _asked_for(request: pytest.FixtureRequest) -> None:
 
 
 def make_dream(config: Any = None) -> gym.Env:
-    import glam_env  # noqa: F401  (in a process of its own)
 
     return gym.make("GLAMDream-Pong-v0", **LATENT)
 
