@@ -98,7 +98,13 @@ def test_sb3_s_own_pipeline_learns_in_dreams_and_plays_the_real_game(monkeypatch
         return gym.wrappers.TimeLimit(env, 20)
 
     monkeypatch.setattr(gym, "make", make)
-    short = {"total_steps": 1024, "num_envs": 4, "num_steps": 64, "horizon": 8, "dreams": 8}
+    short = {
+        "total_steps": 1024,
+        "num_envs": 4,
+        "num_steps": 64,
+        "horizon": 8,
+        "dreams": 8,
+    }  # half a minute
     args = sb3_atari.Args(**short, gamma=0.0, learning_rate=3e-3, real_games=1)
     returns = sb3_atari.main(args)
     assert returns["after"].mean() > 1.5 * returns["before"].mean() > 0

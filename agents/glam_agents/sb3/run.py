@@ -170,7 +170,7 @@ class Sb3Run:
             num_envs,
             device=self.device,
             array_type="torch",
-            obs_type=self.settings.obs,
+            obs_type=self.settings.obs,  # pyright: ignore[reportArgumentType]  (checked)
             max_episode_steps=self.settings.horizon,
             checkpoint=self.checkpoint,
         )

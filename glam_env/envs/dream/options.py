@@ -31,6 +31,7 @@ Precision = Literal["auto", "float32", "bfloat16", "int8"]
 RenderMode = Literal["rgb_array", "rgb_grid", "human"]
 Autoreset = Literal["SAME_STEP", "NEXT_STEP", "DISABLED", "SameStep", "NextStep", "Disabled"]
 
+OBS_TYPES = get_args(ObsType)
 RENDER_MODES = get_args(RenderMode)
 HORIZON_NAMES = frozenset({"max_episode_steps", "horizon"})
 """Two names of one option."""
@@ -95,7 +96,7 @@ class DreamOptions:
 
     def __post_init__(self) -> None:
         require_choice("array_type", self.array_type, get_args(ArrayType))
-        require_choice("obs_type", self.obs_type, get_args(ObsType))
+        require_choice("obs_type", self.obs_type, OBS_TYPES)
         require_choice("termination", self.termination, get_args(Termination))
         require_choice("reward", self.reward, REWARDS)
         require_choice("backend", self.backend, BACKENDS)
