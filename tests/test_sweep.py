@@ -219,9 +219,9 @@ def test_ctrl_c_stops_all_and_a_broken_run_leaves_the_others(tmp_path) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
     (tmp_path / "mixed.toml").write_text(SWEEP)
     folder = tmp_path / "runs" / "mixed"
-    driver = glam("sweep", "mixed.toml", cwd=tmp_path)
+    driver = glam("sweep", "mixed.toml", cwd=tmp_path, start_new_session=True)
     wait_for(lambda: any(folder.glob("*/glam-seed0/checkpoints/step_*.pt")))
-    driver.send_signal(signal.SIGINT)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: all processes of the command
     out, err = driver.communicate(timeout=300)
     assert driver.returncode == 130, err
     assert "stopping: each run saves first" in err
