@@ -78,7 +78,7 @@ def make_env(env_id: str) -> Callable[[], gym.Env]:
             env = gym.wrappers.RecordEpisodeStatistics(gym.make(env_id))
             env = gym.wrappers.ResizeObservation(env, (84, 84))
             env = gym.wrappers.GrayscaleObservation(env)
-        env = gym.wrappers.TransformReward(env, lambda reward: float(np.sign(reward)))
+        env = gym.wrappers.TransformReward(env, lambda reward: float(np.sign(float(reward))))
         return gym.wrappers.FrameStackObservation(env, 4)
 
     return thunk
