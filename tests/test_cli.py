@@ -61,7 +61,10 @@ ROOT = Path(__file__).parents[1]
         (["train", "Pong", "--protocol", "v5"], "protocol must be one of atari100k, published"),
         (["eval", "Pong", "--protocol", "v5"], "protocol must be one of atari100k, published"),
         (["eval", "Pong", "--noop-max", "-1"], "noop_max must be a whole number of at least 0"),
-        (["card", "Pong", "--from-results", "--scores-only"], "leave it or --scores-only out"),
+        (
+            ["card", "Pong", "--from-results", "--scores-only"],
+            "--from-results and --scores-only exclude each other",
+        ),
         (["eval", "Pong", "--kept"], "--kept needs the folder of a run of `glam train`"),
         (["train", "Pong", "--keep-every", "2"], "keep_every must be in [0, 1]"),
         (["eval", "Krull"], "glam train Krull"),

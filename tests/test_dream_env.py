@@ -86,11 +86,11 @@ def test_the_single_env_wants_a_reset_after_its_end() -> None:
 
 
 def test_a_single_env_has_two_names_for_its_horizon(endless_checkpoint) -> None:
-    """Gymnasium keeps ``max_episode_steps`` for itself, which can only shorten an episode."""
+    """Gymnasium keeps ``max_episode_steps`` for itself; the dream reads it there."""
     for options, steps in (
         ({}, 12),
         ({"max_episode_steps": 5}, 5),
-        ({"max_episode_steps": 40}, 12),
+        ({"max_episode_steps": 40}, 40),
         ({"horizon": 20}, 20),
     ):
         env = gym.make("GLAMDream-Pong-v0", device="cpu", checkpoint=endless_checkpoint, **options)
