@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -155,6 +157,27 @@ def test_mistakes_in_a_file_get_one_line(text, expected, tmp_path, capsys, monke
 def test_mistakes_in_words_get_one_line(words, expected, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected in mistake(capsys, *words)
+
+
+def test_submitit_leaves_the_logging_of_others_alone() -> None:
+    """Its own set-up would close their handlers, and some of them close a stream of the process."""
+    pytest.importorskip("submitit")
+    code = """
+import logging, os
+class Handler(logging.Handler):
+    def close(self):
+        if not over:
+            raise SystemExit("closed")
+over = False
+logging.getLogger("other").addHandler(Handler())
+from glam_env.sweep.slurm_engine import _import_submitit
+_import_submitit()
+assert "SUBMITIT_LOG_LEVEL" not in os.environ
+over = True
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "SUBMITIT_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 # --- display -------------------------------------------------------------------------------------

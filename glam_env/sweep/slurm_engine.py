@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,29 @@ JOBS = "jobs.json"
 POLL_SECONDS = 0.5
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
 LIVE = (*WAITING, "RUNNING", "SUSPENDED", "COMPLETING", "RESIZING")
+
+
+def _import_submitit() -> Any:
+    """Import submitit, without its own set-up of logging in this process.
+
+    That set-up closes the handlers of other packages, and absl's handler then closes its stream.
+    In jobs, submitit sets its logging up as usual.
+
+    Raises:
+        GlamError: It is not installed.
+    """
+    name, given = "SUBMITIT_LOG_LEVEL", os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ[name] = "NOCONFIG"
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        raise GlamError('SLURM needs submitit: pip install "glam-env[sweep]"') from error
+    finally:
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
+    return submitit
 
 
 class Job:
@@ -74,10 +98,7 @@ class SlurmEngine:
     note = ""
 
     def __init__(self, settings: SweepSettings, folder: Path) -> None:
-        try:
-            import submitit
-        except ModuleNotFoundError as error:
-            raise GlamError('SLURM needs submitit: pip install "glam-env[sweep]"') from error
+        submitit = _import_submitit()
         gpus = settings.gpus_per_run or 0
         if gpus != int(gpus):
             raise GlamError(f"SLURM gives whole GPUs to a run, not {gpus}; use --on ray to share")
