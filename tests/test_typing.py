@@ -33,7 +33,7 @@ def test_mypy_accepts_a_user_s_script_and_catches_a_mistyped_option(tmp_path) ->
     wrong = tmp_path / "wrong.py"
     wrong.write_text(SCRIPT.read_text().replace('obs_type="latent"', 'obs_type="latnet"'))
     found = check(wrong, tmp_path)
-    assert re.search(r'Argument "obs_type" .*"latnet".*; expected', found), found
+    assert re.search(r'Argument "obs_type" .*latnet.*; expected', found), found
 
 
 def test_the_user_s_script_runs(monkeypatch, saved_checkpoint) -> None:
@@ -42,4 +42,4 @@ def test_the_user_s_script_runs(monkeypatch, saved_checkpoint) -> None:
         [sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=True
     )
     assert "NOOP" in done.stdout
-    assert "reset" in done.stdout
+    assert "99" in done.stdout

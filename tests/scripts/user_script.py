@@ -34,6 +34,7 @@ def main() -> None:
     meanings: list[str] = env.get_action_meanings()
     print(meanings)
     made: gym.Env[Any, Any] = gym.make("GLAMDream-Pong-v0", max_episode_steps=20)
+    made.reset(seed=0)
     try:
         made.step(99)
     except GlamError as error:
