@@ -87,7 +87,7 @@ def has_checkpoint(path: Path) -> bool:
 
 
 def disturbed(path: Path, disturb: Callable[[Runner], None]) -> Outcome | WorkerLost:
-    """Start a run, do something to it while it trains and has saved; return how its worker ended."""
+    """Disturb a run that trains and has saved; return how its worker ended."""
     runner = Runner(spec(path))
     thread, ended = in_thread(runner)
     wait_for(lambda: (has_checkpoint(path) and trainings(path)) or ended)
