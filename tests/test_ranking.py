@@ -110,7 +110,7 @@ def test_there_are_twelve_policies_for_pong():
 
 @pytest.fixture(scope="module")
 def moments(make_world_model) -> list[RealMoment]:
-    """Moments of sticky Pong shortly before a point is lost, if nobody moves."""
+    """Moments of sticky Pong, played at random."""
     game = RewindableGame(find_game("Pong"), PROTOCOLS["published"])
     return find_moments(
         make_world_model(-99.0),
@@ -120,7 +120,7 @@ def moments(make_world_model) -> list[RealMoment]:
         stride=20,
         context=16,
         seed=2,
-        on_step=silent,
+        on_moment=silent,
     )
 
 

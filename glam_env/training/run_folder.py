@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from glam_env.errors import GlamError
-from glam_env.files import read_json
+from glam_env.files import read_json, sync
 
 CHECKPOINTS_KEPT = 2
 CONFIG = "config.json"
@@ -49,12 +49,7 @@ def write_whole(path: Path, write: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        if os.name != "nt":  # Windows opens no folders
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         with contextlib.suppress(OSError):  # as where the disk is read-only
             temporary.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,6 +201,7 @@ class RewindableGame:
         return points
 
 
+@lru_cache
 def _overlaps(old: int, new: int) -> np.ndarray:
     """Return the shares of old pixels in new ones, (new, old) float32; each row sums to 1."""
     edges = np.arange(new + 1) * old / new

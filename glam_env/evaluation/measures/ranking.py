@@ -211,7 +211,7 @@ def compare_policies(
             stride=stride,
             context=context,
             seed=seed + number,
-            on_step=lambda done, before=number * share: show(
+            on_moment=lambda done, before=number * share: show(
                 "moments for the ranking of policies", before + done, share * len(noise)
             ),
         )

@@ -125,7 +125,7 @@ def find_moments(
     stride: int,
     context: int,
     seed: int,
-    on_step: Callable[[int], None],
+    on_moment: Callable[[int], None],
 ) -> list[RealMoment]:
     """Play a game and stop every ``stride`` steps, at least ``context`` after an episode's start.
 
@@ -137,7 +137,7 @@ def find_moments(
         stride: Steps from one moment to the next.
         context: Steps of an episode before a moment.
         seed: Of the episodes and the play.
-        on_step: Called with the number of moments found.
+        on_moment: Called with the number of moments found.
 
     Raises:
         GlamError: Episodes are too short for moments.
@@ -152,7 +152,7 @@ def find_moments(
         features = policy.filter.see(frame[None], np.array([length == 0]))
         if length >= context and since >= stride:
             found.append(RealMoment(game.save(), policy.filter.state))
-            on_step(len(found))
+            on_moment(len(found))
             since = 0
         action = act(features, policy.generator)
         policy.filter.act(action)
