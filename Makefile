@@ -1,13 +1,14 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 VENV   ?= .venv
 PYTHON ?= python3
+GAME   ?= Pong
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
 .PHONY: demo test check wheel oldest clean
 
 demo: $(READY)
-	$(BIN)/glam demo Pong
+	$(BIN)/glam demo $(GAME)
 
 # A file's tests share fixtures: they run on one core, in order. Files run side by side.
 SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -25,7 +25,7 @@ from glam_env.errors import GlamError
 constants = pytest.importorskip("huggingface_hub.constants")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPO, REVISIONS = "someone/pong-dreams", ("main", "v1", COMMIT)
+REPO, REVISIONS = "someone/GLAMDream-Pong", ("main", "v1", COMMIT)
 
 
 class StandIn(ThreadingHTTPServer):
@@ -147,6 +147,28 @@ def test_what_was_downloaded_is_found_without_the_hub(hub) -> None:
     with pytest.raises(GlamError, match="hf://someone/else cannot be fetched") as caught:
         fetch_checkpoint("hf://someone/else")
     assert "\n" not in str(caught.value)
+
+
+def test_a_game_without_a_checkpoint_here_is_that_of_the_owner_in_glam_hub(
+    hub, tiny_checkpoint, tmp_path, monkeypatch
+) -> None:
+    """What is here comes first; what was downloaded needs no network."""
+    monkeypatch.setattr("glam_env.checkpoint.folder.shipped_checkpoints", dict)
+    with pytest.raises(GlamError, match=r"glam train Pong.*GLAM_CHECKPOINTS.*GLAM_HUB"):
+        gym.make("GLAMDream-Pong-v0")
+    monkeypatch.setenv("GLAM_HUB", "someone")
+    gym.make("GLAMDream-Pong-v0").close()
+    assert Checkpoint.open("Pong").path.is_relative_to(tmp_path / "cache")
+    assert hub.paths.count("config.json") == 1
+    with pytest.raises(GlamError, match="hf://someone/GLAMDream-Boxing cannot be fetched"):
+        gym.make("GLAMDream-Boxing-v0")
+    shipped = {"Pong": tiny_checkpoint}
+    monkeypatch.setattr("glam_env.checkpoint.folder.shipped_checkpoints", shipped.copy)
+    assert Checkpoint.open("Pong").path == tiny_checkpoint
+    monkeypatch.setattr("glam_env.checkpoint.folder.shipped_checkpoints", dict)
+    monkeypatch.setenv("GLAM_HUB", "some/one")
+    with pytest.raises(GlamError, match="GLAM_HUB must name an owner"):
+        gym.make("GLAMDream-Pong-v0")
 
 
 def test_a_download_that_breaks_off_gets_one_line_and_goes_on_later(hub, monkeypatch) -> None:

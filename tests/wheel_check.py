@@ -66,6 +66,8 @@ def inspect(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".gif", ".png", "metrics.jsonl"))]
     for needed in ("glam_env/_checkpoints/Pong/config.json", "glam_env/py.typed"):
         assert needed in names, needed
+    games = {name.split("/")[2] for name in names if name.startswith("glam_env/_checkpoints/")}
+    assert games == {"Pong"}, games
     assert any(name.endswith("step.cpp") for name in names)
     links = [link for link in re.findall(r"\]\(([^)]*)\)", readme) if not link.startswith("http")]
     assert "GLAM Dream" in readme
@@ -90,6 +92,7 @@ def main() -> None:
         glam = folder / "venv" / "bin" / "glam"
         assert "Pong" in run(glam, "info", "Pong", cwd=folder)
         assert "glam" in run(glam, "--help", cwd=folder)
+        assert "1 of 26 games have a checkpoint" in run(glam, "list", cwd=folder)
         # What messages advise: the extra of the wheel that is installed, from the package index.
         advice = [python, "-m", "pip", "install", "--dry-run", "glam-env[atari]"]
         assert "ale" in run(*advice, cwd=folder).split("Would install")[1]

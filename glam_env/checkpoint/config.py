@@ -87,10 +87,21 @@ class Provenance:
     @property
     def real_steps(self) -> int:
         """Agent steps on the real game, in this run and in all that handed their weights on."""
-        steps, earlier = self.environment_steps, self.begun_from
+        return self.environment_steps + sum(run["environment_steps"] for run in self.earlier_runs)
+
+    @property
+    def all_hours(self) -> float:
+        """Hours of this run and of all that handed their weights on."""
+        return self.hours + sum(run["hours"] for run in self.earlier_runs)
+
+    @property
+    def earlier_runs(self) -> list[Mapping[str, Any]]:
+        """Provenance, as JSON, of the runs that handed their weights on, the latest first."""
+        runs, earlier = [], self.begun_from
         while earlier:
-            steps, earlier = steps + earlier["environment_steps"], earlier.get("begun_from", {})
-        return steps
+            runs.append(earlier)
+            earlier = earlier.get("begun_from", {})
+        return runs
 
 
 @dataclass(frozen=True)

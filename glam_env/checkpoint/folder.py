@@ -34,7 +34,7 @@ from glam_env.checkpoint.config import (
     world_model_tensors,
 )
 from glam_env.checkpoint.contexts import Contexts
-from glam_env.checkpoint.hub import SCHEME, fetch_checkpoint
+from glam_env.checkpoint.hub import SCHEME, address_of, fetch_checkpoint
 from glam_env.checkpoint.packing import DTYPES, XZ, compression_of, pack, unpack
 from glam_env.checkpoint.replace import replaced_folder, require_replaceable, standing
 from glam_env.errors import GlamError
@@ -87,12 +87,15 @@ def _find_folder(name: str | Path) -> Path:
     if is_name and (name in GAMES or not os.path.isdir(path)):
         game = find_game(str(name)).name
         shipped = shipped_checkpoints()
-        if game not in shipped:
-            raise GlamError(
-                f"there is no checkpoint of {game} (there is: {', '.join(shipped) or 'none'}); "
-                f"make one with `glam train {game}`, then `glam export {game}`"
-            )
-        return shipped[game]
+        if game in shipped:
+            return shipped[game]
+        if address := address_of(game):
+            return fetch_checkpoint(address)
+        raise GlamError(
+            f"there is no checkpoint of {game} (there is: {', '.join(shipped) or 'none'}); make "
+            f"one with `glam train {game}`, then `glam export {game}`, name a folder of "
+            "checkpoints in GLAM_CHECKPOINTS, or name an owner on the Hugging Face Hub in GLAM_HUB"
+        )
     if not os.path.lexists(path / CONFIG):
         raise GlamError(
             f"{path} is not a checkpoint: give a game's name, a folder with {CONFIG}, "

@@ -1,16 +1,39 @@
-"""Checkpoints from the Hugging Face Hub: ``hf://owner/name``, ``hf://owner/name@revision``."""
+"""Checkpoints from the Hugging Face Hub: ``hf://owner/name``, ``hf://owner/name@revision``.
+
+The environment variable GLAM_HUB may name an owner there, whose checkpoint ``GLAMDream-<Game>`` is
+used for a game that has no checkpoint here.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from glam_env.errors import GlamError
+from glam_env.files import shown
 
 SCHEME = "hf://"
 
 _ADDRESS = re.compile(r"hf://(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?")
 _FILES = ["config.json", "CARD.md", "*.safetensors", "*.safetensors.xz"]
+
+
+def address_of(game: str) -> str | None:
+    """Return the address of a game's checkpoint with the owner in GLAM_HUB; None without one.
+
+    Args:
+        game: name of a game.
+
+    Raises:
+        GlamError: GLAM_HUB is no name of an owner.
+    """
+    owner = os.environ.get("GLAM_HUB", "").removeprefix(SCHEME).strip("/")
+    if not owner:
+        return None
+    if not re.fullmatch(r"\w[\w.-]*", owner):
+        raise GlamError(f"GLAM_HUB must name an owner on the Hub, got {shown(owner)}")
+    return f"{SCHEME}{owner}/GLAMDream-{game}"
 
 
 def fetch_checkpoint(address: str) -> Path:

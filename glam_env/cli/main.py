@@ -28,6 +28,7 @@ COMMANDS = {
     "bench": "Measure the speed of dreams, of the emulator and of training, or plot it.",
     "export": "Turn a run into a checkpoint with measured score and fidelity.",
     "card": "Measure a checkpoint again, and rewrite its results and its card.",
+    "list": "List all games, and the results of those that have a checkpoint.",
     "info": "Show the installation, or one checkpoint or run.",
     "curves": "Draw the learning curves of several runs into one picture.",
     "sweep": "Train many games and seeds, on one machine or a cluster; resume, measure, export.",

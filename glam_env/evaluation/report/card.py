@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glam_env.checkpoint.config import CheckpointConfig
@@ -46,7 +46,17 @@ def write_card(config: CheckpointConfig) -> str:
             "",
             *markdown(
                 ["preset", "steps", "updates", "hours", "hardware", "seed"],
-                _earlier_runs(origin.begun_from),
+                (
+                    [
+                        f"`{run['preset']}`",
+                        f"{run['environment_steps']:,}",
+                        f"{run['updates']:,}",
+                        f"{run['hours']:.2f}",
+                        run["hardware"],
+                        str(run["seed"]),
+                    ]
+                    for run in origin.earlier_runs
+                ),
             ),
             "",
         ]
@@ -67,20 +77,6 @@ def write_card(config: CheckpointConfig) -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-def _earlier_runs(origin: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield a line for each run that handed its weights on, the latest first."""
-    while origin:
-        yield [
-            f"`{origin['preset']}`",
-            f"{origin['environment_steps']:,}",
-            f"{origin['updates']:,}",
-            f"{origin['hours']:.2f}",
-            origin["hardware"],
-            str(origin["seed"]),
-        ]
-        origin = origin.get("begun_from", {})
 
 
 def _scores(scores: Sequence[Mapping[str, Any]], game: Game, real_steps: int) -> list[str]:

@@ -75,7 +75,7 @@ def text_table(reports: Iterable[Measure]) -> str:
     for report in reports:
         if rows := report.rows():
             parts.append(textwrap.fill(report.about, WIDTH))
-            parts += map(_as_text, layout(rows))
+            parts += map(as_text, layout(rows))
     return "\n\n".join(parts)
 
 
@@ -95,7 +95,8 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
-def _as_text(grid: Grid) -> str:
+def as_text(grid: Grid) -> str:
+    """Lay out a table as plain text."""
     lines = [grid.head, *grid.lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

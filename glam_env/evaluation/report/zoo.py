@@ -1,0 +1,298 @@
+"""The table of all games: which have a checkpoint, how well it plays and how true its dream is.
+
+Everything is read from the checkpoints' own results; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
+from glam_env.errors import GlamError
+from glam_env.evaluation.aggregate import AGGREGATES, Estimate, draw_strata
+from glam_env.evaluation.bootstrap import ends
+from glam_env.evaluation.examine import Examination
+from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.images import ImageReport
+from glam_env.evaluation.play.scores import play_of, stored_scores
+from glam_env.evaluation.report.benchmark_tables import TITLES, percent
+from glam_env.evaluation.report.tables import NONE, markdown
+from glam_env.files import reading
+from glam_env.games import GAMES, find_game, human_normalized_score
+from glam_env.protocols import PROTOCOLS
+
+METHODS = ("GLAM", "STORM")  # published results that the table shows
+REWARD_HORIZON = 16  # steps to which the F1 of rewards is shown
+RESAMPLES = 20_000  # of the bootstrap over episodes
+
+
+@dataclass(frozen=True)
+class ZooScore:
+    """The score of a checkpoint's agent in the real game.
+
+    Attributes:
+        mean, standard_error: Of whole games, in points.
+        human_normalized: 0 for random play, 1 for human play.
+        scores: Points of each game.
+    """
+
+    mean: float
+    standard_error: float | None
+    human_normalized: float
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A game, and its checkpoint if there is one.
+
+    Attributes:
+        game: Its name.
+        path: Folder of the checkpoint; None if there is none.
+        problem: Why the checkpoint cannot be read; empty if it can.
+        scores: By protocol; empty if none was measured.
+        reward_f1: F1 of the rewards of open-loop dreams to step `REWARD_HORIZON`.
+        foreground_error: Squared error on the foreground, one step ahead, relative to drawing the
+            background only.
+        failed: Names of the thresholds that the dream misses.
+        real_steps: Steps of the real game that the model has seen in all its runs.
+        hours: Of all these runs.
+        hardware: Of the last run.
+        bytes: Size of the tensor files.
+    """
+
+    game: str
+    path: str | None = None
+    problem: str = ""
+    scores: Mapping[str, ZooScore] = field(default_factory=dict)
+    reward_f1: float | None = None
+    foreground_error: float | None = None
+    failed: tuple[str, ...] = ()
+    real_steps: int | None = None
+    hours: float | None = None
+    hardware: str = ""
+    bytes: int | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a checkpoint that can be read."""
+        return self.path is not None and not self.problem
+
+
+def read_zoo() -> list[ZooEntry]:
+    """Read the checkpoints of all games, in alphabetical order of the games.
+
+    They are found as `gym.make` finds them. A checkpoint that cannot be read is an entry with a
+    problem.
+    """
+    folders = shipped_checkpoints()
+    return [_read(game, folders.get(game)) for game in sorted(GAMES)]
+
+
+def _read(game: str, folder: Path | None) -> ZooEntry:
+    if folder is None:
+        return ZooEntry(game)
+    try:
+        return _read_checkpoint(game, folder)
+    except GlamError as error:
+        return ZooEntry(game, str(folder), problem=str(error))
+
+
+def _read_checkpoint(game: str, folder: Path) -> ZooEntry:
+    """Read an entry.
+
+    Raises:
+        GlamError: The checkpoint is damaged, or of another game.
+    """
+    config = Checkpoint.open(folder, game).config
+    origin = config.provenance
+    f1 = error = None
+    failed: tuple[str, ...] = ()
+    with reading(f"{folder}: results", "measure them again with `glam card`"):
+        scores = {
+            play_of(score).protocol or str(play_of(score)): ZooScore(
+                score["mean"],
+                score["standard_error"],
+                score["human_normalized"],
+                tuple(score["scores"]),
+            )
+            for score in stored_scores(config.results)
+        }
+        if "fidelity" in config.results:
+            found = Examination.from_json(config.results["fidelity"], "results.fidelity")
+            failed = tuple(check.name for check in found.checks if not check.passed)
+            for report in found.found.values():
+                if isinstance(report, EventReport):
+                    f1 = next((s.f1 for s in report.rewards if s.horizon == REWARD_HORIZON), None)
+                if isinstance(report, ImageReport):
+                    error = report.images["dream"].foreground_error[0]
+    return ZooEntry(
+        game,
+        str(folder),
+        scores=scores,
+        reward_f1=f1,
+        foreground_error=error,
+        failed=failed,
+        real_steps=origin.real_steps,
+        hours=origin.all_hours,
+        hardware=origin.hardware,
+        bytes=sum(record.bytes for record in config.files.values()),
+    )
+
+
+def aggregates(entries: Iterable[ZooEntry], protocol: str) -> dict[str, Estimate]:
+    """Compute the human-normalised figures over the games that have a score.
+
+    A game counts with the mean of its episodes. The intervals resample the episodes of each game:
+    they say how well these agents were measured, not how other seeds of the training would do.
+
+    Args:
+        entries: Of `read_zoo`.
+        protocol: Name of the protocol of the scores.
+
+    Returns:
+        By the name of the figure; empty without any score.
+    """
+    episodes = [
+        np.array(
+            [
+                human_normalized_score(find_game(entry.game), score)
+                for score in entry.scores[protocol].scores
+            ]
+        )
+        for entry in entries
+        if protocol in entry.scores
+    ]
+    if not episodes:
+        return {}
+    means = [runs.mean(keepdims=True) for runs in episodes]
+    points = {name: float(figure(means)) for name, figure in AGGREGATES.items()}
+    if min(map(len, episodes)) < 2:
+        return {name: Estimate(value, None) for name, value in points.items()}
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in AGGREGATES}
+    for chunk in draw_strata(np.random.default_rng(0), episodes, RESAMPLES):
+        resampled = [runs.mean(-1, keepdims=True) for runs in chunk]
+        for name, figure in AGGREGATES.items():
+            drawn[name].append(figure(resampled))
+    return {name: Estimate(v, ends(np.concatenate(drawn[name]))) for name, v in points.items()}
+
+
+def as_json(entries: Sequence[ZooEntry]) -> dict[str, Any]:
+    """Return entries and figures over all games, ready for `json.dumps`."""
+    return {
+        "games": [
+            {**asdict(entry), "published": dict(find_game(entry.game).published)}
+            for entry in entries
+        ],
+        "human_normalized": {
+            protocol: {
+                name: {"value": estimate.value, "interval": estimate.interval}
+                for name, estimate in aggregates(entries, protocol).items()
+            }
+            for protocol in PROTOCOLS
+        },
+    }
+
+
+HEAD = (
+    *("game", *PROTOCOLS, *METHODS, "human = 100 %"),
+    *("reward F1", "foreground error", "real steps", "hours", "MB"),
+)
+
+
+def lines(entries: Iterable[ZooEntry]) -> list[list[str]]:
+    """Return the table of the games, a line each, under `HEAD`."""
+    return [_line(entry) for entry in entries]
+
+
+def _line(entry: ZooEntry) -> list[str]:
+    published = find_game(entry.game).published
+    scores = entry.scores
+    normalized = next(
+        (scores[name].human_normalized for name in reversed(PROTOCOLS) if name in scores), None
+    )
+    return [
+        entry.game,
+        *(_score(scores.get(protocol)) for protocol in PROTOCOLS),
+        *(_points(published[method], 0) if method in published else NONE for method in METHODS),
+        NONE if normalized is None else f"{100 * normalized:.0f} %".replace("-", "−"),
+        NONE if entry.reward_f1 is None else f"{entry.reward_f1:.2f}",
+        NONE if entry.foreground_error is None else f"{entry.foreground_error:.2f}",
+        NONE if entry.real_steps is None else f"{entry.real_steps:,}",
+        NONE if entry.hours is None else f"{entry.hours:.1f}",
+        NONE if entry.bytes is None else f"{entry.bytes / 1e6:.1f}",
+    ]
+
+
+def _score(score: ZooScore | None) -> str:
+    if score is None:
+        return NONE
+    error = score.standard_error
+    if not error:
+        return _points(score.mean, 0)
+    decimals = min(max(1 - math.floor(math.log10(error)), 0), 2)  # two digits of the error
+    return f"{_points(score.mean, decimals)} ± {_points(error, decimals)}"
+
+
+def count_games(count: int) -> str:
+    """Write a number of games in words.
+
+    >>> count_games(1), count_games(26)
+    ('1 game', '26 games')
+    """
+    return f"{count} game{'' if count == 1 else 's'}"
+
+
+def _points(value: float, decimals: int) -> str:
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def over_all_games(entries: Sequence[ZooEntry]) -> list[list[str]]:
+    """Return the figures over all games that have a score, a line for each, by protocol."""
+    columns = [aggregates(entries, protocol) for protocol in PROTOCOLS]
+    return [
+        [title, *(percent(column[name]) if column else NONE for column in columns)]
+        for name, title in TITLES.items()
+    ]
+
+
+def page(entries: Sequence[ZooEntry]) -> str:
+    """Write the table as a Markdown page."""
+    trained = [entry for entry in entries if entry.trained]
+    scored = sum(bool(entry.scores) for entry in entries)
+    shortfalls = [
+        f"- **{entry.game}** misses: {'; '.join(entry.failed)}."
+        for entry in trained
+        if entry.failed
+    ]
+    return "\n".join(
+        [
+            "# The games",
+            "",
+            "<!-- Written by `glam list --to docs/zoo.md` from the results of the checkpoints. -->",
+            "",
+            f"{len(trained)} of {count_games(len(entries))} have a trained dream here. A score is "
+            "the mean of whole real games ± its standard error, under each protocol "
+            "([protocols](protocol.md)); GLAM and STORM are the published scores, which belong to "
+            "`published`. *Human = 100 %* is the score under `published` between random play (0) "
+            f"and human play. *Reward F1* is that of open-loop dreams to step {REWARD_HORIZON}, "
+            "*foreground error* that of the first step (0: perfect, 1: only the background). *Real "
+            "steps* and *hours* count all runs that lead to the weights; the published methods "
+            "have seen 100,000 steps.",
+            "",
+            *markdown(HEAD, lines(entries)),
+            "",
+            f"Human-normalised, over {count_games(scored)} with a score. The intervals (95 %) "
+            "resample the played games: another seed of a training may differ by more.",
+            "",
+            *markdown(["", *PROTOCOLS], over_all_games(entries)),
+            "",
+            *(["## Thresholds that are missed", "", *shortfalls, ""] if shortfalls else []),
+        ]
+    )
