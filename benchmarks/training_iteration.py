@@ -133,26 +133,27 @@ class Iterations:
         return {"images": images, "latents": 1.0 - images}
 
     def profile(self, turns: int, rows: int, agent: bool = True) -> dict[str, Any]:
-        """Return the operators of some iterations, ordered by their own time."""
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if self.trainer.device.type == "cuda":
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        """Return the operators of some iterations, or the kernels of a GPU, by their own time."""
+        kinds = torch.profiler.ProfilerActivity
+        activities, field = [kinds.CPU], "self_cpu_time_total"
+        if kinds.CUDA in torch.profiler.supported_activities():
+            activities, field = [kinds.CPU, kinds.CUDA], "self_device_time_total"
         with torch.profiler.profile(activities=activities) as record:
             for _ in range(turns):
                 self.turn(agent)
-        events = sorted(record.key_averages(), key=lambda e: -e.self_cpu_time_total)
-        whole = sum(event.self_cpu_time_total for event in events)
+        events = sorted(record.key_averages(), key=lambda event: -getattr(event, field))
+        times = [getattr(event, field) for event in events]
         heaviest = [
             {
                 "operator": event.key,
-                "ms": event.self_cpu_time_total / turns / 1000,
-                "share": event.self_cpu_time_total / whole,
+                "ms": time / turns / 1000,
+                "share": time / sum(times) if time else 0.0,
                 "calls": event.count / turns,
             }
-            for event in events[:rows]
+            for event, time in zip(events[:rows], times, strict=False)
         ]
         calls = sum(event.count for event in events) / turns
-        return {"ms": whole / turns / 1000, "calls": calls, "operators": heaviest}
+        return {"ms": sum(times) / turns / 1000, "calls": calls, "operators": heaviest}
 
 
 def _freezes_at(config: Any) -> float:
