@@ -150,8 +150,8 @@ def test_the_games_of_a_training_are_played_under_its_settings(tmp_path, play):
         return ActorCritic(AGENT_PRESETS["debug"], width, actions)
 
     trainer = Trainer("Assault", config, RunFolder(tmp_path / "run", {"train": {}}), agent)
-    assert begin_alike(trainer._frames) == (play == PUBLISHED)
-    assert trainer.emulator.repeat_action_probability == play.repeat_action_probability
+    assert begin_alike(trainer.collector._frames) == (play == PUBLISHED)
+    assert trainer.collector.emulator.repeat_action_probability == play.repeat_action_probability
     trainer.close()
 
 

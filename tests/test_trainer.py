@@ -185,8 +185,8 @@ def test_some_envs_explore_and_the_filter_gets_the_actions_taken(tmp_path):
     trainer = make(tmp_path / "run", config)
     trainer.agent.act = lambda features, **_: torch.full((len(features),), 3)
     taken = []
-    act = trainer.filter.act
-    trainer.filter.act = lambda actions: (taken.append(actions.clone()), act(actions))
+    act = trainer.collector.filter.act
+    trainer.collector.filter.act = lambda actions: (taken.append(actions.clone()), act(actions))
     for _ in range(60):
         trainer._collect(random=False)
     places = np.arange(4)[:, None], np.arange(60)[None]
@@ -194,7 +194,7 @@ def test_some_envs_explore_and_the_filter_gets_the_actions_taken(tmp_path):
     assert torch.equal(actions, torch.stack(taken, 1))
     assert (actions[::2] == 3).all()
     assert len(actions[1::2].unique()) == 6
-    assert trainer._scored.tolist() == [True, False, True, False]
+    assert trainer.collector._scored.tolist() == [True, False, True, False]
     trainer.close()
 
 
@@ -303,12 +303,16 @@ def test_filter_starts_again_where_random_play_ends(tmp_path):
     advance_past(trainer, "random play")
     fresh = LatentFilter(trainer.world_model, DEBUG.num_envs)
     trainer.world_model.eval()
-    for follow in (trainer.filter, fresh):
+    for follow in (trainer.collector.filter, fresh):
         torch.manual_seed(0)
-        first = trainer._first if follow is trainer.filter else [True] * DEBUG.num_envs
-        follow.see(trainer._frames, first)
+        first = (
+            trainer.collector._first
+            if follow is trainer.collector.filter
+            else [True] * DEBUG.num_envs
+        )
+        follow.see(trainer.collector._frames, first)
         follow.act(torch.ones(DEBUG.num_envs, dtype=torch.int64))
-    torch.testing.assert_close(trainer.filter.state, fresh.state, rtol=0, atol=0)
+    torch.testing.assert_close(trainer.collector.filter.state, fresh.state, rtol=0, atol=0)
     trainer.close()
 
 

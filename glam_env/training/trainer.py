@@ -16,15 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from glam_env.device import upload
-from glam_env.envs.atari.emulator import Emulator, EmulatorState
-from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch
+from glam_env.training.collector import Collector
 from glam_env.training.earlier_runs import upgrade_state
-from glam_env.training.exploration import Exploration
 from glam_env.training.kept import Kept, save_kept
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.learner import AgentFactory, Learner
@@ -89,18 +86,7 @@ class Trainer:
         self.world_model, self.agent = self.learner.world_model, self.learner.agent
         self.replay = open_replay(config, run)
         self.latents: LatentStore | None = None
-        self.exploration = Exploration(
-            config.exploration, config.num_envs, self.game.num_actions, config.exploration_hold
-        )
-        chances = self.exploration.chances
-        self._scored = chances == chances.min()  # the envs whose returns show how the agent plays
-        self.emulator = Emulator(
-            self.game.name,
-            config.num_envs,
-            seed=config.seed,
-            **config.play.emulator,
-        )
-        self.filter = LatentFilter(self.world_model, config.num_envs)
+        self.collector = Collector(config, self.learner, self.replay, self.rng)
         self.metrics = Metrics(run, log)
         self.phases = schedule(config)
         self.phase_index = self.phase_updates = 0
@@ -112,8 +98,7 @@ class Trainer:
         if checkpoint is None:
             if config.warm_start:
                 self.learner.warm_start()
-            self._frames = self.emulator.reset()
-            self._first = np.ones(config.num_envs, bool)
+            self.collector.reset()
         else:
             self._load_state(upgrade_state(checkpoint, self.phases))
         self.metrics.begin()
@@ -186,34 +171,18 @@ class Trainer:
     # --- play ----------------------------------------------------------------------------------
 
     def _collect(self, *, random: bool) -> None:
-        """Step every game once and add the steps to the replay."""
-        if random:
-            actions, _ = self.exploration.draw(self.rng, always=True)
-        else:
-            with self.learner.autocast():
-                choice = self.agent.act(self.filter.see(self._frames, self._first))
-                if self.exploration.chances.any():
-                    drawn = self.exploration.draw(self.rng)
-                    others, explored = (upload(array, self.device) for array in drawn)
-                    choice = torch.where(explored, others, choice)
-                self.filter.act(choice)
-            actions = choice.cpu().numpy()
-        step = self.emulator.step(actions)
-        self.replay.add(
-            self._frames, actions, step.reward, step.life_lost, step.terminated, step.truncated
-        )
-        self._frames, self._first = step.frames, step.terminated | step.truncated
+        """Step every game once, and log the returns of episodes that ended."""
+        finished = self.collector.step(random=random)
         self.env_steps += self.config.num_envs
-        for episode in step.finished:
-            if random or self._scored[episode.env]:
-                self.metrics.add_return(episode.return_)
-                self._write({"episode_return": episode.return_, "episode_length": episode.length})
+        for episode in finished:
+            self.metrics.add_return(episode.return_)
+            self._write({"episode_return": episode.return_, "episode_length": episode.length})
 
     def _set_background(self) -> None:
         """Set the game's background from the frames of random play."""
         count = min(len(self.replay), BACKGROUND_FRAMES)
         self.world_model.set_background(self.replay.sample_images(count, self.rng, self.device))
-        self._first[:] = True  # the filter has seen nothing of the episodes under way
+        self.collector.forget()  # the filter has seen nothing of the episodes under way
 
     # --- updates -------------------------------------------------------------------------------
 
@@ -356,7 +325,6 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """Return what a checkpoint stores: everything that the next unit of work depends on."""
-        emulator = vars(self.emulator.state()).items()
         on_cuda = self.device.type == "cuda"
         return {
             "game": self.game.name,
@@ -371,10 +339,7 @@ class Trainer:
             **self.learner.state(),
             "replay": self.replay.state(),
             "latents": None if self.latents is None else self.latents.state(),
-            "emulator": {name: torch.from_numpy(value) for name, value in emulator},
-            "exploration": self.exploration.state(),
-            "frames_first": torch.from_numpy(self._first),
-            "filter": self.filter.memory(),
+            **self.collector.state(),
             "numpy_random": json.dumps(self.rng.bit_generator.state),
             "torch_random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(self.device) if on_cuda else None,
@@ -395,11 +360,7 @@ class Trainer:
             self._freeze_images()
             assert self.latents is not None
             self.latents.load_state(state["latents"])
-        emulator = {name: value.cpu().numpy() for name, value in state["emulator"].items()}
-        self._frames = self.emulator.restore(EmulatorState(**emulator))
-        self._first = state["frames_first"].cpu().numpy()
-        self.exploration.load_state(state["exploration"])
-        self.filter.load_memory(state["filter"])
+        self.collector.load_state(state)
         self.rng.bit_generator.state = json.loads(state["numpy_random"])
         torch.set_rng_state(state["torch_random"].cpu())
         if self.device.type == "cuda" and state["cuda_random"] is not None:
@@ -407,6 +368,6 @@ class Trainer:
         self._saved_at = self.env_steps
 
     def close(self) -> None:
-        """Stop the emulator and unlock the run's folder."""
-        self.emulator.close()
+        """Stop the games and unlock the run's folder."""
+        self.collector.close()
         self.run.unlock()
