@@ -25,6 +25,7 @@ from glam_env.fast.render import (
     round_decoder,
 )
 from glam_env.fast.step import TorchStepper
+from glam_env.model.config import WorldModelConfig
 from glam_env.model.vision import ImageDecoder
 from glam_env.model.world_model import WorldModel
 
@@ -48,6 +49,16 @@ def describe() -> str:
     if why := missing():
         return f"PyTorch ({why})"
     return "C++, products of float16" if vector_sizes().halves else "C++, float32"
+
+
+def describe_core(config: WorldModelConfig) -> str:
+    """Describe what steps dreams of a world model on this machine's CPU, for a person to read."""
+    core = config.core.name
+    if not suits_layout(config):
+        return f"PyTorch (the core {core!r} has no C++ steps)"
+    if not missing() and not stepper.suits(config):
+        return "PyTorch (C++ steps do not suit these sizes)"
+    return describe()
 
 
 def make_stepper(

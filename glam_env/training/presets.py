@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from glam_env.checkpoint.config import require_world_model
 from glam_env.checks import require_ranges
 from glam_env.errors import GlamError
 from glam_env.files import shown
 from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.cores.base import CoreConfig
+from glam_env.model.cores.double import DoubleMambaConfig, DoubleTransformerConfig
+from glam_env.model.cores.parts import GlobalConfig, LocalConfig
+from glam_env.model.cores.transformer import TransformerConfig
 from glam_env.protocols import PlaySettings
+from glam_env.training.ranges import (
+    FREEZE_RANGES,
+    HORIZON_RANGES,
+    LOSS_RANGES,
+    MOST_FREEZES,
+    RANGES,
+)
 
 
 @dataclass(frozen=True)
@@ -65,68 +77,6 @@ class FreezeConfig:
     adapt: int = 0
     latent_batch: int = 16
     latent_length: int = 64
-
-
-_AMOUNT, _SHARE, _POSITIVE = "[0, inf)", "[0, 1]", "(0, inf)"
-_COUNT, _UPDATES, _SIZE = "[1, 1000000000]", "[0, 1000000000]", "[1, 1000000]"
-
-_MARGIN = "[0, 64]"  # pixels, of 64
-MOST_FREEZES = 100
-
-_RANGES = {
-    **dict.fromkeys(
-        [
-            "total_steps",
-            "random_steps",
-            "replay_capacity",
-            "update_every",
-            "agent_updates",
-            "log_every",
-            "checkpoint_every",
-            "exploration_hold",
-        ],
-        _COUNT,
-    ),
-    **dict.fromkeys(("batch", "length", "context", "image_batch", "imagination_batch"), _SIZE),
-    **dict.fromkeys(("image_warmup", "model_warmup"), _UPDATES),
-    "target_error": _AMOUNT,
-    "num_envs": "[1, 10000]",
-    "noop_max": "[0, 10000]",
-    **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
-    "seed": "[0, 9223372036854775807]",
-    "decay_from": _SHARE,
-    "keep_every": _SHARE,
-    "repeat_action_probability": "[0, 1)",
-}
-_HORIZON_RANGES = {"initial": _SIZE, "increase": _UPDATES, "every": _COUNT, "maximum": _SIZE}
-_FREEZE_RANGES = {
-    **dict.fromkeys(("finetune", "adapt"), _UPDATES),
-    **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
-    "margin": _MARGIN,
-    "margin_weight": _POSITIVE,
-    **dict.fromkeys(("empty_weight", "image_entropy"), _AMOUNT),
-}
-_LOSS_RANGES = {
-    **dict.fromkeys(
-        [
-            "dynamics",
-            "representation",
-            "variation",
-            "free_nats",
-            "variation_free_nats",
-            "latent_gradient",
-            "reward_weight",
-            "empty_weight",
-            "image_entropy",
-        ],
-        _AMOUNT,
-    ),
-    **dict.fromkeys(("foreground_weight", "margin_weight"), _POSITIVE),
-    "foreground_threshold": _SHARE,
-    "rare_share": _SHARE,
-    "margin": _MARGIN,
-    "decode_fraction": "(0, 1]",
-}
 
 
 @dataclass(frozen=True)
@@ -243,10 +193,10 @@ class TrainConfig:
         Raises:
             GlamError: A setting that cannot work; the message says which and what would work.
         """
-        require_ranges(self, _RANGES)
-        require_ranges(self.horizon, _HORIZON_RANGES, "horizon.")
-        require_ranges(self.freeze, _FREEZE_RANGES, "freeze.")
-        require_ranges(self.loss, _LOSS_RANGES, "loss.")
+        require_ranges(self, RANGES)
+        require_ranges(self.horizon, HORIZON_RANGES, "horizon.")
+        require_ranges(self.freeze, FREEZE_RANGES, "freeze.")
+        require_ranges(self.loss, LOSS_RANGES, "loss.")
         if self.horizon.maximum < self.horizon.initial:
             raise GlamError(
                 f"horizon.maximum {self.horizon.maximum} is less than horizon.initial "
@@ -367,5 +317,25 @@ _DEBUG = replace(
     checkpoint_every=100,
 )
 
-PRESETS: dict[str, TrainConfig] = {"paper": _PAPER, "small": _SMALL, "debug": _DEBUG}
-"""``paper``: table 3, for a GPU. ``small``: for two CPU cores. ``debug``: for tests, in seconds."""
+
+def with_core(config: TrainConfig, core: CoreConfig, **sizes: Any) -> TrainConfig:
+    """Return the settings with another sequence core, and other sizes of the world model."""
+    return replace(config, model=replace(config.model, core=core, **sizes))
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "paper": _PAPER,
+    "small": _SMALL,
+    "debug": _DEBUG,
+    "small-local": with_core(_SMALL, LocalConfig()),
+    "small-global": with_core(_SMALL, GlobalConfig()),
+    "small-transformer": with_core(_SMALL, TransformerConfig()),
+    "small-double-mamba": with_core(_SMALL, DoubleMambaConfig()),
+    "small-double-transformer": with_core(_SMALL, DoubleTransformerConfig()),
+    "paper-storm": with_core(_PAPER, TransformerConfig(), width=512),
+}
+"""``paper``: table 3, for a GPU. ``small``: for two CPU cores. ``debug``: for tests, in seconds.
+
+After a hyphen follows another sequence core in that preset; the agent is that of the first part.
+``paper-storm`` has the published sizes of STORM's transformer.
+"""

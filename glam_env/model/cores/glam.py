@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glam_env.model.cores.base import CoreConfig, CoreOutput, SequenceCore
+from glam_env.model.cores.base import CoreConfig, CoreOutput, SequenceCore, require_length
 from glam_env.model.cores.mamba import MambaTrace
 from glam_env.model.cores.stack import (
     LARGEST_MAMBA,
@@ -255,8 +255,7 @@ class GlamCore(SequenceCore):
             ValueError: L is less than s.
         """
         first = self.context - 1
-        if e.shape[1] <= first:
-            raise ValueError(f"a sequence needs at least {first + 1} steps, got {e.shape[1]}")
+        require_length(e, self.context)
         variation, traces = self.gmamba(e[:, 1:] - e[:, :-1])  # (B, L−1, D) from t = 1
         variation = variation[:, first - 1 :]  # (B, L−s+1, D) from t = s − 1
         local, inputs = self.lmamba(e)  # (B, L−s+1, D)
