@@ -70,7 +70,8 @@ def make_stepper(
 ) -> Stepper:
     """Make the stepper of a world model whose weights are frozen.
 
-    A core other than ``glam`` is stepped by its own methods in PyTorch.
+    A model with a core other than ``glam``, and one that recomputes, steps by its own methods in
+    PyTorch.
 
     Args:
         world_model: In eval mode, on its device.
@@ -83,14 +84,16 @@ def make_stepper(
     Raises:
         GlamError: ``backend`` is ``"native"``, and the library cannot be compiled or does not suit.
     """
+    plain = world_model.recomputes or not suits_layout(world_model.config)
+    if backend == "native" and world_model.recomputes:
+        raise GlamError("native steps carry the core's state on; with a window take 'torch'")
     if backend == "auto":
         on_cpu = world_model.prior.weight.device.type == "cpu"
-        suited = on_cpu and suits_layout(world_model.config)
+        suited = on_cpu and not plain
         native = suited and available() and stepper.suits(world_model.config)
         backend = "native" if native else "torch"
     if backend == "native":
         return NativeStepper(world_model, temperature=temperature, precision=precision)
-    plain = not suits_layout(world_model.config)
     return (ModelStepper if plain else TorchStepper)(world_model, temperature=temperature)
 
 

@@ -15,6 +15,7 @@ from glam_env.model.cores.base import CoreConfig
 from glam_env.model.cores.double import DoubleMambaConfig, DoubleTransformerConfig
 from glam_env.model.cores.parts import GlobalConfig, LocalConfig
 from glam_env.model.cores.transformer import TransformerConfig
+from glam_env.model.cores.window import WINDOW_STEPS
 from glam_env.protocols import PlaySettings
 from glam_env.training.ranges import (
     FREEZE_RANGES,
@@ -118,6 +119,9 @@ class TrainConfig:
         dream_starts: Where dreams start. "computed": at states of the last world-model update.
             "fresh": after contexts that are drawn and encoded for each agent update.
         context: Real steps in front of a dream.
+        dream_context: "recurrent": dreams and the filter of the real game carry the sequence core's
+            state on. "window": each step computes it again over the last 16 steps, as the paper
+            does; slower.
         imagination_batch: Dreams in an agent update.
         horizon: Number of steps of these dreams.
         model: Sizes of the world model. The game sets the number of actions.
@@ -155,6 +159,7 @@ class TrainConfig:
     final_learning_rate: float = 1e-4
     dream_starts: str = "computed"
     context: int = 16
+    dream_context: str = "recurrent"
     imagination_batch: int = 1024
     horizon: HorizonConfig = field(default_factory=HorizonConfig)
     model: WorldModelConfig = field(default_factory=lambda: WorldModelConfig(num_actions=18))
@@ -215,6 +220,15 @@ class TrainConfig:
         for name, length in lengths.items():
             if length <= self.context:
                 raise GlamError(f"{name} {length} must exceed context {self.context}")
+        if self.dream_context not in ("recurrent", "window"):
+            raise GlamError(
+                f"dream_context must be recurrent or window, got {self.dream_context!r}"
+            )
+        if self.dream_context == "window" and self.model.core.context > WINDOW_STEPS:
+            raise GlamError(
+                f"dream_context window has {WINDOW_STEPS} steps, fewer than the "
+                f"{self.model.core.context} that the core needs; take recurrent"
+            )
         if self.dream_starts not in ("computed", "fresh"):
             raise GlamError(f"dream_starts must be computed or fresh, got {self.dream_starts!r}")
         places = self.batch * (self.length - self.context)
