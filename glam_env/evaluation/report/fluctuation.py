@@ -55,14 +55,15 @@ def read_fluctuation(path: Path) -> Fluctuation | None:
 def fluctuation(lines: Sequence[Mapping[str, Any]]) -> Fluctuation | None:
     """Compute the fluctuation; see :func:`read_fluctuation`.
 
-    Two lines make a difference if both are of joint training and of the same terms: where the
-    image model is frozen, the loss loses its largest one.
+    Two lines make a difference if both are of joint training, with no other phase between them, and
+    of the same terms: where the image model is frozen, the loss loses its largest one.
     """
-    logged = [line for line in lines if line.get("phase") == JOINT and "loss" in line]
+    logged = [line for line in lines if "phase" in line]
     pairs = [
         (one, two)
         for one, two in pairwise(logged)
-        if two["model_updates"] > one["model_updates"]
+        if one["phase"] == two["phase"] == JOINT
+        and {"loss"} <= one.keys() & two.keys()
         and ("reconstruction" in one) == ("reconstruction" in two)
     ]
     if len(pairs) < 2:
@@ -80,7 +81,7 @@ def fluctuation(lines: Sequence[Mapping[str, Any]]) -> Fluctuation | None:
         deviations,
         means,
         Curve(
-            tuple(line["model_updates"] for line in logged),
-            tuple(float(line["loss"]) for line in logged),
+            tuple(two["model_updates"] for _, two in pairs),
+            tuple(float(two["loss"]) for _, two in pairs),
         ),
     )

@@ -112,21 +112,21 @@ def save_training_plot(
 
 def _normalized(name: str, bands: Mapping[str, Mapping[str, Band]]) -> Band:
     """Average a variant over all games, in human-normalised scores on their common steps."""
-    own = {find_game(game): by[name] for game, by in bands.items()}
-    first = max(one.steps[0] for one in own.values())
-    last = max(first, min(one.steps[-1] for one in own.values()))
+    own = [(find_game(game), by[name]) for game, by in bands.items()]
+    first = max(one.steps[0] for _, one in own)
+    last = max(first, min(one.steps[-1] for _, one in own))
     steps = np.linspace(first, last, POINTS)
     parts = [
         np.mean(
             [
                 human_normalized_score(game, np.interp(steps, one.steps, getattr(one, part)))  # type: ignore[arg-type]
-                for game, one in own.items()
+                for game, one in own
             ],
             axis=0,
         )
         for part in ("mean", "low", "high")
     ]
-    return Band(steps, *parts, min(one.seeds for one in own.values()))
+    return Band(steps, *parts, min(one.seeds for _, one in own))
 
 
 def _draw_band(axis: Any, one: Band, name: str, color: str) -> None:
