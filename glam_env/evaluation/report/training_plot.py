@@ -116,7 +116,7 @@ def _normalized(name: str, bands: Mapping[str, Mapping[str, Band]]) -> Band:
     first = max(one.steps[0] for _, one in own)
     last = max(first, min(one.steps[-1] for _, one in own))
     steps = np.linspace(first, last, POINTS)
-    parts = [
+    mean, low, high = (
         np.mean(
             [
                 human_normalized_score(game, np.interp(steps, one.steps, getattr(one, part)))  # type: ignore[arg-type]
@@ -125,8 +125,8 @@ def _normalized(name: str, bands: Mapping[str, Mapping[str, Band]]) -> Band:
             axis=0,
         )
         for part in ("mean", "low", "high")
-    ]
-    return Band(steps, *parts, min(one.seeds for _, one in own))
+    )
+    return Band(steps, mean, low, high, min(one.seeds for _, one in own))
 
 
 def _draw_band(axis: Any, one: Band, name: str, color: str) -> None:
