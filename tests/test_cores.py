@@ -8,6 +8,7 @@ import torch
 from glam_env.model.cores.base import CORES, CoreConfig, SequenceCore, make_core
 from glam_env.model.cores.double import DoubleCore
 from glam_env.model.cores.transformer import PERIOD, TransformerConfig, TransformerCore
+from glam_env.model.cores.window import WindowCore
 
 WIDTH, LENGTH = 16, 300
 WINDOW = 24  # of the transformers: the 300 steps go round their ring twelve times
@@ -194,6 +195,18 @@ def test_the_ring_goes_on_past_the_period_of_its_angles() -> None:
     assert state.age.tolist() == [3 * WINDOW, PERIOD + WINDOW - 5]
     young, old = torch.stack(last[-5:])[:, 0], torch.stack(last[-5:])[:, 1]
     torch.testing.assert_close(old, young, atol=1e-4, rtol=0.0)
+
+
+def test_counts_that_no_dream_has_address_no_other_memory() -> None:
+    """A snapshot may come from anybody: its counts may be anything."""
+    core = make("transformer")
+    for name, one in (("age", core), ("count", WindowCore(core, WIDTH))):
+        for value in (-5, 2**62, -(2**62)):
+            state = one.initial_state(2)
+            state = state._replace(**{name: torch.full((2,), value)})
+            h, after = one.step(draw(2, WIDTH), state)
+            assert h.shape == (2, WIDTH)
+            assert [part.shape for part in after] == [part.shape for part in state]
 
 
 def test_the_order_of_the_past_matters() -> None:

@@ -64,3 +64,17 @@ def test_a_captured_update_learns(name: str) -> None:
     captured = CapturedUpdate(update)
     losses = [float(captured(*batch)) for _ in range(40)]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@torch.no_grad()
+def test_steps_of_a_window_are_captured() -> None:
+    """As in a dream env of ``context="window"``, from its first step to beyond a full window."""
+    window = make_model("glam").eval().cuda().windowed().memory
+    graph = Captured(window.step)
+    captured = eager = window.initial_state(2, "cuda")
+    for t in range(20):
+        e = torch.randn(2, 32, generator=torch.Generator().manual_seed(t)).cuda()
+        first = torch.tensor([t == 0, t in (0, 9)], device="cuda")
+        h, captured = graph(e, captured, first)
+        again, eager = window.step(e, eager, first)
+        assert torch.equal(h, again)
