@@ -16,6 +16,7 @@ from glam_env.cli.info import _checkpoint
 from glam_env.cli.main import read_command
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
+from glam_env.evaluation.report.card import write_card
 from glam_env.fast.choose import make_stepper
 from glam_env.fast.plain import ModelStepper
 from glam_env.model.cores.base import CORES
@@ -134,11 +135,13 @@ def test_it_dreams_alike_alone_from_snapshots_and_again(trained) -> None:
 
 
 @pytest.mark.emulator
-def test_the_engine_is_pytorch_and_info_says_so(trained) -> None:
+def test_the_engine_is_pytorch_and_info_and_card_name_the_core(trained) -> None:
     model = Checkpoint.open(trained.path).world_model()
     assert isinstance(make_stepper(model), ModelStepper)
     with pytest.raises(GlamError, match="native"):
         make_stepper(model, backend="native")
+    card = write_card(Checkpoint.open(trained.path).config)
+    assert f"| sequence core | `{trained.name}` |" in card
     _, _, facts = _checkpoint(str(trained.path))
     assert facts["dreams on a CPU"] == f"PyTorch (the core '{trained.name}' has no C++ steps)"
 
