@@ -46,7 +46,7 @@ ROOT = Path(__file__).parents[1]
         (["train", "Boxing", "--warm-start", "Pong"], "is of Pong"),
         (["train", "Pong", "--warm-start", "Pong", "--model.stem", "8"], "model.stem"),
         (["train", "Ping"], "Pong"),
-        (["train", "Pong", "--preset", "tiny"], "paper, small, debug"),
+        (["train", "Pong", "--preset", "tiny"], "paper, small, debug, small-local"),
         (["train", "Pong", "--bach", "3"], "there is no option --bach: did you mean --batch?"),
         (["train", "Pong", "--batch", "many"], "--batch must be INT"),
         (["train", "Pong", "--batch", "0"], "batch must be in [1, 1000000]"),

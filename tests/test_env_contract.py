@@ -591,6 +591,7 @@ def test_a_bad_action_is_refused_by_the_single_env(make_single, world) -> None:
         ({"max_prior_entropy": -1.0}, "max_prior_entropy must be a number of nats >= 0, or None"),
         ({"backend": "numba"}, "backend must be one of"),
         ({"precision": "float8"}, "precision must be one of auto, float32"),
+        ({"context": "short"}, "context must be one of recurrent, window"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
         (
             {"obs_type": "latent", "checkpoint": "/nowhere/Pong"},
@@ -704,6 +705,7 @@ def test_a_dream_s_options_are_taken_by_the_real_game(keep, make) -> None:
         "backend": "torch",
         "precision": "float32",
         "contexts": {"frames": np.zeros(0), "actions": np.zeros(0)},
+        "context": "window",
         "autoreset_mode": "DISABLED",
     }
     envs = make("real", **options)

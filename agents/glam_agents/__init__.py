@@ -45,7 +45,8 @@ class AgentKind:
             that is added later keeps old checkpoints readable.
         make: builds an agent that has learned nothing, from a config, the width of the features
             and the number of actions.
-        presets: configs by the name of a training preset. The others train with the defaults.
+        presets: configs by the name of a training preset, or by its part before a hyphen. The
+            others train with the defaults.
         sizes: fields of the config that determine the shapes of the weights. A warm start takes
             them from its checkpoint.
     """
@@ -62,8 +63,11 @@ class AgentKind:
         self.config()  # TypeError for a field without a default
 
     def preset(self, name: str) -> Any:
-        """Return the config of a training preset, such as ``"small"``."""
-        return self.presets[name] if name in self.presets else self.config()
+        """Return the config of a training preset, such as ``"small"`` or ``"small-local"``."""
+        for known in (name, name.partition("-")[0]):
+            if known in self.presets:
+                return self.presets[known]
+        return self.config()
 
     def validate(self, config: Any) -> None:
         """Check a config by its own ``validate()``, if it has one.

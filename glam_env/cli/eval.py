@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from glam_env.cli import trained
 from glam_env.cli.options import Device, Game, Protocol
@@ -31,6 +31,8 @@ class Eval:
         repeat_action_probability: Probability in [0, 1] that the game repeats the last action
             (sticky actions). By default that of the protocol.
         noop_max: Each game begins with 0 to so many no-op frames. By default as in the protocol.
+        context: How the world model remembers the game: recurrent (it carries its state on) or
+            window (it computes its state again over the last 16 steps at each step).
         device: Where the agent runs.
         json: Print the report as JSON.
     """
@@ -45,6 +47,7 @@ class Eval:
     protocol: Protocol = None
     repeat_action_probability: float | None = None
     noop_max: int | None = None
+    context: Literal["recurrent", "window"] = "recurrent"
     device: Device = "auto"
     json: bool = False
 
@@ -69,9 +72,10 @@ class Eval:
             play = choose_play(play, *given)
         else:
             choose_play(PlaySettings(), *given)  # a mistake is found before anything is loaded
-            loaded = trained.load_trained(self.game, self.device)
+            loaded = self._remembering(trained.load_trained(self.game, self.device))
             name, policy, play = loaded.game, loaded.policy(self.greedy), loaded.play
             origin = {"trained_under": to_json(play), "real_steps": loaded.real_steps}
+            origin |= {"context": self.context}
             words = f"trained under: {play}; {loaded.real_steps:,} real steps in all runs together"
             play = choose_play(play, *given)
         report = trained.play_games(
@@ -82,6 +86,11 @@ class Eval:
         else:
             print("\n".join([report.table(), *([words] if words else [])]))
         return 0
+
+    def _remembering(self, loaded: trained.Trained) -> trained.Trained:
+        from glam_env.envs.context import with_context
+
+        return replace(loaded, world_model=with_context(loaded.world_model, self.context))
 
     def _score_kept(self) -> int:
         """Score the kept weights of a run, and write and print the curve."""
@@ -99,7 +108,7 @@ class Eval:
             raise GlamError(f"{path} has no kept weights; train with --keep-every 0.1")
 
         def play_with(step: int, seed: int, **options: Any) -> dict[str, Any]:
-            loaded, _ = trained.load_run(path, device, step)
+            loaded = self._remembering(trained.load_run(path, device, step)[0])
             given = self.protocol, self.repeat_action_probability, self.noop_max
             report = trained.play_games(
                 loaded.policy(self.greedy),

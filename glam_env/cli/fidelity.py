@@ -28,6 +28,8 @@ class Fidelity:
         horizon: Steps of an open-loop dream.
         seed: Seed of the games and the dreams.
         out: Folder for the report as JSON, plots, strips and a film.
+        pictures: Folder for strips of the game and the dream, with boxes where the real frames
+            change most. Nothing is measured then.
         check: Exit with code 1 if a figure misses its threshold.
         device: Where the models run.
         json: Print the report as JSON.
@@ -41,6 +43,7 @@ class Fidelity:
     horizon: int = trained.FIDELITY_HORIZON
     seed: int = trained.FIDELITY_SEED
     out: Annotated[Path | None, folder("none is written")] = None
+    pictures: Annotated[Path | None, folder("none are drawn")] = None
     check: bool = False
     device: Device = "auto"
     json: bool = False
@@ -56,6 +59,10 @@ class Fidelity:
         trained.require_emulator()
         if self.out is not None:
             trained.require_file("--out", self.out, "PIL", "matplotlib", "imageio_ffmpeg")
+        if self.pictures is not None:
+            if self.out is not None or self.check or self.json:
+                raise GlamError("--pictures measures nothing: leave out --out, --check and --json")
+            return self._draw(self.pictures)
         if self.check and self.horizon < (least := Thresholds().horizon):
             raise GlamError(f"--check needs a horizon of at least {least}, not {self.horizon}")
         loaded = trained.load_trained(self.game, self.device)
@@ -73,3 +80,33 @@ class Fidelity:
             save_examination(self.out, report, loaded.world_model, recording)
             print(f"written to {self.out}", file=sys.stderr)
         return int(self.check and not report.passed)
+
+    def _draw(self, to: Path) -> int:
+        """Play the game, dream along a few stretches, and draw both."""
+        from glam_env.console import Progress
+        from glam_env.evaluation.measures.base import Settings, Subject
+        from glam_env.evaluation.play.windows import dream_windows
+        from glam_env.evaluation.report.boxes import save_boxed_strips
+
+        trained.require_file("--pictures", to, "PIL")
+        loaded = trained.load_trained(self.game, self.device)
+        settings = Settings(
+            steps=self.steps, horizon=self.horizon, seed=self.seed, play=loaded.play
+        )
+        with Progress() as progress:
+            subject = Subject(
+                loaded.world_model, loaded.act(), loaded.game, settings, on_progress=progress
+            )
+            windows = dream_windows(
+                loaded.world_model,
+                subject.recording,
+                context=settings.context,
+                horizon=self.horizon,
+                seed=self.seed,
+            )
+        try:
+            paths = save_boxed_strips(to, windows)
+        except OSError as error:
+            raise GlamError(f"cannot write {to} ({error}); choose a writable --pictures") from error
+        print("\n".join(map(str, paths)))
+        return 0

@@ -93,8 +93,10 @@ def _installation() -> dict[str, Any]:
     import glam_env
     from glam_env.checkpoint.folder import shipped_checkpoints
     from glam_env.device import find_device
-    from glam_env.fast.choose import describe
+    from glam_env.fast.choose import describe_core
     from glam_env.fast.scan import convolution_missing, scan_missing
+    from glam_env.model.config import WorldModelConfig
+    from glam_env.model.cores.base import CORES
 
     return {
         "glam-env": glam_env.__version__,
@@ -105,19 +107,26 @@ def _installation() -> dict[str, Any]:
         "mamba convolution": (
             f"PyTorch ({why})" if (why := convolution_missing()) else "causal-conv1d"
         ),
-        "dreams on a CPU": describe(),
+        "dreams on a CPU": {
+            name: describe_core(WorldModelConfig(1, core=kind.config()))  # type: ignore[call-arg]
+            for name, kind in CORES.items()
+        },
         "checkpoints": {game: str(path) for game, path in shipped_checkpoints().items()},
     }
 
 
 def _training_run(path: Path) -> tuple[str, dict[str, Any]]:
     """Describe a run of `glam train`: its game, and facts."""
+    from glam_env.fast.choose import describe_core
+    from glam_env.training.export import read_settings
     from glam_env.training.kept import list_kept
     from glam_env.training.run_folder import RunFolder
 
     run = RunFolder(path)
-    facts = {
+    _, _, config = read_settings(run.settings, str(path / "config.json"))
+    facts: dict[str, Any] = {
         "settings": run.settings,
+        "dreams on a CPU": describe_core(config.model),
         "checkpoints": [str(p) for p in run.checkpoints()],
         "kept weights": [str(p) for p in list_kept(run).values()],
     }
@@ -128,10 +137,16 @@ def _checkpoint(name: str) -> tuple[Path, str, dict[str, Any]]:
     """Describe a checkpoint: its folder, its game, and facts."""
     from glam_env.checkpoint.config import to_json
     from glam_env.checkpoint.folder import Checkpoint
+    from glam_env.fast.choose import describe_core
 
     checkpoint = Checkpoint.open(name)
     checkpoint.verify()  # a config alone says nothing of the other files
-    facts = {"folder": str(checkpoint.path), **to_json(checkpoint.config)}
+    engine = describe_core(checkpoint.config.world_model)
+    facts = {
+        "folder": str(checkpoint.path),
+        "dreams on a CPU": engine,
+        **to_json(checkpoint.config),
+    }
     return checkpoint.path, checkpoint.config.game, facts
 
 

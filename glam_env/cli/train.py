@@ -7,7 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +34,20 @@ MOST_THREADS = (
 
 
 @dataclass
+class _CoreChoice:
+    """The name of a sequence core."""
+
+    name: str = ""
+
+
+@dataclass
+class _ModelChoice:
+    """Where the options of a world model have that name."""
+
+    core: _CoreChoice = field(default_factory=_CoreChoice)
+
+
+@dataclass
 class _Choices:
     """Options that decide the defaults of the others."""
 
@@ -42,6 +56,7 @@ class _Choices:
     warm_start: str = ""
     protocol: str | None = None
     resume: bool = False
+    model: _ModelChoice = field(default_factory=_ModelChoice)
 
 
 @dataclass
@@ -51,7 +66,7 @@ class Train:
     Attributes:
         game: One of the 26 games of Atari 100k, such as Pong.
         preset: Named settings: paper (a GPU), small (two CPU cores) or debug (seconds). The
-            options below override single ones.
+            options below override single ones; --model.core.name takes another sequence core.
         algorithm: The agent, a name in `glam_agents.AGENTS`.
         protocol: How the game is played, in short: atari100k (no sticky actions, up to 30 no-ops)
             or published (sticky actions 0.25, no no-ops). By default as in the preset.
@@ -99,7 +114,7 @@ class Train:
         if choices.preset not in PRESETS:
             raise GlamError(f"preset must be one of {', '.join(PRESETS)}; got {choices.preset!r}")
         kind = find_agent(choices.algorithm or DEFAULT_AGENT)
-        train = PRESETS[choices.preset]
+        train = _with_core(PRESETS[choices.preset], choices.model.core.name)
         defaults = cls(
             game=tyro.MISSING,
             preset=choices.preset,
@@ -267,6 +282,23 @@ class Train:
                 f"a resumed run keeps its own settings: {path} has {name} {own[name]}, "
                 f"not {given.get(name)}; leave out {', '.join(changed)}"
             )
+
+
+def _with_core(config: TrainConfig, name: str) -> TrainConfig:
+    """Return the settings with another sequence core of default sizes, unless it is theirs.
+
+    Raises:
+        GlamError: There is no such core.
+    """
+    from glam_env.model.cores.base import find_core
+    from glam_env.training.presets import with_core
+
+    if name in ("", config.model.core.name):
+        return config
+    try:
+        return with_core(config, find_core(name).config())  # type: ignore[call-arg]
+    except ValueError as error:
+        raise GlamError(f"model.{error}") from error
 
 
 def _require_libraries() -> None:

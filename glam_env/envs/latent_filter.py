@@ -40,7 +40,7 @@ class LatentFilter:
         self.state = DreamState(
             torch.zeros(num_envs, c.categoricals, dtype=torch.int64, device=device),
             torch.zeros(num_envs, c.width, device=device),
-            world_model.core.initial_state(num_envs, device),
+            world_model.memory.initial_state(num_envs, device),
         )
         self._first = torch.ones(num_envs, dtype=torch.bool, device=device)
 
@@ -100,7 +100,7 @@ class LatentFilter:
 
     def load_memory(self, memory: dict[str, Any]) -> None:
         """Return to a :meth:`memory`, in this format or that of earlier versions."""
-        core = self.world_model.core
+        core = self.world_model.memory
         parts = list(memory["core"])
         if isinstance(core, GlamCore) and len(parts) == len(GlamState._fields) - 1:
             parts.append(core.lmamba.inputs(parts[0]))  # from a version without ``local``

@@ -25,6 +25,7 @@ from glam_env.fast.render import (
     round_decoder,
 )
 from glam_env.fast.step import TorchStepper
+from glam_env.model.config import WorldModelConfig
 from glam_env.model.vision import ImageDecoder
 from glam_env.model.world_model import WorldModel
 
@@ -50,6 +51,16 @@ def describe() -> str:
     return "C++, products of float16" if vector_sizes().halves else "C++, float32"
 
 
+def describe_core(config: WorldModelConfig) -> str:
+    """Describe what steps dreams of a world model on this machine's CPU, for a person to read."""
+    core = config.core.name
+    if not suits_layout(config):
+        return f"PyTorch (the core {core!r} has no C++ steps)"
+    if not missing() and not stepper.suits(config):
+        return "PyTorch (C++ steps do not suit these sizes)"
+    return describe()
+
+
 def make_stepper(
     world_model: WorldModel,
     *,
@@ -59,7 +70,8 @@ def make_stepper(
 ) -> Stepper:
     """Make the stepper of a world model whose weights are frozen.
 
-    A core other than ``glam`` is stepped by its own methods in PyTorch.
+    A model with a core other than ``glam``, and one that recomputes, steps by its own methods in
+    PyTorch.
 
     Args:
         world_model: In eval mode, on its device.
@@ -72,14 +84,16 @@ def make_stepper(
     Raises:
         GlamError: ``backend`` is ``"native"``, and the library cannot be compiled or does not suit.
     """
+    plain = world_model.recomputes or not suits_layout(world_model.config)
+    if backend == "native" and world_model.recomputes:
+        raise GlamError("native steps carry the core's state on; with a window take 'torch'")
     if backend == "auto":
         on_cpu = world_model.prior.weight.device.type == "cpu"
-        suited = on_cpu and suits_layout(world_model.config)
+        suited = on_cpu and not plain
         native = suited and available() and stepper.suits(world_model.config)
         backend = "native" if native else "torch"
     if backend == "native":
         return NativeStepper(world_model, temperature=temperature, precision=precision)
-    plain = not suits_layout(world_model.config)
     return (ModelStepper if plain else TorchStepper)(world_model, temperature=temperature)
 
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from glam_env.model.config import WorldModelConfig
-from glam_env.model.cores.glam import GlamCore, LMamba, MambaBlock
+from glam_env.model.cores.glam import GlamCore, LMamba
 from glam_env.model.cores.mamba import Mamba
+from glam_env.model.cores.stack import MambaBlock
 from glam_env.model.world_model import WorldModel
 
 

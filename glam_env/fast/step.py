@@ -13,7 +13,8 @@ from torch import Tensor
 
 from glam_env.fast.layout import ScanWeights, lay_out
 from glam_env.fast.plain import put_rows, require_finite
-from glam_env.model.cores.glam import GlamState, stacked
+from glam_env.model.cores.glam import GlamState
+from glam_env.model.cores.stack import stacked
 from glam_env.model.distributions import one_hot, symexp
 from glam_env.model.structures import DreamState, Prediction
 from glam_env.model.world_model import WorldModel

@@ -80,6 +80,7 @@ class WorldModelConfig:
                 f"draw_temperature must be finite and at least 1e-3, got {self.draw_temperature}"
             )
         self.core.validate()
+        self.core.validate_width(self.width)
 
 
 def upgrade_config(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,8 +128,10 @@ class Posterior(NamedTuple):
         codes: (B, L, K) int64.
         valid: (B, L) bool, the steps that are not padding.
         core: The sequence core's parallel pass.
+        features: (B, L, D) what it read, without gradient.
     """
 
     codes: Tensor
     valid: Tensor
     core: CoreOutput
+    features: Tensor

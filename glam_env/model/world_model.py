@@ -28,6 +28,7 @@ from glam_env.model.distributions import (
 )
 from glam_env.model.heads import Head
 from glam_env.model.losses import LossTerms
+from glam_env.model.memory import Memory
 from glam_env.model.structures import (
     DreamState,
     LatentBatch,
@@ -40,7 +41,7 @@ from glam_env.model.vision import ImageDecoder, ImageEncoder
 VARIATION_PROJECTION = "variation_target"  # prefix of the tensors that an export leaves out
 
 
-class WorldModel(nn.Module):
+class WorldModel(Memory):
     """Feature encoder, sequence core and predictors (eq. 5), and the image model.
 
     Args:
@@ -136,14 +137,14 @@ class WorldModel(nn.Module):
         Args:
             code: (E, K) int64, z_t.
             action: (E) int64, a_t.
-            core: The sequence core's state after step t − 1; it is not changed.
+            core: The state of :attr:`memory` after step t − 1; it is not changed.
             first: (E) bool, rows whose episode starts at this step.
 
         Returns:
             h_t (E, D), and the core's state after step t.
         """
         z = one_hot(code, self.config.classes).flatten(-2)
-        return self.core.step(self.embed(z, action), core, first)
+        return self.memory.step(self.embed(z, action), core, first)
 
     @torch.no_grad()
     def step(
@@ -184,10 +185,10 @@ class WorldModel(nn.Module):
             actions: (B, L) int64, L ≥ ``core.context``.
         """
         z = one_hot(codes[:, :-1], self.config.classes).flatten(-2)
-        output = self.core(self.embed(z, actions).float())
+        output = self.memory(self.embed(z, actions).float())
         rows = torch.arange(len(actions), device=actions.device)
         last = torch.full_like(rows, actions.shape[1] - 1)
-        return DreamState(codes[:, -1], output.h[:, -1], self.core.state_at(output, rows, last))
+        return DreamState(codes[:, -1], output.h[:, -1], self.memory.state_at(output, rows, last))
 
     @torch.no_grad()
     def dream_starts(self, posterior: Posterior, rows: Tensor, positions: Tensor) -> DreamState:
@@ -199,6 +200,9 @@ class WorldModel(nn.Module):
             positions: (N) int64. At position t, ``core.context`` ≤ t < L, the dream sees z_t and
                 has observed steps 0 … t − 1. Padding is no place to start.
         """
+        for window in self._window:
+            state = window.state_of(posterior.features, rows, positions - 1)
+            return DreamState(posterior.codes[rows, positions], window.read(state).float(), state)
         start = self.core.context - 1
         return DreamState(
             posterior.codes[rows, positions],
@@ -246,7 +250,8 @@ class WorldModel(nn.Module):
         terms, others, output = self._sequence_terms(e, latents, config)
         loss = losses.total_loss(terms._replace(reconstruction=reconstruction), config)
         metrics |= {"reconstruction": reconstruction.detach(), **others, "loss": loss.detach()}
-        return loss, metrics, Posterior(codes.unflatten(0, (b, length)), batch.valid, output)
+        codes = codes.unflatten(0, (b, length))
+        return loss, metrics, Posterior(codes, batch.valid, output, e.detach())
 
     def latent_loss(
         self, batch: LatentBatch, config: LossConfig
@@ -264,7 +269,8 @@ class WorldModel(nn.Module):
         e = self.embed_codes(codes, batch.actions)
         terms, metrics, output = self._sequence_terms(e, batch, config)
         loss = losses.total_loss(terms, config)
-        return loss, metrics | {"loss": loss.detach()}, Posterior(codes, batch.valid, output)
+        posterior = Posterior(codes, batch.valid, output, e.detach())
+        return loss, metrics | {"loss": loss.detach()}, posterior
 
     def autoencoder_loss(
         self, images: Tensor, config: LossConfig

@@ -1,4 +1,4 @@
-"""The scores of a sweep's runs, read from its folder."""
+"""The scores and other figures of a sweep's runs, read from its folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.scores import play_of, stored_scores
+from glam_env.evaluation.report.ablation import RunFigures, fidelity_figures, row_of
+from glam_env.evaluation.report.fluctuation import read_fluctuation
+from glam_env.evaluation.report.history import METRICS
 from glam_env.files import read_json, reading
 from glam_env.games import find_game
 from glam_env.sweep.matrix import CHECKPOINT, RESULTS
@@ -53,6 +56,32 @@ def collect(folder: Path) -> list[RunScores]:
     if not runs:
         raise GlamError(f"{folder} holds no runs of a sweep; give the folder of a `glam sweep`")
     return sorted(runs, key=lambda run: (run.variant, run.game, run.seed))
+
+
+def figures_of(run: RunScores) -> RunFigures:
+    """Read what else a report shows of a run: its row of table 2, fidelity and fluctuation.
+
+    Raises:
+        GlamError: One of its files cannot be read.
+    """
+    file = run.path / "config.json"
+    settings = read_json(file, CURE)
+    with reading(file, CURE):
+        train = settings.get("train") or {}
+        core = train.get("model", {}).get("core", {}).get("name", "")
+        row = row_of(core, float(train.get("loss", {}).get("variation", 0.1)))
+    measured = run.path / RESULTS / "fidelity.json"
+    exported = run.path / CHECKPOINT / "config.json"
+    plain, where = {}, exported
+    if measured.is_file():
+        plain, where = read_json(measured, CURE), measured
+    elif exported.is_file():
+        plain = read_json(exported, CURE).get("results", {}).get("fidelity", {})
+    with reading(where, CURE):
+        fidelity = fidelity_figures(plain)
+    metrics = run.path / METRICS
+    fluctuation = read_fluctuation(metrics) if metrics.is_file() else None
+    return RunFigures(run.game, run.variant, run.seed, row, run.scores, fidelity, fluctuation)
 
 
 def _measured(path: Path) -> Iterator[tuple[str, float]]:

@@ -45,6 +45,8 @@ class Learner:
         self.config, self.game, self.device = config, game, device
         sizes = replace(config.model, num_actions=game.num_actions)
         self.world_model = WorldModel(sizes).to(device)
+        if config.dream_context == "window":
+            self.world_model.recompute()
         self._optimizer = torch.optim.Adam(
             [p for p in self.world_model.parameters() if p.requires_grad],
             lr=config.learning_rate,

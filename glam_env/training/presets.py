@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from glam_env.checkpoint.config import require_world_model
 from glam_env.checks import require_ranges
 from glam_env.errors import GlamError
 from glam_env.files import shown
 from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.cores.base import CoreConfig
+from glam_env.model.cores.double import DoubleMambaConfig, DoubleTransformerConfig
+from glam_env.model.cores.parts import GlobalConfig, LocalConfig
+from glam_env.model.cores.transformer import TransformerConfig
+from glam_env.model.cores.window import WINDOW_STEPS
 from glam_env.protocols import PlaySettings
+from glam_env.training.ranges import (
+    FREEZE_RANGES,
+    HORIZON_RANGES,
+    LOSS_RANGES,
+    MOST_FREEZES,
+    RANGES,
+)
 
 
 @dataclass(frozen=True)
@@ -67,68 +80,6 @@ class FreezeConfig:
     latent_length: int = 64
 
 
-_AMOUNT, _SHARE, _POSITIVE = "[0, inf)", "[0, 1]", "(0, inf)"
-_COUNT, _UPDATES, _SIZE = "[1, 1000000000]", "[0, 1000000000]", "[1, 1000000]"
-
-_MARGIN = "[0, 64]"  # pixels, of 64
-MOST_FREEZES = 100
-
-_RANGES = {
-    **dict.fromkeys(
-        [
-            "total_steps",
-            "random_steps",
-            "replay_capacity",
-            "update_every",
-            "agent_updates",
-            "log_every",
-            "checkpoint_every",
-            "exploration_hold",
-        ],
-        _COUNT,
-    ),
-    **dict.fromkeys(("batch", "length", "context", "image_batch", "imagination_batch"), _SIZE),
-    **dict.fromkeys(("image_warmup", "model_warmup"), _UPDATES),
-    "target_error": _AMOUNT,
-    "num_envs": "[1, 10000]",
-    "noop_max": "[0, 10000]",
-    **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
-    "seed": "[0, 9223372036854775807]",
-    "decay_from": _SHARE,
-    "keep_every": _SHARE,
-    "repeat_action_probability": "[0, 1)",
-}
-_HORIZON_RANGES = {"initial": _SIZE, "increase": _UPDATES, "every": _COUNT, "maximum": _SIZE}
-_FREEZE_RANGES = {
-    **dict.fromkeys(("finetune", "adapt"), _UPDATES),
-    **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
-    "margin": _MARGIN,
-    "margin_weight": _POSITIVE,
-    **dict.fromkeys(("empty_weight", "image_entropy"), _AMOUNT),
-}
-_LOSS_RANGES = {
-    **dict.fromkeys(
-        [
-            "dynamics",
-            "representation",
-            "variation",
-            "free_nats",
-            "variation_free_nats",
-            "latent_gradient",
-            "reward_weight",
-            "empty_weight",
-            "image_entropy",
-        ],
-        _AMOUNT,
-    ),
-    **dict.fromkeys(("foreground_weight", "margin_weight"), _POSITIVE),
-    "foreground_threshold": _SHARE,
-    "rare_share": _SHARE,
-    "margin": _MARGIN,
-    "decode_fraction": "(0, 1]",
-}
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """A training run; the defaults are those of table 3 of the paper.
@@ -168,6 +119,9 @@ class TrainConfig:
         dream_starts: Where dreams start. "computed": at states of the last world-model update.
             "fresh": after contexts that are drawn and encoded for each agent update.
         context: Real steps in front of a dream.
+        dream_context: "recurrent": dreams and the filter of the real game carry the sequence core's
+            state on. "window": each step computes it again over the last 16 steps, as the paper
+            does; slower.
         imagination_batch: Dreams in an agent update.
         horizon: Number of steps of these dreams.
         model: Sizes of the world model. The game sets the number of actions.
@@ -205,6 +159,7 @@ class TrainConfig:
     final_learning_rate: float = 1e-4
     dream_starts: str = "computed"
     context: int = 16
+    dream_context: str = "recurrent"
     imagination_batch: int = 1024
     horizon: HorizonConfig = field(default_factory=HorizonConfig)
     model: WorldModelConfig = field(default_factory=lambda: WorldModelConfig(num_actions=18))
@@ -243,10 +198,10 @@ class TrainConfig:
         Raises:
             GlamError: A setting that cannot work; the message says which and what would work.
         """
-        require_ranges(self, _RANGES)
-        require_ranges(self.horizon, _HORIZON_RANGES, "horizon.")
-        require_ranges(self.freeze, _FREEZE_RANGES, "freeze.")
-        require_ranges(self.loss, _LOSS_RANGES, "loss.")
+        require_ranges(self, RANGES)
+        require_ranges(self.horizon, HORIZON_RANGES, "horizon.")
+        require_ranges(self.freeze, FREEZE_RANGES, "freeze.")
+        require_ranges(self.loss, LOSS_RANGES, "loss.")
         if self.horizon.maximum < self.horizon.initial:
             raise GlamError(
                 f"horizon.maximum {self.horizon.maximum} is less than horizon.initial "
@@ -265,6 +220,15 @@ class TrainConfig:
         for name, length in lengths.items():
             if length <= self.context:
                 raise GlamError(f"{name} {length} must exceed context {self.context}")
+        if self.dream_context not in ("recurrent", "window"):
+            raise GlamError(
+                f"dream_context must be recurrent or window, got {self.dream_context!r}"
+            )
+        if self.dream_context == "window" and self.model.core.context > WINDOW_STEPS:
+            raise GlamError(
+                f"dream_context window has {WINDOW_STEPS} steps, fewer than the "
+                f"{self.model.core.context} that the core needs; take recurrent"
+            )
         if self.dream_starts not in ("computed", "fresh"):
             raise GlamError(f"dream_starts must be computed or fresh, got {self.dream_starts!r}")
         places = self.batch * (self.length - self.context)
@@ -367,5 +331,25 @@ _DEBUG = replace(
     checkpoint_every=100,
 )
 
-PRESETS: dict[str, TrainConfig] = {"paper": _PAPER, "small": _SMALL, "debug": _DEBUG}
-"""``paper``: table 3, for a GPU. ``small``: for two CPU cores. ``debug``: for tests, in seconds."""
+
+def with_core(config: TrainConfig, core: CoreConfig, **sizes: Any) -> TrainConfig:
+    """Return the settings with another sequence core, and other sizes of the world model."""
+    return replace(config, model=replace(config.model, core=core, **sizes))
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "paper": _PAPER,
+    "small": _SMALL,
+    "debug": _DEBUG,
+    "small-local": with_core(_SMALL, LocalConfig()),
+    "small-global": with_core(_SMALL, GlobalConfig()),
+    "small-transformer": with_core(_SMALL, TransformerConfig()),
+    "small-double-mamba": with_core(_SMALL, DoubleMambaConfig()),
+    "small-double-transformer": with_core(_SMALL, DoubleTransformerConfig()),
+    "paper-storm": with_core(_PAPER, TransformerConfig(), width=512),
+}
+"""``paper``: table 3, for a GPU. ``small``: for two CPU cores. ``debug``: for tests, in seconds.
+
+After a hyphen follows another sequence core in that preset; the agent is that of the first part.
+``paper-storm`` has the published sizes of STORM's transformer.
+"""

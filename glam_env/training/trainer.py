@@ -261,8 +261,9 @@ class Trainer:
         with self.learner.autocast():
             self.world_model.eval()
             codes = sample_codes(self.world_model.encode(batch.images))
+            start = self.world_model.warm_up(codes, batch.actions[:, :-1])
             self.world_model.train()
-            return self.world_model.warm_up(codes, batch.actions[:, :-1])
+            return start
 
     # --- metrics -------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from glam_env.checks import require_count
 from glam_env.envs.atari.emulator import MAX_STEPS, Emulator
 from glam_env.envs.base import FRAME_SHAPE, PixelVectorEnv, Transition
+from glam_env.envs.context import with_context
 from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.envs.lifetime import NotCopied
@@ -38,8 +39,8 @@ class RealOptions(DreamOptions):
     All options of a dream are accepted, so that changing the id is enough. ``temperature``,
     ``termination``, ``reward``, ``max_prior_entropy``, ``contexts``, ``backend`` and ``precision``
     have no effect here. ``max_episode_steps`` cuts a game; it is at most 27 000, and that if None.
-    Only ``latent`` observations open the ``checkpoint``. The device ``"auto"`` takes CUDA if
-    there is any and the observations need it.
+    Only ``latent`` observations open the ``checkpoint``, and read ``context``. The device
+    ``"auto"`` takes CUDA if there is any and the observations need it.
 
     Args:
         repeat_action_probability: chance that a frame repeats the action before it.
@@ -143,7 +144,7 @@ class RealVectorEnv(NotCopied, PixelVectorEnv):
         self._filter: LatentFilter | None = None
         if self.obs_type == "latent":
             checkpoint = chosen.open_checkpoint(self.game)
-            world_model = checkpoint.world_model(self.device)
+            world_model = with_context(checkpoint.world_model(self.device), chosen.context)
             self._generators = {kind: torch.Generator(self.device) for kind in (_STEPS, _STARTS)}
             self._filter = LatentFilter(world_model, self.num_envs, self._generators[_STEPS])
             feature_dim = world_model.config.feature_dim

@@ -11,6 +11,7 @@ from torch import Tensor
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checks import require_count
 from glam_env.device import find_device
+from glam_env.envs.context import with_context
 from glam_env.envs.dream.options import DreamOptions
 from glam_env.envs.dream.pool import ContextPool
 from glam_env.errors import GlamError
@@ -100,7 +101,7 @@ class DreamEngine:
     ) -> None:
         self.num_envs = num_envs = require_count("num_envs", num_envs)
         self.max_episode_steps = require_count("max_episode_steps", options.max_episode_steps)
-        self.world_model = world_model
+        self.world_model = world_model = with_context(world_model, options.context)
         self.device = find_device(options.device)
         self._temperature = options.temperature
         self._sample_termination = options.termination == "sample"

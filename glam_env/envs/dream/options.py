@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checks import read_autoreset_mode, require_choice, require_count
+from glam_env.envs.context import CONTEXTS, Context
 from glam_env.errors import GlamError, GlamTypeError
 from glam_env.fast.choose import BACKENDS
 from glam_env.fast.render import PRECISIONS
@@ -68,6 +69,9 @@ class DreamOptions:
             :class:`~glam_env.checkpoint.folder.Checkpoint`; None takes the game's shipped one.
         contexts: real play to start from instead of the checkpoint's contexts, see
             :func:`~glam_env.envs.dream.recordings.read_contexts`.
+        context: ``"recurrent"``, where the sequence core carries its state on; or ``"window"``,
+            where each step computes it again over the last 16 steps, as the paper does. That is
+            slower, and runs in PyTorch.
         backend: ``"native"`` (C++, on CPUs), ``"torch"``, or ``"auto"``, native where it can be
             built, see :func:`~glam_env.fast.choose.make_stepper`.
         precision: ``"auto"``, the fastest numbers that suit the hardware (8-bit and float16 on
@@ -90,6 +94,7 @@ class DreamOptions:
     max_prior_entropy: float | None = None
     checkpoint: str | Path | Checkpoint | None = None
     contexts: str | Path | Mapping[str, Any] | None = None
+    context: Context = "recurrent"
     backend: Backend = "auto"
     precision: Precision = "auto"
     render_mode: RenderMode | None = None
@@ -99,6 +104,7 @@ class DreamOptions:
         require_choice("obs_type", self.obs_type, OBS_TYPES)
         require_choice("termination", self.termination, get_args(Termination))
         require_choice("reward", self.reward, REWARDS)
+        require_choice("context", self.context, CONTEXTS)
         require_choice("backend", self.backend, BACKENDS)
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("render_mode", self.render_mode, (None, *RENDER_MODES))
@@ -147,6 +153,7 @@ class DreamKeywords(TypedDict, total=False):
     max_prior_entropy: float | None
     checkpoint: str | Path | Checkpoint | None
     contexts: str | Path | Mapping[str, Any] | None
+    context: Context
     backend: Backend
     precision: Precision
     render_mode: RenderMode | None

@@ -68,7 +68,7 @@ def filtered_kl(world_model: WorldModel, dreams: OpenLoop) -> LatentKL:
     log_probs, codes, actions = dreams.log_probs, dreams.codes, dreams.actions
     over = torch.from_numpy(dreams.recording.ended).to(actions.device)
     first = torch.ones_like(over[:, 0])
-    core = world_model.core.initial_state(len(actions), actions.device)
+    core = world_model.memory.initial_state(len(actions), actions.device)
     average = log_probs.exp().mean((0, 1)).log()
     totals, count = [0.0, 0.0, 0.0], 0
     for t in range(actions.shape[1] - 1):

@@ -13,6 +13,8 @@ from glam_env.evaluation.report.tables import NONE, markdown, markdown_tables
 from glam_env.games import Game, find_game
 from glam_env.protocols import METHODS, PlaySettings
 
+PAPER_CORE = "glam"  # a card names any other sequence core
+
 
 def write_card(config: CheckpointConfig) -> str:
     """Write the card of a checkpoint from its config alone; nothing is measured.
@@ -39,6 +41,9 @@ def write_card(config: CheckpointConfig) -> str:
         "start contexts": f"{config.contexts.count} of {config.contexts.length} steps",
         "versions": versions,
     }
+    core = config.world_model.core.name
+    if core != PAPER_CORE:
+        facts = {"preset": facts["preset"], "sequence core": f"`{core}`", **facts}
     lines = [f"# {game.name}", "", *markdown(["", ""], facts.items()), ""]
     if origin.begun_from:
         lines += [

@@ -185,10 +185,18 @@ def read_history(path: Path) -> History:
         GlamError: If it is missing, empty, or no metrics file.
     """
     file = path / METRICS if path.is_dir() else path
+    lines = read_lines(path)
+    with reading(file, "give the metrics.jsonl of a run"):
+        history = summarize(lines, str(file))
+    return replace(history, real_scores=read_curves(file.parent) if file.name == METRICS else [])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines of a metrics file; see :func:`read_history`."""
+    file = path / METRICS if path.is_dir() else path
     data = read_bounded(file, METRICS_BYTES, "give a metrics.jsonl or the folder of a run")
     with reading(file, "give the metrics.jsonl of a run"):
-        history = summarize(list(_parse(data.decode("utf-8"), file)), str(file))
-    return replace(history, real_scores=read_curves(file.parent) if file.name == METRICS else [])
+        return list(_parse(data.decode("utf-8"), file))
 
 
 def _parse(text: str, file: Path) -> Iterator[dict[str, Any]]:

@@ -52,6 +52,23 @@ class CoreConfig:
             if type(value) is int and value > LARGEST:
                 raise ValueError(f"core.{field.name} must be at most {LARGEST}, got {value}")
 
+    def validate_width(self, width: int) -> None:
+        """Check that the core can have a width D.
+
+        Raises:
+            ValueError: It cannot.
+        """
+
+
+def require_length(e: Tensor, least: int) -> None:
+    """Check the length of (B, L, D) features.
+
+    Raises:
+        ValueError: L is less than ``least``.
+    """
+    if e.shape[1] < least:
+        raise ValueError(f"a sequence needs at least {least} steps, got {e.shape[1]}")
+
 
 class CoreOutput(NamedTuple):
     """What :meth:`SequenceCore.forward` returns for B sequences of L steps.

@@ -8,23 +8,25 @@ D width, s the local window, d_inner and N as in :mod:`glam_env.model.cores.mamb
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glam_env.model.cores.base import CoreConfig, CoreOutput, SequenceCore
-from glam_env.model.cores.mamba import Mamba, MambaTrace
+from glam_env.model.cores.base import CoreConfig, CoreOutput, SequenceCore, require_length
+from glam_env.model.cores.mamba import MambaTrace
+from glam_env.model.cores.stack import (
+    LARGEST_MAMBA,
+    MOST_BLOCKS,
+    MambaBlock,
+    MambaSizes,
+    MambaStack,
+    StackState,
+    require_at_most,
+)
 
-_LARGEST = {
-    "local_window": 1024,
-    "global_depth": 32,
-    "local_depth": 32,
-    "state_size": 1024,
-    "conv_width": 256,
-    "expand": 64,
-}
+LARGEST_WINDOW = 1024
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,26 @@ class GlamConfig(CoreConfig):
     def validate(self) -> None:
         """Check all values; ValueError if one is out of range."""
         super().validate()
-        if self.local_window < 2:
-            raise ValueError(f"core.local_window must be at least 2, got {self.local_window}")
-        for name, most in _LARGEST.items():
-            if (value := getattr(self, name)) > most:
-                raise ValueError(f"core.{name} must be at most {most}, got {value}")
+        require_window(self.local_window)
+        depths = {"global_depth": MOST_BLOCKS, "local_depth": MOST_BLOCKS}
+        require_at_most(self, depths | LARGEST_MAMBA)
+
+
+def require_window(local_window: int) -> None:
+    """Check LMamba's window; ValueError if it is out of range."""
+    if local_window < 2:
+        raise ValueError(f"core.local_window must be at least 2, got {local_window}")
+    if local_window > LARGEST_WINDOW:
+        raise ValueError(f"core.local_window must be at most {LARGEST_WINDOW}, got {local_window}")
+
+
+class LocalSizes(MambaSizes, Protocol):
+    """The sizes of LMamba, as in :class:`GlamConfig`."""
+
+    @property
+    def local_window(self) -> int: ...
+    @property
+    def local_depth(self) -> int: ...
 
 
 class GlamState(NamedTuple):
@@ -94,62 +111,44 @@ class GlamTrace(NamedTuple):
     blocks: list[MambaTrace]
 
 
-class MambaBlock(nn.Module):
-    """A residual block, x + Mamba(LayerNorm(x))."""
-
-    def __init__(self, width: int, config: GlamConfig) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.mamba = Mamba(width, config.state_size, config.conv_width, config.expand)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mamba(self.norm(x))
-
-
-class GMamba(nn.Module):
+class GMamba(MambaStack):
     """Predict the next variation from all variations so far (eq. 7).
 
     g_t = d_t + Mamba(LayerNorm(d))_t, u^g_t = SiLU(LayerNorm(W g_t)).
 
     Args:
         width: D.
-        config: Sizes.
+        depth: Mamba blocks.
+        config: Their sizes.
     """
 
-    def __init__(self, width: int, config: GlamConfig) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(MambaBlock(width, config) for _ in range(config.global_depth))
+    def __init__(self, width: int, depth: int, config: MambaSizes) -> None:
+        super().__init__(width, depth, config)
         self.project = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, differences: Tensor) -> tuple[Tensor, list[MambaTrace]]:
         """Map (B, L−1, D) differences d_1 … d_{L−1} to u^g, and return the traces."""
-        g, traces = differences, []
-        for block in self.blocks:
-            assert isinstance(block, MambaBlock)
-            out, trace = block.mamba.forward_traced(block.norm(g))
-            g = g + out
-            traces.append(trace)
+        g, traces = self.run(differences)
         return self._head(g), traces
 
-    def step(self, d: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map one difference (B, D) to u^g (B, D) and the new conv and ssm states."""
-        g, convs, ssms = d, [], []
-        for depth, block in enumerate(self.blocks):
-            assert isinstance(block, MambaBlock)
-            out, new_conv, new_ssm = block.mamba.step(block.norm(g), conv[:, depth], ssm[:, depth])
-            g = g + out
-            convs.append(new_conv)
-            ssms.append(new_ssm)
-        return self._head(g), stacked(convs), stacked(ssms)
+    def step(
+        self, d: Tensor, state: StackState, first: Tensor | None = None
+    ) -> tuple[Tensor, StackState]:
+        """Map one difference (B, D) to u^g (B, D), and return the new state.
+
+        Rows where the (B) bool ``first`` is true have no difference yet: their state stays empty.
+        """
+        if first is not None:
+            state = state.cleared(first)
+        g, conv, ssm = self.advance(d, *state)
+        new = StackState(conv, ssm)
+        if first is not None:  # the parallel pass has no difference at its first position
+            new = new.cleared(first)
+        return self._head(g), new
 
     def _head(self, g: Tensor) -> Tensor:
         return F.silu(self.norm(self.project(g)))
-
-
-def stacked(states: list[Tensor]) -> Tensor:
-    """Stack the states of blocks along dim 1; one block needs no copy."""
-    return states[0].unsqueeze(1) if len(states) == 1 else torch.stack(states, 1)
 
 
 class LMamba(nn.Module):
@@ -163,7 +162,7 @@ class LMamba(nn.Module):
         config: Sizes.
     """
 
-    def __init__(self, width: int, config: GlamConfig) -> None:
+    def __init__(self, width: int, config: LocalSizes) -> None:
         super().__init__()
         self.window = config.local_window
         self.blocks = nn.ModuleList(MambaBlock(width, config) for _ in range(config.local_depth))
@@ -240,7 +239,7 @@ class GlamCore(SequenceCore):
         super().__init__()
         config.validate()
         self.width, self.config, self.context = width, config, config.context
-        self.gmamba = GMamba(width, config)
+        self.gmamba = GMamba(width, config.global_depth, config)
         self.lmamba = LMamba(width, config)
 
     def forward(self, e: Tensor) -> CoreOutput:
@@ -256,8 +255,7 @@ class GlamCore(SequenceCore):
             ValueError: L is less than s.
         """
         first = self.context - 1
-        if e.shape[1] <= first:
-            raise ValueError(f"a sequence needs at least {first + 1} steps, got {e.shape[1]}")
+        require_length(e, self.context)
         variation, traces = self.gmamba(e[:, 1:] - e[:, :-1])  # (B, L−1, D) from t = 1
         variation = variation[:, first - 1 :]  # (B, L−s+1, D) from t = s − 1
         local, inputs = self.lmamba(e)  # (B, L−s+1, D)
@@ -274,43 +272,41 @@ class GlamCore(SequenceCore):
         window, conv, ssm, local = state
         e = e.float()
         if first is not None:
-            row = first[:, None, None]
-            window = torch.where(row, e.unsqueeze(1), window)
-            conv = conv.masked_fill(row[..., None], 0.0)
-            ssm = ssm.masked_fill(row[..., None], 0.0)
-        variation, new_conv, new_ssm = self.gmamba.step(e - window[:, -1], conv, ssm)
-        if first is not None:  # the parallel pass has no difference at its first position
-            new_conv = torch.where(row[..., None], conv, new_conv)
-            new_ssm = torch.where(row[..., None], ssm, new_ssm)
+            window = torch.where(first[:, None, None], e.unsqueeze(1), window)
+        variation, (conv, ssm) = self.gmamba.step(e - window[:, -1], StackState(conv, ssm), first)
         window = torch.cat([window, e.unsqueeze(1)], dim=1)  # (B, s, D)
         u_l, local = self.lmamba.step(window, local, first)
-        return variation + u_l, GlamState(window[:, 1:], new_conv, new_ssm, local[:, 1:].float())
+        return variation + u_l, GlamState(window[:, 1:], conv, ssm, local[:, 1:].float())
 
     def initial_state(self, batch: int, device: torch.device | str | None = None) -> GlamState:
         """Return zeros; the next :meth:`step` must mark all rows as first."""
-        c = self.config
-        inner = c.expand * self.width
+        window = self.config.local_window - 1
         return GlamState(
-            torch.zeros(batch, c.local_window - 1, self.width, device=device),
-            torch.zeros(batch, c.global_depth, inner, c.conv_width - 1, device=device),
-            torch.zeros(batch, c.global_depth, inner, c.state_size, device=device),
-            torch.zeros(batch, c.local_window - 1, self.lmamba.cache_width, device=device),
+            torch.zeros(batch, window, self.width, device=device),
+            *self.gmamba.empty(batch, device),
+            torch.zeros(batch, window, self.lmamba.cache_width, device=device),
         )
 
     def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> GlamState:
         """Return the states after given positions; see :meth:`SequenceCore.state_at`."""
-        c = self.config
-        device = rows.device
-        back = torch.arange(c.local_window - 2, -1, -1, device=device)
-        behind = rows[:, None], positions[:, None] - back
         features, inputs, blocks = output.trace
+        behind = before(rows, positions, self.config.local_window - 1)
         window, local = features.detach()[behind], inputs.detach()[behind]
-        taps = torch.arange(c.conv_width - 1, device=device)
-        convs, ssms = [], []
-        for trace in blocks:
-            padded = F.pad(trace.inputs.detach(), (0, 0, c.conv_width - 1, 0))
-            # d_t has index t − 1, so its tail ends at t − 1 + (d_conv − 1) of the padded inputs.
-            tail = padded[rows[:, None], positions[:, None] + taps]  # (N, d_conv−1, d_inner)
-            convs.append(tail.transpose(1, 2).float())
-            ssms.append(trace.states.detach()[rows, positions - 1])
-        return GlamState(window.float(), torch.stack(convs, 1), torch.stack(ssms, 1), local.float())
+        # d_t is the difference of index t − 1.
+        conv, ssm = self.gmamba.state_at(blocks, rows, positions - 1)
+        return GlamState(window.float(), conv, ssm, local.float())
+
+
+def before(rows: Tensor, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return indices of the last ``count`` positions up to given ones, oldest first.
+
+    Args:
+        rows: (N) int64.
+        positions: (N) int64.
+        count: How many.
+
+    Returns:
+        An index (N, count) into (B, L, ...).
+    """
+    back = torch.arange(count - 1, -1, -1, device=rows.device)
+    return rows[:, None], positions[:, None] - back

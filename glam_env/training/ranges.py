@@ -1,0 +1,64 @@
+"""Ranges of the settings of a training run, by their names."""
+
+from __future__ import annotations
+
+_AMOUNT, _SHARE, _POSITIVE = "[0, inf)", "[0, 1]", "(0, inf)"
+_COUNT, _UPDATES, _SIZE = "[1, 1000000000]", "[0, 1000000000]", "[1, 1000000]"
+
+_MARGIN = "[0, 64]"  # pixels, of 64
+MOST_FREEZES = 100
+
+RANGES = {
+    **dict.fromkeys(
+        [
+            "total_steps",
+            "random_steps",
+            "replay_capacity",
+            "update_every",
+            "agent_updates",
+            "log_every",
+            "checkpoint_every",
+            "exploration_hold",
+        ],
+        _COUNT,
+    ),
+    **dict.fromkeys(("batch", "length", "context", "image_batch", "imagination_batch"), _SIZE),
+    **dict.fromkeys(("image_warmup", "model_warmup"), _UPDATES),
+    "target_error": _AMOUNT,
+    "num_envs": "[1, 10000]",
+    "noop_max": "[0, 10000]",
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
+    "seed": "[0, 9223372036854775807]",
+    "decay_from": _SHARE,
+    "keep_every": _SHARE,
+    "repeat_action_probability": "[0, 1)",
+}
+HORIZON_RANGES = {"initial": _SIZE, "increase": _UPDATES, "every": _COUNT, "maximum": _SIZE}
+FREEZE_RANGES = {
+    **dict.fromkeys(("finetune", "adapt"), _UPDATES),
+    **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
+    "margin": _MARGIN,
+    "margin_weight": _POSITIVE,
+    **dict.fromkeys(("empty_weight", "image_entropy"), _AMOUNT),
+}
+LOSS_RANGES = {
+    **dict.fromkeys(
+        [
+            "dynamics",
+            "representation",
+            "variation",
+            "free_nats",
+            "variation_free_nats",
+            "latent_gradient",
+            "reward_weight",
+            "empty_weight",
+            "image_entropy",
+        ],
+        _AMOUNT,
+    ),
+    **dict.fromkeys(("foreground_weight", "margin_weight"), _POSITIVE),
+    "foreground_threshold": _SHARE,
+    "rare_share": _SHARE,
+    "margin": _MARGIN,
+    "decode_fraction": "(0, 1]",
+}
