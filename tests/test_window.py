@@ -187,7 +187,7 @@ def test_a_run_trains_in_windows_and_resumes(tmp_path) -> None:
     assert isinstance(first.world_model.memory, WindowCore)
     first.close()
     second = open_run(RunFolder(tmp_path / "run"))
-    assert [part.shape[0] for part in tree_tensors(second.filter.state.core)] == [2, 2]
+    assert [part.shape[0] for part in tree_tensors(second.collector.filter.state.core)] == [2, 2]
     assert second.train()
     assert second.agent_updates > first.agent_updates > 0
     assert not second.world_model.encoder.training
