@@ -61,9 +61,7 @@ def test_rllib_learns_in_another_process() -> None:
         """Make a dream in a process that has not imported this file; pickled by value."""
         import gymnasium
 
-        import glam_env  # noqa: F401  (registers the ids)
-
-        return gymnasium.make("GLAMDream-Pong-v0", obs_type="latent", device="cpu")
+        return gymnasium.make("glam_env:GLAMDream-Pong-v0", obs_type="latent", device="cpu")
 
     register_env("dream", make_in_worker)
     settings = (

@@ -1,11 +1,12 @@
 """Stable-Baselines3's own pipeline for Atari, with the id of a dream.
 
-    python agents/examples/sb3_atari.py --total-steps 100000
+    python agents/examples/sb3_atari.py --total-steps 200000
 
-``make_vec_env`` makes the envs one by one; ``ClipRewardEnv``, ``VecFrameStack`` and
-``VecTransposeImage`` are those of SB3. ``AtariWrapper`` is left out: dreams and ``GLAMReal`` skip,
-maximise and resize frames themselves. ``glam_agents.sb3.make_vec_env`` steps all dreams as one
-batch instead.
+``make`` is that pipeline: SB3's ``make_vec_env``, ``ClipRewardEnv``, ``VecFrameStack`` and
+``VecTransposeImage``. ``AtariWrapper`` is left out, since dreams and ``GLAMReal`` skip, maximise
+and resize frames themselves. It steps envs one by one: real games here, and dreams with
+``--one-by-one``. ``make_batch`` steps all dreams as one batch, which is faster, and gives the same
+observations and rewards.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import tyro
+from glam_agents.sb3 import ClippedRewards
+from glam_agents.sb3 import make_vec_env as make_batch_env
 from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv
 from stable_baselines3.common.callbacks import BaseCallback
@@ -32,6 +35,7 @@ class Args:
         game: the game's name.
         total_steps: dream steps to learn from.
         num_envs: dreams side by side.
+        one_by_one: step them one by one, as SB3's ``make_vec_env`` does, not as one batch.
         horizon: steps after which a dream is truncated.
         num_steps: steps of a rollout.
         batch_size: steps of a gradient step.
@@ -46,9 +50,10 @@ class Args:
 
     game: str = "Pong"
     total_steps: int = 200_000
-    num_envs: int = 16
+    num_envs: int = 32
+    one_by_one: bool = False
     horizon: int = 128
-    num_steps: int = 64
+    num_steps: int = 32
     batch_size: int = 128
     epochs: int = 4
     learning_rate: float = 5e-4
@@ -82,9 +87,19 @@ class Progress(BaseCallback):
 def make(env_id: str, num_envs: int, seed: int, **options: object) -> VecEnv:
     """Make envs as SB3 makes those of Atari, without its ``AtariWrapper``."""
     envs: VecEnv = make_vec_env(
-        env_id, num_envs, seed=seed, wrapper_class=ClipRewardEnv, env_kwargs={"obs_type": "grayscale", **options}
+        env_id,
+        num_envs,
+        seed=seed,
+        wrapper_class=ClipRewardEnv,
+        env_kwargs={"obs_type": "grayscale", **options},
     )
     return VecTransposeImage(VecFrameStack(envs, 4))
+
+
+def make_batch(env_id: str, num_envs: int, seed: int, **options: object) -> VecEnv:
+    """Make what :func:`make` makes, as one batch; its frames come channels first."""
+    envs = make_batch_env(env_id, num_envs, seed=seed, obs_type="grayscale", **options)
+    return VecFrameStack(ClippedRewards(envs), 4)
 
 
 def score(model: PPO, envs: VecEnv, episodes: int) -> np.ndarray:
@@ -105,8 +120,9 @@ def describe(returns: np.ndarray) -> str:
 def main(args: Args) -> dict[str, np.ndarray]:
     """Learn, play and print; return the returns of dreams before and after, and of real games."""
     dream = f"GLAMDream-{args.game}-v0"
-    envs = make(dream, args.num_envs, args.seed, max_episode_steps=args.horizon)
-    judge = make(dream, args.num_envs, args.seed + 1000, max_episode_steps=args.horizon)
+    make_dreams = make if args.one_by_one else make_batch
+    envs = make_dreams(dream, args.num_envs, args.seed, max_episode_steps=args.horizon)
+    judge = make_dreams(dream, args.num_envs, args.seed + 1000, max_episode_steps=args.horizon)
     model = PPO(
         "CnnPolicy",
         envs,
