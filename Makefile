@@ -39,8 +39,8 @@ oldest: $(READY)
 # without the libraries of the examples.
 OTHER = build/$(notdir $(PYTHON))
 FAST  = $(addprefix tests/test_, $(addsuffix .py, \
-  env_contract env_lifetime wrappers habits dream_env dream_engine atari import structures \
-  model_config world_model distributions reward_values checkpoints inference cli console sweep))
+  env_contract env_lifetime wrappers habits atari import model_config world_model checkpoints \
+  reward_values inference cli console sweep))
 python: $(OTHER)/.ready
 	$(OTHER)/bin/python -m pytest $(SIDE_BY_SIDE) $(FAST)
 

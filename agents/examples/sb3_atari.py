@@ -12,6 +12,7 @@ observations and rewards.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tyro
@@ -84,7 +85,7 @@ class Progress(BaseCallback):
         print(f"{self.num_timesteps:>9,} steps | mean return of {len(ended)} dreams {mean:+.2f}")
 
 
-def make(env_id: str, num_envs: int, seed: int, **options: object) -> VecEnv:
+def make(env_id: str, num_envs: int, seed: int, **options: Any) -> VecEnv:
     """Make envs as SB3 makes those of Atari, without its ``AtariWrapper``."""
     envs: VecEnv = make_vec_env(
         env_id,
@@ -96,7 +97,7 @@ def make(env_id: str, num_envs: int, seed: int, **options: object) -> VecEnv:
     return VecTransposeImage(VecFrameStack(envs, 4))
 
 
-def make_batch(env_id: str, num_envs: int, seed: int, **options: object) -> VecEnv:
+def make_batch(env_id: str, num_envs: int, seed: int, **options: Any) -> VecEnv:
     """Make what :func:`make` makes, as one batch; its frames come channels first."""
     envs = make_batch_env(env_id, num_envs, seed=seed, obs_type="grayscale", **options)
     return VecFrameStack(ClippedRewards(envs), 4)
