@@ -134,7 +134,8 @@ def open_torchrl(world: BenchWorld, obs_type: str, dreams: gym.vector.VectorEnv)
     model, count = WrappedModel(world, obs_type), dreams.num_envs
     first = model.start(torch.arange(count))
     parts = dict(zip((f"state{at}" for at in range(99)), tree_tensors(first), strict=False))
-    keys, following = list(parts), [("next", key) for key in parts]
+    keys: list[Any] = list(parts)
+    following: list[Any] = [("next", key) for key in parts]
 
     def joined(tensors: tuple[Tensor, ...]) -> DreamState:
         rest = iter(tensors)
@@ -147,7 +148,7 @@ def open_torchrl(world: BenchWorld, obs_type: str, dreams: gym.vector.VectorEnv)
         reward, ended = model.outcome(joined(tensors).h)
         return reward[:, None], ended[:, None], ended[:, None]
 
-    flags = [("next", name) for name in ("reward", "terminated", "done")]
+    flags: list[Any] = [("next", name) for name in ("reward", "terminated", "done")]
     seen = ("next", "observation")
     wrapped = WorldModel(
         TensorDictModule(torch.nn.Identity(), ["state0"], ["state0"]),  # nothing is encoded
@@ -164,7 +165,7 @@ def open_torchrl(world: BenchWorld, obs_type: str, dreams: gym.vector.VectorEnv)
                 name: Unbounded(part.shape, dtype=part.dtype)
                 for name, part in {**parts, "observation": shown}.items()
             },
-            shape=[count],
+            shape=torch.Size([count]),
         ),
         latent_key="state0",
     )
