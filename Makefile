@@ -5,7 +5,7 @@ GAME   ?= Pong
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
-.PHONY: demo test check wheel oldest clean
+.PHONY: demo test check wheel oldest python clean
 
 demo: $(READY)
 	$(BIN)/glam demo $(GAME)
@@ -34,6 +34,21 @@ oldest: $(READY)
 	  "import gymnasium; assert gymnasium.__version__ == '$(OLDEST)', gymnasium.__version__"
 	PYTHONPATH=build/oldest $(BIN)/python -m pytest $(SIDE_BY_SIDE) \
 	  tests/test_env_contract.py tests/test_wrappers.py tests/test_env_lifetime.py tests/test_habits.py
+
+# The fast part of the tests on another Python, `make python PYTHON=python3.13`, in a venv of its own
+# without the libraries of the examples.
+OTHER = build/$(notdir $(PYTHON))
+FAST  = $(addprefix tests/test_, $(addsuffix .py, \
+  env_contract env_lifetime wrappers habits atari import model_config world_model checkpoints \
+  reward_values inference cli console sweep))
+python: $(OTHER)/.ready
+	$(OTHER)/bin/python -m pytest $(SIDE_BY_SIDE) $(FAST)
+
+$(OTHER)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
+	  einops hypothesis pytest pytest-xdist
+	touch $@
 
 # The constraints pin torch: the install is the same today and next month. Of mamba-ssm the tests
 # need the Python sources alone; a build with its CUDA kernels, where there is one, is left in place.

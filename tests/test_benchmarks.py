@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
+from glam_env.bench.world import make_world
 from glam_env.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -83,3 +87,48 @@ def test_the_hours_of_the_benchmark_follow_from_what_was_measured(monkeypatch):
     part = {"name": gpu_hours.JOINT, "what": "images", "seconds": {"median": 0.5}}
     seconds = gpu_hours.run_seconds(PRESETS["paper"], [part])
     assert seconds == 0.5 * (100_000 - 1024)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["torchrl", "simulusion"])
+def test_a_library_s_env_around_our_model_dreams_the_same(monkeypatch, tmp_path, name):
+    """It carries the whole state of the model from step to step."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    pytest.importorskip(f"{name}.envs", reason=f"{name} is not installed")
+    from wrapped_models import LIBRARIES, WrappedModel
+
+    world = make_world("Pong", "debug", None, tmp_path)
+    spaces = gym.make_vec("GLAMDream-Pong-v0", checkpoint=str(world.folder), device="cpu")
+    step, model = LIBRARIES[name](world, "rgb", spaces), WrappedModel(world, "rgb")
+    state, actions = model.start(torch.tensor([0])), torch.tensor([[2], [3], [0], [5], [2], [2]])
+    torch.manual_seed(5)
+    expected = []
+    for action in actions:
+        state = model.advance(state, action)
+        expected.append((model.show(state), *model.outcome(state.h)))
+    torch.manual_seed(5)
+    for action, shown in zip(actions, expected, strict=True):
+        for one, other in zip(step(action), shown, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), other.numpy())
+    assert not expected[0][0].equal(expected[-1][0])
+    spaces.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dreams_are_measured_beside_another_library_s(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    pytest.importorskip("torchrl.envs", reason="TorchRL is not installed")
+    import peers
+
+    few = {"preset": ("debug",), "num_envs": (2,), "repeats": 1, "seconds": 0.01}
+    assert peers.main(peers.Args(peers=("torchrl",), **few, to=tmp_path / "peers.json")) == 0
+    figures = json.loads((tmp_path / "peers.json").read_text())
+    assert figures["libraries"]["torchrl"]["version"] in capsys.readouterr().out
+    assert [row["obs_type"] for row in figures["rows"]] == ["rgb", "latent"]
+    for row in figures["rows"]:
+        assert row["dream"]["median"] > 0 < row["dream_torch"]["median"]
+        ratio = row["dream"]["median"] / row["peer"]["median"]
+        assert row["dream_ratio"]["median"] == pytest.approx(ratio)
+    monkeypatch.setitem(sys.modules, "torchrl.envs", None)
+    assert peers.main(peers.Args(peers=("torchrl",), **few)) == 2
+    assert "pip install --no-deps torchrl" in capsys.readouterr().err

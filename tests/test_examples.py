@@ -77,38 +77,74 @@ def test_cleanrl_s_structure_takes_each_world_by_its_id():
 # --- Stable-Baselines3 ---------------------------------------------------------------------------
 
 
-@pytest.mark.emulator
-@pytest.mark.filterwarnings("default")  # of SB3 itself
-def test_sb3_s_own_pipeline_learns_in_dreams_and_plays_the_real_game(monkeypatch, capsys):
-    """Its wrappers, one dream at a time; dreams pay for an action that is easy to learn."""
+@pytest.fixture
+def sb3_atari(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the example, in which dreams pay for an action and real games are short."""
     pytest.importorskip("stable_baselines3")
     import sb3_atari
 
-    make_env = gym.make
+    make_env, make_vec = gym.make, gym.make_vec
 
     class PaysForTwo(gym.Wrapper):
         def step(self, action):
             observation, _, *ends, info = self.env.step(action)
             return observation, float(action == 2), *ends, info
 
+    class EachPaysForTwo(gym.vector.VectorWrapper):
+        def step(self, actions):
+            observations, _, *ends, info = self.env.step(actions)
+            return observations, (torch.as_tensor(actions) == 2).float(), *ends, info
+
     def make(env_id, **options):
         env = make_env(env_id, **options)
-        if env_id == DREAM:
-            return PaysForTwo(env)
-        return gym.wrappers.TimeLimit(env, 20)
+        return PaysForTwo(env) if env_id == DREAM else gym.wrappers.TimeLimit(env, 20)
+
+    def make_batch(env_id, **options):
+        return EachPaysForTwo(make_vec(env_id, **options))
 
     monkeypatch.setattr(gym, "make", make)
-    short = {
-        "total_steps": 1024,
-        "num_envs": 4,
-        "num_steps": 64,
-        "horizon": 8,
-        "dreams": 8,
-    }  # half a minute
-    args = sb3_atari.Args(**short, gamma=0.0, learning_rate=3e-3, real_games=1)
+    monkeypatch.setattr(gym, "make_vec", make_batch)
+    return sb3_atari
+
+
+@pytest.mark.emulator
+@pytest.mark.filterwarnings("default")  # of SB3 itself
+@pytest.mark.parametrize(("one_by_one", "steps", "gain"), [(True, 1024, 1.5), (False, 256, 0.1)])
+def test_sb3_learns_in_dreams_and_plays_the_real_game(sb3_atari, capsys, one_by_one, steps, gain):
+    few = {"total_steps": steps, "num_envs": 4, "num_steps": 64, "batch_size": 64, "horizon": 8}
+    quick = {"gamma": 0.0, "learning_rate": 3e-3, "clip_range": 0.2}
+    args = sb3_atari.Args(**few, **quick, one_by_one=one_by_one, dreams=8, real_games=1)
     returns = sb3_atari.main(args)
-    assert returns["after"].mean() > 1.5 * returns["before"].mean() > 0
-    assert "8 dreams of at most 8 steps: " in capsys.readouterr().out
+    assert returns["after"].mean() > gain * returns["before"].mean() > 0
+    assert returns["real"].shape == (1,)
+    out = capsys.readouterr().out
+    assert f"{steps:>9,} steps | mean return of " in out
+    assert "8 dreams of at most 8 steps: " in out
+
+
+@pytest.mark.filterwarnings("default")
+def test_sb3_sees_in_a_batch_what_it_sees_one_by_one():
+    """The same moment gives the same stacked frames; ends and rewards have the same form."""
+    pytest.importorskip("stable_baselines3")
+    import sb3_atari
+
+    seen = []
+    for make in (sb3_atari.make, sb3_atari.make_batch):
+        envs = make(DREAM, 2, seed=1, max_episode_steps=3)
+        envs.set_options({"context": 2})
+        first = envs.reset()
+        ends = []
+        for _ in range(4):
+            _, rewards, dones, infos = envs.step(np.array([0, 2]))
+            assert set(rewards) <= {-1.0, 0.0, 1.0}
+            ends += [info for info, done in zip(infos, dones, strict=True) if done]
+        assert len(ends) >= 2
+        assert all(info["terminal_observation"].shape == (4, 64, 64) for info in ends)
+        assert all("TimeLimit.truncated" in info for info in ends)
+        seen.append((envs.observation_space, first))
+        envs.close()
+    assert seen[0][0] == seen[1][0]
+    np.testing.assert_array_equal(seen[0][1], seen[1][1])
 
 
 # --- TorchRL -------------------------------------------------------------------------------------

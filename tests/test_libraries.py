@@ -5,7 +5,7 @@ They are left out otherwise: each starts processes or takes a minute.
 
 from __future__ import annotations
 
-from pathlib import Path
+import tempfile
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +14,6 @@ import pytest
 import glam_env  # noqa: F401  (registers the ids)
 
 pytestmark = pytest.mark.libraries
-LATENT = {"obs_type": "latent", "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +22,8 @@ def _asked_for(request: pytest.FixtureRequest) -> None:
         pytest.skip("run once a release: pytest -m libraries")
 
 
-def make_dream(config: Any = None) -> gym.Env:
-
-    return gym.make("GLAMDream-Pong-v0", **LATENT)
+def make_dream() -> gym.Env:
+    return gym.make("GLAMDream-Pong-v0", obs_type="latent", device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -54,12 +52,18 @@ def test_tianshou_collects_and_learns() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_rllib_learns_in_another_process(tmp_path: Path) -> None:
+def test_rllib_learns_in_another_process() -> None:
     ray = pytest.importorskip("ray")
     ppo = pytest.importorskip("ray.rllib.algorithms.ppo")
     from ray.tune.registry import register_env
 
-    register_env("dream", make_dream)
+    def make_in_worker(config: Any) -> gym.Env:
+        """Make a dream in a process that has not imported this file; pickled by value."""
+        import gymnasium
+
+        return gymnasium.make("glam_env:GLAMDream-Pong-v0", obs_type="latent", device="cpu")
+
+    register_env("dream", make_in_worker)
     settings = (
         ppo.PPOConfig()
         .environment("dream")
@@ -67,12 +71,13 @@ def test_rllib_learns_in_another_process(tmp_path: Path) -> None:
         .learners(num_learners=0)
         .training(train_batch_size_per_learner=1000, minibatch_size=250, num_epochs=2)
     )
-    ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=str(tmp_path))
-    try:
-        algorithm = settings.build_algo()
-        result = algorithm.train()
-        assert result["num_env_steps_sampled_lifetime"] >= 1000
-        assert -21.0 <= result["env_runners"]["episode_return_mean"] <= 21.0
-        algorithm.stop()
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:  # its sockets need a short path
+        ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=folder)
+        try:
+            algorithm = settings.build_algo()
+            result = algorithm.train()
+            assert result["num_env_steps_sampled_lifetime"] >= 1000
+            assert -21.0 <= result["env_runners"]["episode_return_mean"] <= 21.0
+            algorithm.stop()
+        finally:
+            ray.shutdown()

@@ -76,6 +76,26 @@ def test_the_library_is_compiled_once(compilations, fresh, model) -> None:
     assert isinstance(make_stepper(model), NativeStepper)
 
 
+def test_only_the_first_compilation_is_announced(compilations, monkeypatch, capsys, model) -> None:
+    """The line is there before the compiler runs, and standard output stays free for figures."""
+    run, announced = build._run, []
+
+    def record(command: list[str]) -> str:
+        if "-o" in command:
+            announced.append(capsys.readouterr())
+        return run(command)
+
+    monkeypatch.setattr(build, "_run", record)
+    for _ in range(2):
+        bindings.load_library.cache_clear()  # as in another process
+        assert isinstance(make_stepper(model), NativeStepper)
+    (first,) = announced
+    assert first.err == "glam_env: compiling the dreams' C++ for this CPU, once\n"
+    assert first.out == ""
+    assert capsys.readouterr() == ("", "")
+    assert compilations() == 1
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="options of that CPU")
 @pytest.mark.parametrize(("option", "lanes"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
 def test_shorter_vectors_give_the_same_numbers(fresh, monkeypatch, option, lanes) -> None:
