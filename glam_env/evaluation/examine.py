@@ -14,7 +14,7 @@ from glam_env.evaluation.measures import MEASURES
 from glam_env.evaluation.measures.base import Measure, OnProgress, Settings, Subject
 from glam_env.evaluation.measures.open_loop import OpenLoopReport
 from glam_env.evaluation.measures.thresholds import Check, CheckReport
-from glam_env.evaluation.play.policies import NamedPolicy
+from glam_env.evaluation.play.policies import Policy
 from glam_env.evaluation.play.recording import Recording
 from glam_env.evaluation.play.windows import dream_windows
 from glam_env.evaluation.report.films import save_films
@@ -100,7 +100,7 @@ def examine(
     game: str,
     *,
     on_progress: OnProgress | None = None,
-    policies: Sequence[NamedPolicy] = (),
+    policies: Sequence[Policy] = (),
     **settings: Any,
 ) -> tuple[Examination, Recording]:
     """Run every measure of `MEASURES`.

@@ -19,7 +19,7 @@ from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.open_loop import OpenLoop, dream_along
-from glam_env.evaluation.play.policies import NamedPolicy
+from glam_env.evaluation.play.policies import Policy
 from glam_env.evaluation.play.recording import Recording, add_noise, record_play
 from glam_env.evaluation.rows import Row
 from glam_env.model.reward_values import seen_values
@@ -104,7 +104,7 @@ class Subject:
         on_progress: OnProgress | None = None,
         recording: Recording | None = None,
         players: Mapping[str, float] | None = None,
-        policies: Sequence[NamedPolicy] = (),
+        policies: Sequence[Policy] = (),
     ) -> None:
         self.world_model, self.act, self.game = world_model, act, game
         self.settings = settings or Settings()
