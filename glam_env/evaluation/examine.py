@@ -89,6 +89,16 @@ class Examination:
             reports[name] = None if part is None else kind.from_json(part, f"{where}: {name}")
         return cls(reports)
 
+    def check_again(self) -> Examination:
+        """Return the same figures, checked against the usual bounds if they were checked before.
+
+        Raises:
+            GlamError: If figures are missing.
+        """
+        if not self.checks:
+            return self
+        return Examination({**self.reports, "checks": CheckReport.of(self.reports.values())})
+
     def table(self) -> str:
         """Return the figures for people, as plain text."""
         return text_table(self.found.values())

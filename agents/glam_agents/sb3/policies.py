@@ -88,22 +88,26 @@ def frame_policy(name: str, model: BaseAlgorithm, frame_stack: int, greedy: bool
     return FramePolicy(name, begin)
 
 
-def load_policy(path: Path, name: str, weights: str, device: torch.device) -> Policy:
+def load_policy(
+    path: Path, name: str, game: str, weights: str, device: torch.device
+) -> Policy:
     """Load the agent of a run of ``glam sb3``.
 
     Args:
         path: the run's folder.
         name: of the policy.
+        game: that it must play.
         weights: SHA-256 of the file of the world model in which it will play, as a checkpoint's
             config has it. An agent on features plays with that world model only.
         device: of the agent.
 
     Raises:
-        GlamError: there is no such run, it cannot be read, or it sees other features.
+        GlamError: there is no such run, it cannot be read, it plays another game, or it sees other
+            features.
     """
     settings = RunFolder(path, kind="sb3").settings
     try:
-        algo, obs = settings["algo"], settings["obs"]
+        algo, obs, _ = settings["algo"], settings["obs"], settings["game"]
         frame_stack, trained_on = settings["frame_stack"], settings["world_model"]
         algorithm = find_algorithm(algo)
         model = algorithm.load(path / MODEL, device=device)
@@ -112,6 +116,8 @@ def load_policy(path: Path, name: str, weights: str, device: torch.device) -> Po
     except (zipfile.BadZipFile, AssertionError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise GlamError(f"{path} cannot be read ({reason}); train it again") from error
+    if settings["game"] != game:
+        raise GlamError(f"{path} plays {settings['game']}, not {game}; leave it out")
     greedy = is_off_policy(algo)
     if obs == "rgb":
         return frame_policy(name, model, frame_stack, greedy)

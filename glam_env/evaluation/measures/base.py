@@ -10,10 +10,20 @@ from __future__ import annotations
 import dataclasses
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.latent_filter import Act, FilteredPolicy
@@ -164,10 +174,31 @@ class Subject:
         Raises:
             GlamError: If it has not run before, or found nothing.
         """
-        for report in self.reports.values():
-            if isinstance(report, kind):
-                return report
-        raise GlamError(f"{kind.__name__} has no report; list it before the measure that needs it")
+        return find_report(self.reports.values(), kind)
+
+
+@overload
+def find_report(
+    reports: Iterable[Measure | None], kind: type[M], optional: Literal[False] = False
+) -> M: ...
+@overload
+def find_report(
+    reports: Iterable[Measure | None], kind: type[M], optional: Literal[True]
+) -> M | None: ...
+def find_report(
+    reports: Iterable[Measure | None], kind: type[M], optional: bool = False
+) -> M | None:
+    """Return the report of a kind.
+
+    Raises:
+        GlamError: If there is none and it is not optional.
+    """
+    for report in reports:
+        if isinstance(report, kind):
+            return report
+    if optional:
+        return None
+    raise GlamError(f"{kind.__name__} has no report; list it before the measure that needs it")
 
 
 class Measure(ABC):
