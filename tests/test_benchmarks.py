@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from glam_env.cli.main import main
@@ -52,6 +53,81 @@ def test_the_limits_of_a_run_are_measured(tmp_path):
     assert [row["young"] for row in rows] == ["none", "sequence model", "images", "both", "agent"]
     assert all(row["rewards"] > 0 and 0.0 <= row["reward_f1"] <= 1.0 for row in rows[:-1])
     assert -21.0 <= rows[-1]["score"] <= 21.0
+
+
+@pytest.fixture(scope="module")
+def debug_checkpoint(tmp_path_factory) -> Path:
+    """A Pong of the debug preset."""
+    folder = tmp_path_factory.mktemp("debug")
+    run, to = folder / "run", folder / "Pong"
+    words = ["train", "Pong", "--preset", "debug", "--total-steps", "300", "--run", str(run)]
+    assert main([*words, "--threads", "1"]) == 0
+    few = "--contexts 40 --episodes 1 --fidelity-steps 400 --behavior-steps 400"
+    words = ["export", "Pong", "--run", str(run), "--to", str(to), *few.split()]
+    assert main([*words, "--branch-steps", "0", "--ranking-moments", "0"]) == 0
+    return to
+
+
+def run_script(name: str, words: str) -> list[dict]:
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("algo", ["storm", "ppo"])
+def test_exploitability_is_measured_on_the_way(debug_checkpoint, tmp_path, algo):
+    few = "--num-envs 4 --horizon 6 --moments 4 --score-horizon 4 --futures 1 --dreams 2 --games 1"
+    steps = {"storm": 48, "ppo": 512}[algo]
+    words = f"--algo {algo} --steps {steps} --points 2 {few} --to {tmp_path}"
+    *rows, end = run_script("exploitability", f"{debug_checkpoint} {words}")
+    written = json.loads((tmp_path / f"exploitability-{algo}.json").read_text())
+    assert written["rows"] == rows
+    assert [row["steps"] for row in rows] == [0, steps // 2, steps]
+    for row in rows:
+        assert row["gap"] == pytest.approx(row["dream"] - row["game"])
+        assert row["gap_interval"][0] <= row["gap"] <= row["gap_interval"][1]
+        assert -21.0 <= row["score"] <= 21.0
+    assert end == {name: written[name] for name in end}
+    assert (tmp_path / f"exploitability-{algo}.png").stat().st_size > 10_000
+
+
+def test_the_step_from_which_training_hurts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from exploitability import turning_point
+
+    noise = np.random.default_rng(0).normal(0.0, 0.1, (6, 40))
+    steps = [0, 1, 2, 3, 4, 5]
+    falls = turning_point(steps, noise + np.array([[0, 1, 2, 1.98, 1, 0]]).T, seed=0)
+    assert (falls["best_step"], falls["hurts_from"]) in {(2, 4), (3, 4)}
+    assert falls["changes"][-1]["change"] == pytest.approx(-2.0, abs=0.1)
+    rises = turning_point(steps, noise + np.array([[0, 1, 2, 3, 4, 5]]).T, seed=0)
+    assert rises == {"best_step": 5, "hurts_from": None, "changes": []}
+    recovers = turning_point(steps, noise + np.array([[0, 3, 1, 1, 1, 3]]).T, seed=0)
+    assert recovers["hurts_from"] is None
+
+
+@pytest.mark.emulator
+def test_lift_is_measured_and_goes_on(debug_checkpoint, tmp_path):
+    file = tmp_path / "lift.json"
+    few = "--dream-steps 96 --real-steps 64 --num-envs 2 --games 1"
+    *first, _ = run_script("lift", f"{debug_checkpoint} --algos storm {few} --to {file}")
+    assert [(row["world"], row["steps"]) for row in first] == [
+        ("dream", 96),
+        ("real", 64),
+        ("real", 96),
+    ]
+    *second, end = run_script("lift", f"{debug_checkpoint} --algos storm dqn {few} --to {file}")
+    assert [row["algo"] for row in second] == ["dqn"] * 3
+    written = json.loads(file.read_text())
+    assert written["rows"] == first + second
+    assert end["lift"] == written["lift"]
+    assert end["lift"]["storm"] == first[0]["score"] - first[1]["score"]
 
 
 @pytest.mark.emulator
