@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from glam_agents.frozen import new_agent, save_with_agent
 
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -56,16 +58,12 @@ def test_the_limits_of_a_run_are_measured(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def debug_checkpoint(tmp_path_factory) -> Path:
-    """A Pong of the debug preset."""
-    folder = tmp_path_factory.mktemp("debug")
-    run, to = folder / "run", folder / "Pong"
-    words = ["train", "Pong", "--preset", "debug", "--total-steps", "300", "--run", str(run)]
-    assert main([*words, "--threads", "1"]) == 0
-    few = "--contexts 40 --episodes 1 --fidelity-steps 400 --behavior-steps 400"
-    words = ["export", "Pong", "--run", str(run), "--to", str(to), *few.split()]
-    assert main([*words, "--branch-steps", "0", "--ranking-moments", "0"]) == 0
-    return to
+def checkpoint(endless_checkpoint, tmp_path_factory) -> Path:
+    """The tiny Pong with an agent."""
+    source = Checkpoint.open(endless_checkpoint)
+    agent, stored = new_agent("storm", source.world_model(), "debug")
+    folder = tmp_path_factory.mktemp("with_agent") / "Pong"
+    return save_with_agent(source, agent, stored, folder, "of a test")
 
 
 def run_script(name: str, words: str) -> list[dict]:
@@ -81,11 +79,11 @@ def run_script(name: str, words: str) -> list[dict]:
 
 @pytest.mark.emulator
 @pytest.mark.parametrize("algo", ["storm", "ppo"])
-def test_exploitability_is_measured_on_the_way(debug_checkpoint, tmp_path, algo):
+def test_exploitability_is_measured_on_the_way(checkpoint, tmp_path, algo):
     few = "--num-envs 4 --horizon 6 --moments 4 --score-horizon 4 --futures 1 --dreams 2 --games 1"
     steps = {"storm": 48, "ppo": 512}[algo]
     words = f"--algo {algo} --steps {steps} --points 2 {few} --to {tmp_path}"
-    *rows, end = run_script("exploitability", f"{debug_checkpoint} {words}")
+    *rows, end = run_script("exploitability", f"{checkpoint} {words}")
     written = json.loads((tmp_path / f"exploitability-{algo}.json").read_text())
     assert written["rows"] == rows
     assert [row["steps"] for row in rows] == [0, steps // 2, steps]
@@ -113,16 +111,16 @@ def test_the_step_from_which_training_hurts(monkeypatch):
 
 
 @pytest.mark.emulator
-def test_lift_is_measured_and_goes_on(debug_checkpoint, tmp_path):
+def test_lift_is_measured_and_goes_on(checkpoint, tmp_path):
     file = tmp_path / "lift.json"
     few = "--dream-steps 96 --real-steps 64 --num-envs 2 --games 1"
-    *first, _ = run_script("lift", f"{debug_checkpoint} --algos storm {few} --to {file}")
+    *first, _ = run_script("lift", f"{checkpoint} --algos storm {few} --to {file}")
     assert [(row["world"], row["steps"]) for row in first] == [
         ("dream", 96),
         ("real", 64),
         ("real", 96),
     ]
-    *second, end = run_script("lift", f"{debug_checkpoint} --algos storm dqn {few} --to {file}")
+    *second, end = run_script("lift", f"{checkpoint} --algos storm dqn {few} --to {file}")
     assert [row["algo"] for row in second] == ["dqn"] * 3
     written = json.loads(file.read_text())
     assert written["rows"] == first + second

@@ -88,9 +88,7 @@ def frame_policy(name: str, model: BaseAlgorithm, frame_stack: int, greedy: bool
     return FramePolicy(name, begin)
 
 
-def load_policy(
-    path: Path, name: str, game: str, weights: str, device: torch.device
-) -> Policy:
+def load_policy(path: Path, name: str, game: str, weights: str, device: torch.device) -> Policy:
     """Load the agent of a run of ``glam sb3``.
 
     Args:

@@ -22,7 +22,17 @@ from glam_env.evaluation.rows import HORIZONS, Row
 
 BINS = 10  # of probability, of equal width
 RESAMPLES = 1000  # of the bootstrap
-CUTS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # quantiles of the entropy, tried as limits
+CUTS = (
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    0.99,
+    0.995,
+)  # quantiles of the entropy, tried as limits
 LEAST_KEPT = 0.5  # share of the steps that a limit must keep
 
 
