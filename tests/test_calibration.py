@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 from toy_game import GROUND, NoReward, ToyModel, WrongSign, picture, play, subject
 
-from glam_env.evaluation.measures.calibration import (
-    CalibrationReport,
-    find_limit,
-    link_entropy,
-    reliability,
-)
+from glam_env.evaluation.measures.calibration import CalibrationReport
+from glam_env.evaluation.measures.entropy import find_limit, link_entropy
 from glam_env.evaluation.measures.images import ImageTally, foreground_errors
+from glam_env.evaluation.measures.reliability import reliability
 
 WINDOWS, STEPS = 400, 50
 EVERYWHERE = np.ones((WINDOWS, STEPS), bool)

@@ -20,18 +20,15 @@ from glam_env.evaluation.measures.ranking import (
 )
 from glam_env.evaluation.play.moments import RealMoment, dream_on, find_moments, play_on
 from glam_env.evaluation.play.policies import (
-    FramePolicy,
     History,
     agent_policy,
     constant_policy,
-    filtered_policy,
     held_random_policy,
     standard_policies,
 )
 from glam_env.games import find_game
 from glam_env.model.structures import DreamState
 from glam_env.protocols import PROTOCOLS
-
 
 NOTHING = History(np.zeros((1, 0, 64, 64, 3), np.uint8), np.zeros((1, 0), np.int64))
 
