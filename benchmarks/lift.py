@@ -120,9 +120,8 @@ def lifts(rows: list[dict[str, Any]], real_steps: int) -> dict[str, float]:
     return {a: part["dream"] - part["real"] for a, part in found.items() if len(part) == 2}
 
 
-def main() -> None:
-    """Train, play, print and write the rows."""
-    args = tyro.cli(Args, description=__doc__)
+def main(args: Args) -> dict[str, Any]:
+    """Train, play, print and write; return the lift and the rows."""
     torch.set_num_threads(args.threads)
     checkpoint = open_checkpoint(args.game)
     world_model = checkpoint.world_model()
@@ -163,8 +162,10 @@ def main() -> None:
                 }
                 args.to.parent.mkdir(parents=True, exist_ok=True)
                 args.to.write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps({"lift": lifts(rows, real_steps)}))
+    found = lifts(rows, real_steps)
+    print(json.dumps({"lift": found}))
+    return {"lift": found, "rows": rows}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(tyro.cli(Args, description=__doc__))

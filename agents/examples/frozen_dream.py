@@ -53,26 +53,27 @@ class Args:
 
 
 def main(args: Args) -> tuple[float, float]:
-    """Learn and write; return the mean reward of a dream step in the first and last updates."""
+    """Learn and write; return the mean points of a dream step in the first and last updates."""
     require_replaceable(args.to)
     checkpoint = Checkpoint.open(args.game)
     world_model = checkpoint.world_model(find_device(args.device))
+    scale = -1.0 if args.lose else 1.0
     dreams = FrozenDreams(
         world_model,
         checkpoint.contexts(),
         dreams=args.dreams,
         horizon=args.horizon,
         seed=args.seed,
-        reward_scale=-1.0 if args.lose else 1.0,
+        reward_scale=scale,
     )
     agent, stored = new_agent(args.agent, world_model, args.preset, args.seed)
-    rewards: list[float] = []
+    points: list[float] = []
 
     def show(scalars: dict[str, Tensor]) -> None:
-        rewards.append(float(scalars["dream_reward"]))
-        if len(rewards) % 50 == 0:
-            recent = statistics.fmean(rewards[-50:])
-            print(f"{len(rewards):>6} updates | reward {1000 * recent:+.2f} per 1000 dream steps")
+        points.append(scale * float(scalars["dream_reward"]))
+        if len(points) % 50 == 0:
+            recent = statistics.fmean(points[-50:])
+            print(f"{len(points):>6} updates | {1000 * recent:+.2f} points in 1000 dream steps")
 
     dreams.train(agent, args.updates, show)
     aim = "to lose" if args.lose else "to win"
@@ -82,8 +83,8 @@ def main(args: Args) -> tuple[float, float]:
     )
     save_with_agent(checkpoint, agent, stored, args.to, note)
     print(f"written to {args.to}")
-    share = max(len(rewards) // 10, 1)
-    return statistics.fmean(rewards[:share]), statistics.fmean(rewards[-share:])
+    share = max(len(points) // 10, 1)
+    return statistics.fmean(points[:share]), statistics.fmean(points[-share:])
 
 
 if __name__ == "__main__":
