@@ -16,11 +16,11 @@ from pathlib import Path
 
 import tyro
 from glam_agents.frozen import FrozenDreams, new_agent, save_with_agent
-from torch import Tensor
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checkpoint.replace import require_replaceable
 from glam_env.device import find_device
+from glam_env.training.imagination import Rollout
 
 
 @dataclass
@@ -69,8 +69,8 @@ def main(args: Args) -> tuple[float, float]:
     agent, stored = new_agent(args.agent, world_model, args.preset, args.seed)
     points: list[float] = []
 
-    def show(scalars: dict[str, Tensor]) -> None:
-        points.append(scale * float(scalars["dream_reward"]))
+    def show(rollout: Rollout) -> None:
+        points.append(scale * float(rollout.rewards.mean()))
         if len(points) % 50 == 0:
             recent = statistics.fmean(points[-50:])
             print(f"{len(points):>6} updates | {1000 * recent:+.2f} points in 1000 dream steps")

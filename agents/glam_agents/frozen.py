@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from glam_agents import find_agent
 from glam_env.checkpoint.config import Provenance
@@ -76,18 +75,18 @@ class FrozenDreams:
         self.steps += self.dreams * self.horizon
         return rollout._replace(rewards=self.reward_scale * rollout.rewards)
 
-    def train(
-        self, agent: Agent, updates: int, on_update: Callable[[dict[str, Tensor]], None]
-    ) -> None:
+    def train(self, agent: Agent, updates: int, on_update: Callable[[Rollout], None]) -> None:
         """Update an agent, each time on a new rollout.
 
         Args:
             agent: It learns in place.
             updates: How many.
-            on_update: Called with the scalars of each update.
+            on_update: Called with the rollout of each update.
         """
         for _ in range(updates):
-            on_update(agent.update(self.rollout(agent)))
+            rollout = self.rollout(agent)
+            agent.update(rollout)
+            on_update(rollout)
 
 
 @torch.no_grad()
