@@ -11,6 +11,7 @@ from glam_agents.frozen import new_agent, save_with_agent
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
+from glam_env.envs.atari import emulator
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,10 +67,16 @@ def checkpoint(endless_checkpoint, tmp_path_factory) -> Path:
     return save_with_agent(source, agent, stored, folder, "of a test")
 
 
+@pytest.fixture
+def frozen(monkeypatch) -> None:
+    """Import from benchmarks/, and cut real games after 30 agent steps."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(emulator, "MAX_FRAMES", 120)
+
+
 @pytest.mark.emulator
 @pytest.mark.parametrize(("algo", "steps"), [("storm", 48), ("ppo", 512)])
-def test_exploitability_is_measured_on_the_way(checkpoint, tmp_path, monkeypatch, algo, steps):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def test_exploitability_is_measured_on_the_way(checkpoint, frozen, tmp_path, algo, steps):
     import exploitability
 
     few = {"num_envs": 4, "horizon": 6, "moments": 4, "score_horizon": 4, "futures": 1, "dreams": 2}
@@ -86,8 +93,7 @@ def test_exploitability_is_measured_on_the_way(checkpoint, tmp_path, monkeypatch
     assert (tmp_path / f"exploitability-{algo}.png").stat().st_size > 10_000
 
 
-def test_the_step_from_which_training_hurts(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def test_the_step_from_which_training_hurts(frozen):
     from exploitability import turning_point
 
     noise = np.random.default_rng(0).normal(0.0, 0.1, (6, 40))
@@ -103,8 +109,7 @@ def test_the_step_from_which_training_hurts(monkeypatch):
 
 
 @pytest.mark.emulator
-def test_lift_is_measured_and_goes_on(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def test_lift_is_measured_and_goes_on(checkpoint, frozen, tmp_path):
     import lift
 
     file = tmp_path / "lift.json"

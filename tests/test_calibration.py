@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from toy_game import GROUND, NoReward, ToyModel, WrongSign, picture, play, subject
 
+from glam_env.evaluation.measures import entropy as entropy_measure
 from glam_env.evaluation.measures.calibration import CalibrationReport
 from glam_env.evaluation.measures.entropy import find_limit, link_entropy
 from glam_env.evaluation.measures.images import ImageTally, foreground_errors
+from glam_env.evaluation.measures.ranking import ranks
 from glam_env.evaluation.measures.reliability import reliability
 
 WINDOWS, STEPS = 400, 50
@@ -99,6 +101,11 @@ def test_entropy_is_linked_with_errors_by_rank():
     assert constant.image is constant.reward is constant.image_interval is None
 
 
+def test_ranks_are_those_of_the_ranking():
+    x = np.random.default_rng(4).integers(5, size=40).astype(float)
+    assert entropy_measure._ranks(x) == pytest.approx(ranks(x))
+
+
 def dreams_that_go_wrong(rng, says_so):
     """Errors of 1 from a random step on, and of 0.1 before; the entropy rises there, or at random.
 
@@ -127,6 +134,7 @@ def test_no_limit_is_better_where_entropy_says_nothing():
     assert limit.gain_interval[0] < 0.0
     counted = np.ones(entropy.shape, bool)
     assert find_limit(np.ones_like(entropy), errors, counted, seed=0) is None
+    assert find_limit(entropy, np.zeros_like(errors), counted, seed=0) is None
 
 
 def test_errors_by_frame_are_those_of_the_tally():

@@ -8,7 +8,7 @@ import numpy as np
 
 from glam_env.evaluation.bootstrap import Interval, draw_counts, draw_rows, interval
 from glam_env.evaluation.measures.events import known
-from glam_env.evaluation.measures.ranking import spearman
+from glam_env.evaluation.measures.ranking import pearson
 
 RESAMPLES = 1000  # of the bootstrap
 CUTS = (
@@ -91,7 +91,7 @@ def link_entropy(
     rows = draw_rows(np.random.default_rng(seed), int(there.sum()), RESAMPLES)
 
     def link(error: np.ndarray) -> tuple[float | None, Interval | None]:
-        figure = known(spearman(so_far, error)) if len(error) > 1 else None
+        figure = known(_spearman(so_far[None], error[None])[0]) if len(error) > 1 else None
         if figure is None:
             return None, None
         return figure, interval(lambda rows: _spearman(so_far[rows], error[rows]), rows)
@@ -101,8 +101,14 @@ def link_entropy(
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return `spearman` of (R, N) resamples, one at a time: its comparisons take N² memory."""
-    return np.array([spearman(one, other) for one, other in zip(x, y, strict=True)])
+    """Return `spearman` of (R, N) resamples; by sorting, since N is large here."""
+    return pearson(*(np.stack([_ranks(row) for row in part]) for part in (x, y)))
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Return `ranks` of (N) values."""
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - counts + (counts - 1) / 2)[place]
 
 
 def find_limit(
@@ -119,7 +125,7 @@ def find_limit(
         seed: Of the bootstrap.
 
     Returns:
-        None if no limit ends a dream, or there are too few windows.
+        None if no limit ends a dream early, there are no errors, or too few windows.
     """
     chosen, judged = slice(0, None, 2), slice(1, None, 2)
     if len(entropy) < 4 or not np.ptp(entropy[counted]):
@@ -156,7 +162,7 @@ def _compare(
     """Sum errors and steps of each window, within a limit and within a horizon: (W, 4).
 
     The horizon ends within a step, so that it keeps as many steps as the limit. None if the limit
-    keeps all steps or less than `LEAST_KEPT` of them.
+    keeps all steps or less than `LEAST_KEPT` of them, or if there are no errors.
     """
     over = entropy > limit
     within = counted & (over.cumsum(1) - over == 0)
@@ -167,6 +173,8 @@ def _compare(
     before = steps.cumsum() - steps
     weight = np.clip((within.sum() - before) / np.maximum(steps, 1), 0.0, 1.0)  # (H)
     errors = np.where(counted, errors, 0.0)
+    if not (errors * weight).any():
+        return None
     return np.stack(
         [
             (errors * within).sum(1),
