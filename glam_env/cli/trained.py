@@ -323,7 +323,7 @@ def measure_all(
     return {"scores": scores, "fidelity": fidelity}
 
 
-def measure_fidelity(trained: Trained, **amounts: int) -> tuple[dict[str, Any], Recording]:
+def measure_fidelity(trained: Trained, **amounts: Any) -> tuple[dict[str, Any], Recording]:
     """Measure fidelity as `measure_dreams`, print it, and return what a checkpoint stores of it."""
     report, recording = measure_dreams(trained, **amounts)
     print(report.table())

@@ -51,7 +51,11 @@ class CalibrationReport(Measure):
         dreams, seed = subject.open_loop, subject.settings.seed
         horizons = [h for h in EVENT_HORIZONS if h <= dreams.horizon] or [dreams.horizon]
         real, dreamt = reward_events(dreams.reward), reward_events(dreams.dreamt_reward)
-        points = dreams.reward_chances, (real > 0, real < 0), (dreams.alive, dreams.alive)
+        points: tuple[Sequence[np.ndarray], ...] = (
+            tuple(dreams.reward_chances),
+            (real > 0, real < 0),
+            (dreams.alive, dreams.alive),
+        )
         lost_lives = dreams.ending_chance, dreams.life_lost, dreams.alive
         errors = _window_errors(dreams)
         counted_frames = (dreams.alive & ~dreams.ended)[:, : dreams.horizon]
@@ -96,11 +100,14 @@ class CalibrationReport(Measure):
         named = [("rewards", part) for part in self.rewards]
         named += [("ends of life", part) for part in self.endings]
         rows = [
-            Row(f"{title} to step {part.horizon}, {name}", *figures)
+            row
             for name, part in named
-            for title, *figures in (
-                ("calibration error", part.error, part.error_interval, part.never_error),
-                ("Brier skill", part.skill, part.skill_interval, 0.0),
+            for whose in [f"to step {part.horizon}, {name}"]
+            for row in (
+                Row(
+                    f"calibration error {whose}", part.error, part.error_interval, part.never_error
+                ),
+                Row(f"Brier skill {whose}", part.skill, part.skill_interval, 0.0),
             )
         ]
         firsts = ("rewards", self.rewards[0]), ("ends of life", self.endings[0])

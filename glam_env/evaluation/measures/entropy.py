@@ -85,13 +85,13 @@ def link_entropy(
         seed: Of the bootstrap.
     """
     there = counted[:, horizon - 1]
-    so_far = entropy[there, :horizon].mean(1)
-    image = errors[there, horizon - 1]
+    so_far: np.ndarray = entropy[there, :horizon].mean(1)
+    image: np.ndarray = errors[there, horizon - 1]
     reward = wrong[there, :horizon].any(1).astype(np.float64)
     rows = draw_rows(np.random.default_rng(seed), int(there.sum()), RESAMPLES)
 
     def link(error: np.ndarray) -> tuple[float | None, Interval | None]:
-        figure = known(_spearman(so_far[None], error[None])[0]) if len(error) > 1 else None
+        figure = known(_spearman(so_far[None], error[None]).squeeze()) if len(error) > 1 else None
         if figure is None:
             return None, None
         return figure, interval(lambda rows: _spearman(so_far[rows], error[rows]), rows)
@@ -130,17 +130,14 @@ def find_limit(
     chosen, judged = slice(0, None, 2), slice(1, None, 2)
     if len(entropy) < 4 or not np.ptp(entropy[counted]):
         return None
-    best: tuple[float, float] | None = None
+    gains: dict[float, float] = {}
     for limit in np.quantile(entropy[chosen][counted[chosen]], CUTS).tolist():
         found = _compare(limit, entropy[chosen], errors[chosen], counted[chosen])
-        if found is None:
-            continue
-        gain = 1.0 - _ratio(found)
-        if best is None or gain > best[0]:
-            best = gain, limit
-    if best is None:
+        if found is not None:
+            gains[limit] = float(1.0 - _ratio(found))
+    if not gains:
         return None
-    limit = best[1]
+    limit = max(gains, key=lambda limit: gains[limit])
     sums = _compare(limit, entropy[judged], errors[judged], counted[judged])
     if sums is None:
         return None

@@ -92,7 +92,8 @@ def find_moments(
         frame = step.frame
         if step.terminated or step.truncated:
             frame, length = game.reset(int(episode_seeds.integers(2**31))), 0
-            frames.clear(), actions.clear()
+            frames.clear()
+            actions.clear()
         if played > 100 * (count + 1) * (stride + context):
             raise GlamError(f"episodes are too short for moments with {context} steps before them")
     return found
@@ -145,10 +146,10 @@ def play_on(
         frames = np.stack([one.frame() for one in games])
         alive = np.ones(rows, bool)
         for t in range(horizon):
-            parts = features.split(futures), np.split(frames, len(policies))
-            action = torch.cat(
-                [choose(*part) for choose, *part in zip(choosers, *parts, strict=True)]
+            parts = zip(
+                choosers, features.split(futures), np.split(frames, len(policies)), strict=True
             )
+            action = torch.cat([choose(seen, shown) for choose, seen, shown in parts])
             latents.act(action)
             for row in np.flatnonzero(alive).tolist():
                 step = games[row].step(int(action[row]))

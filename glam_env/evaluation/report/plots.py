@@ -16,6 +16,7 @@ from glam_env.evaluation.measures.ranking import RankingReport
 from glam_env.evaluation.rows import HORIZONS, Row
 
 COLUMNS = 3  # panels side by side
+MARKERS = "o^sDvP*X"  # of policies, one for each round of ten colors
 
 
 def pyplot() -> ModuleType:
@@ -160,8 +161,9 @@ def _save_policies(path: Path, report: RankingReport) -> Path:
         1, count, figsize=(4.5 * count, 4.5), squeeze=False, layout="constrained"
     )
     for place, (axis, part) in enumerate(zip(axes.flat, report.agreements, strict=True)):
-        for policy in report.policies:
-            axis.scatter([policy.game[place]], [policy.dream[place]], label=policy.name, s=20)
+        for number, policy in enumerate(report.policies):
+            look = {"color": f"C{number % 10}", "marker": MARKERS[number // 10 % len(MARKERS)]}
+            axis.scatter([policy.game[place]], [policy.dream[place]], label=policy.name, **look)
         axis.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
         spearman = "none" if part.spearman is None else f"{part.spearman:.2f}"
         axis.set(
