@@ -87,7 +87,7 @@ def link_entropy(
     there = counted[:, horizon - 1]
     so_far: np.ndarray = entropy[there, :horizon].mean(1)
     image: np.ndarray = errors[there, horizon - 1]
-    reward: np.ndarray = wrong[there, :horizon].any(axis=1).astype(np.float64)  # (N)
+    reward = np.asarray(wrong[there, :horizon].any(1), np.float64)  # (N)
     rows = draw_rows(np.random.default_rng(seed), int(there.sum()), RESAMPLES)
 
     def link(error: np.ndarray) -> tuple[float | None, Interval | None]:
