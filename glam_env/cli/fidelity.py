@@ -67,8 +67,11 @@ class Fidelity:
         if self.out is not None:
             trained.require_file("--out", self.out, "PIL", "matplotlib", "imageio_ffmpeg")
         if self.pictures is not None:
-            if self.out is not None or self.check or self.json:
-                raise GlamError("--pictures measures nothing: leave out --out, --check and --json")
+            if self.out is not None or self.check or self.json or self.ranking_agents:
+                raise GlamError(
+                    "--pictures measures nothing: leave out --out, --check, --json and "
+                    "--ranking-agents"
+                )
             return self._draw(self.pictures)
         if self.check and self.horizon < (least := Thresholds().horizon):
             raise GlamError(f"--check needs a horizon of at least {least}, not {self.horizon}")
