@@ -9,9 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from glam_agents.frozen import new_agent, save_with_agent
 
 from glam_env.bench.world import make_world
+from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
+from glam_env.envs.atari import emulator
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +59,75 @@ def test_the_limits_of_a_run_are_measured(tmp_path):
     assert [row["young"] for row in rows] == ["none", "sequence model", "images", "both", "agent"]
     assert all(row["rewards"] > 0 and 0.0 <= row["reward_f1"] <= 1.0 for row in rows[:-1])
     assert -21.0 <= rows[-1]["score"] <= 21.0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(endless_checkpoint, tmp_path_factory) -> Path:
+    """The tiny Pong with an agent."""
+    source = Checkpoint.open(endless_checkpoint)
+    agent, stored = new_agent("storm", source.world_model(), "debug")
+    folder = tmp_path_factory.mktemp("with_agent") / "Pong"
+    return save_with_agent(source, agent, stored, folder, "of a test")
+
+
+@pytest.fixture
+def frozen(monkeypatch) -> None:
+    """Import from benchmarks/, and cut real games after 30 agent steps."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(emulator, "MAX_FRAMES", 120)
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize(("algo", "steps"), [("storm", 48), ("ppo", 512)])
+def test_exploitability_is_measured_on_the_way(checkpoint, frozen, tmp_path, algo, steps):
+    import exploitability
+
+    few = {"num_envs": 4, "horizon": 6, "moments": 4, "score_horizon": 4, "futures": 1, "dreams": 2}
+    sizes = {"algo": algo, "steps": steps, "points": 2, "games": 1, "to": tmp_path, **few}
+    figures = exploitability.main(exploitability.Args(str(checkpoint), **sizes))
+    written = json.loads((tmp_path / f"exploitability-{algo}.json").read_text())
+    assert [row["steps"] for row in figures["rows"]] == [0, steps // 2, steps]
+    for row, stored in zip(figures["rows"], written["rows"], strict=True):
+        assert row["gap"] == pytest.approx(row["dream"] - row["game"])
+        assert row["gap_interval"][0] <= row["gap"] <= row["gap_interval"][1]
+        assert -21.0 <= row["score"] <= 21.0
+        assert stored == json.loads(json.dumps(row))
+    assert written["settings"]["steps"] == steps
+    assert (tmp_path / f"exploitability-{algo}.png").stat().st_size > 10_000
+
+
+def test_the_step_from_which_training_hurts(frozen):
+    from exploitability import turning_point
+
+    noise = np.random.default_rng(0).normal(0.0, 0.1, (6, 40))
+    steps = [0, 1, 2, 3, 4, 5]
+    falls = turning_point(steps, noise + np.array([[0, 1, 2, 1.98, 1, 0]]).T, seed=0)
+    assert falls["best_step"] in (2, 3)
+    assert falls["hurts_from"] == 4
+    assert falls["changes"][-1]["change"] == pytest.approx(-2.0, abs=0.1)
+    rises = turning_point(steps, noise + np.array([[0, 1, 2, 3, 4, 5]]).T, seed=0)
+    assert rises == {"best_step": 5, "hurts_from": None, "changes": []}
+    recovers = turning_point(steps, noise + np.array([[0, 3, 1, 1, 1, 3]]).T, seed=0)
+    assert recovers["hurts_from"] is None
+
+
+@pytest.mark.emulator
+def test_lift_is_measured_and_goes_on(checkpoint, frozen, tmp_path):
+    import lift
+
+    file = tmp_path / "lift.json"
+    few = {"dream_steps": 96, "real_steps": 64, "num_envs": 2, "games": 1, "to": file}
+    first = lift.main(lift.Args(str(checkpoint), ("storm",), **few))
+    places = [(row["world"], row["steps"]) for row in first["rows"]]
+    assert places == [("dream", 96), ("real", 64), ("real", 96)]
+    whole = lift.main(lift.Args(str(checkpoint), ("storm", "dqn"), **few))
+    assert [row["algo"] for row in whole["rows"]] == ["storm"] * 3 + ["dqn"] * 3
+    assert json.loads(json.dumps(whole["rows"][:3])) == json.loads(json.dumps(first["rows"]))
+    written = json.loads(file.read_text())
+    assert written["lift"] == whole["lift"]
+    assert whole["lift"]["storm"] == first["rows"][0]["score"] - first["rows"][1]["score"]
+    with pytest.raises(SystemExit, match="figures of other settings"):
+        lift.main(lift.Args(str(checkpoint), **{**few, "dream_steps": 95}))
 
 
 @pytest.mark.emulator

@@ -316,5 +316,9 @@ def test_a_card_is_written_again_from_its_results(life, tmp_path, capsys):
     assert (folder / "CARD.md").read_text() == card
     assert (folder / "config.json").read_bytes() == before
     plain = json.loads(before)
+    del plain["results"]["fidelity"]["checks"][9:]  # of a version with fewer thresholds
+    (folder / "config.json").write_text(json.dumps(plain))
+    assert main(["card", str(folder), "--from-results"]) == 0
+    assert (folder / "config.json").read_bytes() == before
     (folder / "config.json").write_text(json.dumps(plain | {"results": {}}))
     assert "no results yet" in mistake(capsys, "card", str(folder), "--from-results")

@@ -14,8 +14,10 @@ from glam_agents.storm import AGENT_PRESETS, ActorCritic
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli import trained
 from glam_env.cli.main import main
+from glam_env.cli.ranking import load_policies
 from glam_env.errors import GlamError
 from glam_env.evaluation import ScoreReport
+from glam_env.evaluation.play.policies import FramePolicy, NamedPolicy
 from glam_env.evaluation.play.scores import CHOICE
 from glam_env.evaluation.report.history import read_history, save_curves
 from glam_env.evaluation.report.real_scores import ScoreCurve, put_curve, read_curves
@@ -257,3 +259,18 @@ def test_the_best_weights_are_exported(run, games, capsys, monkeypatch):
 def test_a_run_without_kept_weights_is_not_scored(run, capsys):
     shutil.rmtree(run / "kept")
     assert "train with --keep-every" in mistake(capsys, "eval", str(run), "--kept")
+
+
+# --- the ranking ---------------------------------------------------------------------------------
+
+
+def test_each_age_of_the_agent_is_ranked(whole, run):
+    """The last has the run's own world model; the one before sees the features of its own."""
+    loaded = trained.load_trained(str(whole), "cpu")
+    earlier, last = load_policies([f"kept:{whole}"], loaded, "cpu")
+    assert [earlier.name, last.name] == [f"kept Pong at step {step}" for step in KEPT]
+    assert isinstance(earlier, FramePolicy)
+    assert isinstance(last, NamedPolicy)
+    shutil.rmtree(run / "kept")
+    with pytest.raises(GlamError, match="kept no weights; train with --keep-every"):
+        load_policies([f"kept:{run}"], loaded, "cpu")

@@ -132,12 +132,13 @@ def test_an_examination_is_saved_with_all_its_pictures(tmp_path, make_world_mode
     last = {work: done == total for work, done, total in calls}
     assert len(last) == 7
     assert all(last.values())
-    assert len(examination.checks) == 9
+    assert len(examination.checks) == 14
     assert not examination.passed
     paths = save_examination(tmp_path / "out", examination, make_world_model(-99.0), recording)
     names = {str(path.relative_to(tmp_path / "out")) for path in paths}
     assert {"fidelity.json", "film.mp4"} <= names
-    assert {f"plots/{name}.png" for name in ("images", "events", "points", "policies")} <= names
+    plots = ("images", "events", "points", "policies", "calibration", "reliability")
+    assert {f"plots/{name}.png" for name in plots} <= names
     assert sum(name.startswith("strips/") for name in names) == 8
     assert all(path.stat().st_size > 1000 for path in paths)
     report = json.loads((tmp_path / "out" / "fidelity.json").read_text())

@@ -18,19 +18,19 @@ from glam_env.evaluation.measures.ranking import (
     ranks,
     spearman,
 )
+from glam_env.evaluation.play.moments import RealMoment, dream_on, find_moments, play_on
 from glam_env.evaluation.play.policies import (
-    RealMoment,
+    History,
     agent_policy,
     constant_policy,
-    dream_on,
-    find_moments,
     held_random_policy,
-    play_on,
     standard_policies,
 )
 from glam_env.games import find_game
 from glam_env.model.structures import DreamState
 from glam_env.protocols import PROTOCOLS
+
+NOTHING = History(np.zeros((1, 0, 64, 64, 3), np.uint8), np.zeros((1, 0), np.int64))
 
 
 def random_act(features, generator):
@@ -181,7 +181,7 @@ def test_where_actions_do_nothing_all_policies_dream_the_same(make_world_model):
     model = make_world_model(-99.0)
     code = torch.zeros(1, model.config.categoricals, dtype=torch.int64)
     state = DreamState(code, torch.zeros(1, 16), model.core.initial_state(1, torch.device("cpu")))
-    moments = [RealMoment(None, state)] * 3  # type: ignore[arg-type]
+    moments = [RealMoment(None, state, NOTHING)] * 3  # type: ignore[arg-type]
     policies = standard_policies(random_act, 6)
     settings = {"horizon": 10, "futures": 4, "seed": 1, "on_policy": silent}
     returns = dream_on(model, policies, moments, **settings).sum(-1)
@@ -202,7 +202,7 @@ def test_nothing_counts_after_a_dream_has_ended(make_world_model):
     points = dream_on(
         model,
         policy,
-        [RealMoment(None, state)],  # type: ignore[arg-type]
+        [RealMoment(None, state, NOTHING)],  # type: ignore[arg-type]
         horizon=6,
         futures=2,
         seed=0,

@@ -16,11 +16,14 @@ from toy_game import (
 
 from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
 from glam_env.errors import GlamError
+from glam_env.evaluation.bootstrap import draw_rows
+from glam_env.evaluation.measures.action_effects import BranchReport, compare_returns
 from glam_env.evaluation.measures.base import Settings, Subject
 from glam_env.evaluation.measures.behavior import report_behavior
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.objects import DETECTORS, ObjectReport
+from glam_env.evaluation.measures.ranking import RankingReport, find_agreement
 from glam_env.evaluation.measures.thresholds import Thresholds, check_fidelity
 from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.play.recording import record_play, window_starts
@@ -107,6 +110,68 @@ def test_nothing_to_measure_fails_and_short_dreams_are_refused():
     assert "nothing to measure" in str(rewards)
     with pytest.raises(GlamError, match="dreams of 32 steps, not 8"):
         check_fidelity(*report, nothing)
+
+
+# --- other actions, other policies ---------------------------------------------------------------
+
+HELD = [
+    "held actions, variance explained",
+    "held actions, pairs ordered right",
+    "held actions, points at stake lost",
+]
+RANKED = [
+    "policies' returns to step 32, Pearson correlation",
+    "policies' returns to step 32, Spearman correlation",
+]
+
+
+@pytest.fixture(scope="module")
+def returns():
+    """Of 6 actions, or policies, from 200 moments."""
+    rng = np.random.default_rng(0)
+    skill = 0.3 * np.arange(6)
+    return (skill + rng.integers(-1, 2, size=(200, 6))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Open loop of a model that knows the toy game."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DETECTORS, "Toy", square)
+        return open_loop(subject(ToyModel(), play()))
+
+
+def branches(real, dreamt):
+    sizes = {"moments": len(real), "horizon": 16, "context": 16, "futures": 1, "seed": 0}
+    return BranchReport(**sizes, **compare_returns(real, dreamt))
+
+
+def ranking(real, dreamt, horizon=32):
+    resamples = draw_rows(np.random.default_rng(0), len(real), 10)
+    agreements = (find_agreement(horizon, real, dreamt, resamples),)
+    return RankingReport(len(real), 1, 1, 0, (), agreements)
+
+
+@pytest.mark.parametrize(
+    ("dream", "failed"),
+    [
+        (lambda real: real, []),
+        (lambda real: 0.8 * real + 0.1, []),
+        (lambda real: 3.0 * real, HELD[:1]),  # the right order, too large
+        (lambda real: real[:, [0, 4, 2, 3, 5, 1]], [*HELD, *RANKED]),
+        (lambda real: 0.0 * real, [*HELD, *RANKED]),
+    ],
+)
+def test_a_dream_that_is_wrong_about_other_actions_fails(toy, returns, dream, failed):
+    dreamt = dream(returns)
+    parts = {"branches": branches(returns, dreamt), "ranking": ranking(returns, dreamt)}
+    checks = check_fidelity(*toy, GOOD, SHORT, **parts)
+    assert [check.name for check in checks[-5:]] == [*HELD, *RANKED]
+    assert [check.name for check in checks if not check.passed] == failed
+    without = check_fidelity(*toy, GOOD, SHORT)
+    assert without == checks[:-5]
+    parts["ranking"] = ranking(returns, dreamt, horizon=16)
+    assert check_fidelity(*toy, GOOD, SHORT, **parts)[-1].figure is None
 
 
 @pytest.mark.emulator

@@ -20,7 +20,8 @@ class Card:
 
     Attributes:
         game: A game's name, or the path of a checkpoint.
-        from_results: Measure nothing; write the card from the results that are stored.
+        from_results: Measure nothing; check the results that are stored against the thresholds
+            and write the card from them.
         scores_only: Measure the scores alone, and keep the fidelity that is stored.
         fidelity_only: Measure the fidelity alone, and keep the scores that are stored.
         episodes: Real games to play for the score of each protocol.
@@ -65,6 +66,8 @@ class Card:
         elif not config.results:
             raise GlamError(f"{checkpoint.path} has no results yet; leave out --from-results")
         with reading(f"{checkpoint.path}: results", "leave out --from-results"):
+            if self.from_results:
+                config = _check_again(config)
             card = write_card(config)
         write_results(checkpoint.path, config, card)
         print(f"{'written' if self.from_results else 'measured'} again: {checkpoint.path}")
@@ -91,3 +94,17 @@ class Card:
             results["fidelity"] = report
             values = seen_values(recording.rewards, known=values)
         return replace(config, results=results, reward_values=values)
+
+
+def _check_again(config: CheckpointConfig) -> CheckpointConfig:
+    """Return a config whose stored fidelity is checked against the thresholds of this version."""
+    from dataclasses import asdict
+
+    from glam_env.evaluation.examine import Examination
+
+    fidelity = config.results.get("fidelity")
+    if not fidelity:
+        return config
+    checks = Examination.from_json(fidelity, "results.fidelity").check_again().checks
+    checked = {**fidelity, "checks": [asdict(check) for check in checks]}
+    return replace(config, results={**config.results, "fidelity": checked})

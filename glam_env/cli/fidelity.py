@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
+
 from glam_env.cli import trained
 from glam_env.cli.options import Device, Game, folder
 from glam_env.errors import GlamError
@@ -25,12 +27,15 @@ class Fidelity:
         branch_steps: Real steps from whose moments each action is tried, in the game and in
             dreams. 0 tries none.
         ranking_moments: Real moments from which policies are ranked. 0 ranks none.
+        ranking_agents: Further agents to rank, as KIND:PATH: `sb3:RUN` of `glam sb3`, `storm:PATH`
+            of a checkpoint or a run, `kept:RUN` for all weights that a run kept.
         horizon: Steps of an open-loop dream.
         seed: Seed of the games and the dreams.
         out: Folder for the report as JSON, plots, strips and a film.
         pictures: Folder for strips of the game and the dream, with boxes where the real frames
             change most. Nothing is measured then.
-        check: Exit with code 1 if a figure misses its threshold.
+        check: Exit with code 1 if a figure misses its threshold. Those of measures that are left
+            out are not checked.
         device: Where the models run.
         json: Print the report as JSON.
     """
@@ -40,6 +45,7 @@ class Fidelity:
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
     ranking_moments: int = trained.RANKING_MOMENTS
+    ranking_agents: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:PATH")] = ()
     horizon: int = trained.FIDELITY_HORIZON
     seed: int = trained.FIDELITY_SEED
     out: Annotated[Path | None, folder("none is written")] = None
@@ -51,6 +57,7 @@ class Fidelity:
     def execute(self) -> int:
         """Measure, and print the figures."""
         from glam_env.checks import require_count
+        from glam_env.cli.ranking import load_policies
         from glam_env.evaluation.examine import save_examination
         from glam_env.evaluation.measures.thresholds import Thresholds
 
@@ -60,12 +67,18 @@ class Fidelity:
         if self.out is not None:
             trained.require_file("--out", self.out, "PIL", "matplotlib", "imageio_ffmpeg")
         if self.pictures is not None:
-            if self.out is not None or self.check or self.json:
-                raise GlamError("--pictures measures nothing: leave out --out, --check and --json")
+            if self.out is not None or self.check or self.json or self.ranking_agents:
+                raise GlamError(
+                    "--pictures measures nothing: leave out --out, --check, --json and "
+                    "--ranking-agents"
+                )
             return self._draw(self.pictures)
         if self.check and self.horizon < (least := Thresholds().horizon):
             raise GlamError(f"--check needs a horizon of at least {least}, not {self.horizon}")
+        if self.ranking_agents and not self.ranking_moments:
+            raise GlamError("--ranking-agents are ranked from moments: set --ranking-moments")
         loaded = trained.load_trained(self.game, self.device)
+        policies = load_policies(self.ranking_agents, loaded, self.device)
         report, recording = trained.measure_dreams(
             loaded,
             steps=self.steps,
@@ -74,12 +87,16 @@ class Fidelity:
             ranking_moments=self.ranking_moments,
             horizon=self.horizon,
             seed=self.seed,
+            policies=policies,
         )
         print(json.dumps(report.as_json(), indent=2) if self.json else report.table())
         if self.out is not None:
             save_examination(self.out, report, loaded.world_model, recording)
             print(f"written to {self.out}", file=sys.stderr)
-        return int(self.check and not report.passed)
+        missed = [check for check in report.checks if not check.passed]
+        if self.check and missed:
+            print(f"{len(missed)} of {len(report.checks)} thresholds missed", file=sys.stderr)
+        return int(self.check and bool(missed))
 
     def _draw(self, to: Path) -> int:
         """Play the game, dream along a few stretches, and draw both."""

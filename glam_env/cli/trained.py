@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from glam_env.checkpoint.folder import Checkpoint
     from glam_env.envs.atari import EmulatorStep, Episode
     from glam_env.envs.latent_filter import Act, FilteredPolicy
-    from glam_env.evaluation import Policy, ScoreReport
+    from glam_env.evaluation import Policy as RealPolicy
+    from glam_env.evaluation import ScoreReport
     from glam_env.evaluation.examine import Examination
+    from glam_env.evaluation.play.policies import Policy
     from glam_env.evaluation.play.recording import Recording
     from glam_env.model.world_model import WorldModel
     from glam_env.protocols import PlaySettings
@@ -48,6 +50,7 @@ class Trained:
         horizon: Steps of a dream.
         real_steps: Steps on the real game in all runs that made it.
         reward_values: The values that the game pays; empty if they are not known.
+        weights: SHA-256 of the checkpoint's file of the world model; empty for a run.
     """
 
     game: str
@@ -58,6 +61,7 @@ class Trained:
     horizon: int
     real_steps: int
     reward_values: tuple[float, ...] = ()
+    weights: str = ""
 
     def act(self, greedy: bool = False) -> Act:
         """Return the agent's choice of actions, on features."""
@@ -131,6 +135,7 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
     """
     from glam_agents import load_agent
 
+    from glam_env.checkpoint.config import WORLD_MODEL
     from glam_env.device import find_device
     from glam_env.training.run_folder import run_kind
 
@@ -157,6 +162,7 @@ def load_trained(name: str | Checkpoint, device: str) -> Trained:
         config.max_episode_steps,
         config.provenance.real_steps,
         config.reward_values,
+        config.files[WORLD_MODEL].sha256,
     )
 
 
@@ -211,7 +217,7 @@ def load_run(
 
 
 def play_games(
-    policy: Policy,
+    policy: RealPolicy,
     game: str,
     play: PlaySettings,
     *,
@@ -253,8 +259,12 @@ def measure_dreams(
     ranking_moments: int,
     horizon: int = FIDELITY_HORIZON,
     seed: int = FIDELITY_SEED,
+    policies: Sequence[Policy] = (),
 ) -> tuple[Examination, Recording]:
-    """Compare dreams with the real game, with progress; see `examine`."""
+    """Compare dreams with the real game, with progress; see `examine`.
+
+    The greedy agent is ranked as well, and further policies.
+    """
     from glam_env.evaluation.examine import examine
     from glam_env.evaluation.play.policies import agent_policy
 
@@ -272,7 +282,7 @@ def measure_dreams(
             seed=seed,
             play=trained.play,
             reward_values=trained.reward_values,
-            policies=[agent_policy("agent, greedy", trained.act(greedy=True))],
+            policies=[agent_policy("agent, greedy", trained.act(greedy=True)), *policies],
             on_progress=progress,
         )
 
@@ -313,7 +323,7 @@ def measure_all(
     return {"scores": scores, "fidelity": fidelity}
 
 
-def measure_fidelity(trained: Trained, **amounts: int) -> tuple[dict[str, Any], Recording]:
+def measure_fidelity(trained: Trained, **amounts: Any) -> tuple[dict[str, Any], Recording]:
     """Measure fidelity as `measure_dreams`, print it, and return what a checkpoint stores of it."""
     report, recording = measure_dreams(trained, **amounts)
     print(report.table())

@@ -14,7 +14,7 @@ from glam_env.evaluation.measures import MEASURES
 from glam_env.evaluation.measures.base import Measure, OnProgress, Settings, Subject
 from glam_env.evaluation.measures.open_loop import OpenLoopReport
 from glam_env.evaluation.measures.thresholds import Check, CheckReport
-from glam_env.evaluation.play.policies import NamedPolicy
+from glam_env.evaluation.play.policies import Policy
 from glam_env.evaluation.play.recording import Recording
 from glam_env.evaluation.play.windows import dream_windows
 from glam_env.evaluation.report.films import save_films
@@ -89,6 +89,16 @@ class Examination:
             reports[name] = None if part is None else kind.from_json(part, f"{where}: {name}")
         return cls(reports)
 
+    def check_again(self) -> Examination:
+        """Return the same figures, checked against the usual bounds if they were checked before.
+
+        Raises:
+            GlamError: If figures are missing.
+        """
+        if not self.checks:
+            return self
+        return Examination({**self.reports, "checks": CheckReport.of(self.reports.values())})
+
     def table(self) -> str:
         """Return the figures for people, as plain text."""
         return text_table(self.found.values())
@@ -100,7 +110,7 @@ def examine(
     game: str,
     *,
     on_progress: OnProgress | None = None,
-    policies: Sequence[NamedPolicy] = (),
+    policies: Sequence[Policy] = (),
     **settings: Any,
 ) -> tuple[Examination, Recording]:
     """Run every measure of `MEASURES`.

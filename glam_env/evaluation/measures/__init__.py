@@ -5,6 +5,7 @@ from __future__ import annotations
 from glam_env.evaluation.measures.action_effects import BranchReport
 from glam_env.evaluation.measures.base import Measure
 from glam_env.evaluation.measures.behavior import BehaviorReport
+from glam_env.evaluation.measures.calibration import CalibrationReport
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.latents import LatentReport
@@ -21,6 +22,7 @@ MEASURES: dict[str, type[Measure]] = {
     "events": EventReport,
     "reward_forms": RewardFormReport,
     "latents": LatentReport,
+    "calibration": CalibrationReport,
     "behavior": BehaviorReport,
     "branches": BranchReport,
     "ranking": RankingReport,

@@ -10,16 +10,26 @@ from __future__ import annotations
 import dataclasses
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.latent_filter import Act, FilteredPolicy
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.open_loop import OpenLoop, dream_along
-from glam_env.evaluation.play.policies import NamedPolicy
+from glam_env.evaluation.play.policies import Policy
 from glam_env.evaluation.play.recording import Recording, add_noise, record_play
 from glam_env.evaluation.rows import Row
 from glam_env.model.reward_values import seen_values
@@ -104,7 +114,7 @@ class Subject:
         on_progress: OnProgress | None = None,
         recording: Recording | None = None,
         players: Mapping[str, float] | None = None,
-        policies: Sequence[NamedPolicy] = (),
+        policies: Sequence[Policy] = (),
     ) -> None:
         self.world_model, self.act, self.game = world_model, act, game
         self.settings = settings or Settings()
@@ -164,10 +174,31 @@ class Subject:
         Raises:
             GlamError: If it has not run before, or found nothing.
         """
-        for report in self.reports.values():
-            if isinstance(report, kind):
-                return report
-        raise GlamError(f"{kind.__name__} has no report; list it before the measure that needs it")
+        return find_report(self.reports.values(), kind)
+
+
+@overload
+def find_report(
+    reports: Iterable[Measure | None], kind: type[M], optional: Literal[False] = False
+) -> M: ...
+@overload
+def find_report(
+    reports: Iterable[Measure | None], kind: type[M], optional: Literal[True]
+) -> M | None: ...
+def find_report(
+    reports: Iterable[Measure | None], kind: type[M], optional: bool = False
+) -> M | None:
+    """Return the report of a kind.
+
+    Raises:
+        GlamError: If there is none and it is not optional.
+    """
+    for report in reports:
+        if isinstance(report, kind):
+            return report
+    if optional:
+        return None
+    raise GlamError(f"{kind.__name__} has no report; list it before the measure that needs it")
 
 
 class Measure(ABC):

@@ -144,10 +144,26 @@ class ImageTally:
         )
 
     def _differs(self, frames: np.ndarray) -> np.ndarray:
-        difference = np.abs(frames - self._background)
-        # Channel by channel: a maximum over so short an axis is slow.
-        largest = np.maximum(np.maximum(difference[..., 0], difference[..., 1]), difference[..., 2])
-        return largest > FOREGROUND * 255
+        return _differs(frames, self._background)
+
+
+def foreground_errors(real: np.ndarray, drawn: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Return the foreground error of each frame, as `ImageCurve` has it over many.
+
+    Args:
+        real, drawn: (N, 64, 64, 3) uint8.
+        background: (64, 64, 3) uint8.
+
+    Returns:
+        (N) float64; 0 where nothing differs from the background.
+    """
+    real, drawn, background = (part.astype(np.int16) for part in (real, drawn, background))
+    foreground = _differs(real, background)
+    error, empty = (
+        (_squares(real, part) * foreground).sum((1, 2), dtype=np.int64)
+        for part in (drawn, background)
+    )
+    return error / np.maximum(empty, 1)
 
 
 def find_background(frames: np.ndarray) -> np.ndarray:
@@ -161,6 +177,14 @@ def shares(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:
     """Divide element by element; None where the whole is 0."""
     pairs = zip(parts.tolist(), wholes.tolist(), strict=True)
     return tuple(part / whole if whole else None for part, whole in pairs)
+
+
+def _differs(frames: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Map (..., 3) int16 pixels to (...) bool, those of the foreground."""
+    difference = np.abs(frames - background)
+    # Channel by channel: a maximum over so short an axis is slow.
+    largest = np.maximum(np.maximum(difference[..., 0], difference[..., 1]), difference[..., 2])
+    return largest > FOREGROUND * 255
 
 
 def _squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -19,14 +19,8 @@ from glam_env.errors import GlamError
 from glam_env.evaluation.bootstrap import Interval, draw_rows, interval
 from glam_env.evaluation.measures.base import Measure, OnProgress, Subject
 from glam_env.evaluation.measures.events import known
-from glam_env.evaluation.play.policies import (
-    NamedPolicy,
-    RealMoment,
-    dream_on,
-    find_moments,
-    play_on,
-    standard_policies,
-)
+from glam_env.evaluation.play.moments import RealMoment, dream_on, find_moments, play_on
+from glam_env.evaluation.play.policies import Policy, standard_policies
 from glam_env.evaluation.play.recording import add_noise
 from glam_env.evaluation.rows import Row
 from glam_env.games import find_game
@@ -157,7 +151,7 @@ class RankingReport(Measure):
 def compare_policies(
     world_model: WorldModel,
     act: Act,
-    policies: Sequence[NamedPolicy],
+    policies: Sequence[Policy],
     game: str,
     *,
     noise: Sequence[float] = (0.0,),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from glam_env.errors import GlamError
-from glam_env.evaluation.measures.base import Measure, Subject
+from glam_env.evaluation.measures.action_effects import BranchReport
+from glam_env.evaluation.measures.base import Measure, Subject, find_report
 from glam_env.evaluation.measures.behavior import BehaviorReport
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.objects import ObjectReport
+from glam_env.evaluation.measures.ranking import RankingReport
 from glam_env.evaluation.rows import Row
 
 RELATIONS = {"at least": operator.ge, "at most": operator.le, "below": operator.lt}
@@ -21,6 +24,9 @@ RELATIONS = {"at least": operator.ge, "at most": operator.le, "below": operator.
 @dataclass(frozen=True)
 class Thresholds:
     """The bounds.
+
+    The first ones are about play of the game's own agent and of noise around it, those from
+    `effects_explained` on about actions and policies that are not the agent's.
 
     Attributes:
         reward_f1: Least F1 of the rewards, to step `reward_horizon`.
@@ -42,6 +48,11 @@ class Thresholds:
     drawn: float = 0.9
     object_horizon: int = 16
     reward_rate_error: float = 0.25
+    effects_explained: float = 0.5
+    pairs_right: float = 0.95
+    regret: float = 0.1
+    policy_correlation: float = 0.95
+    policy_horizon: int = 32
 
     @property
     def horizon(self) -> int:
@@ -87,15 +98,31 @@ class CheckReport(Measure):
 
     @classmethod
     def measure(cls, subject: Subject) -> CheckReport:
-        """Check what the other measures found against the usual bounds."""
+        """Check what the other measures found against the usual bounds.
+
+        Those of actions and policies are left out with their measures.
+        """
         if subject.settings.horizon < Thresholds().horizon:
             return cls(())
+        return cls.of(subject.reports.values())
+
+    @classmethod
+    def of(cls, reports: Iterable[Measure | None]) -> CheckReport:
+        """Check reports against the usual bounds.
+
+        Raises:
+            GlamError: A report of images, objects, events or behavior is missing, or its dreams
+                were too short.
+        """
+        reports = list(reports)
         return cls(
             check_fidelity(
-                subject.report(ImageReport),
-                subject.report(ObjectReport),
-                subject.report(EventReport),
-                subject.report(BehaviorReport),
+                find_report(reports, ImageReport),
+                find_report(reports, ObjectReport),
+                find_report(reports, EventReport),
+                find_report(reports, BehaviorReport),
+                branches=find_report(reports, BranchReport, optional=True),
+                ranking=find_report(reports, RankingReport, optional=True),
             )
         )
 
@@ -127,6 +154,9 @@ def check_fidelity(
     events: EventReport,
     behavior: BehaviorReport,
     thresholds: Thresholds | None = None,
+    *,
+    branches: BranchReport | None = None,
+    ranking: RankingReport | None = None,
 ) -> tuple[Check, ...]:
     """Check figures against thresholds.
 
@@ -134,6 +164,8 @@ def check_fidelity(
         images, objects, events: Of open loop, at least as long as the thresholds' horizons.
         behavior: Of the policy in dreams and in the game.
         thresholds: The bounds; the usual ones if None.
+        branches: Of held actions; their bounds are left out if None.
+        ranking: Of policies; likewise.
 
     Raises:
         GlamError: If the dreams were too short.
@@ -167,6 +199,19 @@ def check_fidelity(
     ):
         title = f"policy's points in dreams and in the game, {name}, relative error"
         checks.append(_check(title, error, "at most", t.reward_rate_error))
+    if branches is not None:
+        explained, right, regret = branches.explained, branches.right, branches.regret
+        checks += [
+            _check("held actions, variance explained", explained, "at least", t.effects_explained),
+            _check("held actions, pairs ordered right", right, "at least", t.pairs_right),
+            _check("held actions, points at stake lost", regret, "at most", t.regret),
+        ]
+    if ranking is not None:
+        parts = [part for part in ranking.agreements if part.horizon == t.policy_horizon]
+        for name in ("Pearson", "Spearman"):
+            figure = getattr(parts[0], name.lower()) if parts else None
+            title = f"policies' returns to step {t.policy_horizon}, {name} correlation"
+            checks.append(_check(title, figure, "at least", t.policy_correlation))
     return tuple(checks)
 
 

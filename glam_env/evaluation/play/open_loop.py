@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from glam_env.envs.dream.pool import draw_frames
-from glam_env.evaluation.play.recording import Recording, window_starts
+from glam_env.evaluation.play.recording import Recording, reward_events, window_starts
 from glam_env.model.distributions import sample_codes
 from glam_env.model.reward_values import REWARDS, RewardValues
 from glam_env.model.structures import Prediction
@@ -56,7 +56,11 @@ class OpenLoop:
             are 0.
         reward_forms: (W, L) float32 each, the dream's rewards as the env's option `reward` gives
             them, by its values.
+        reward_chances: (2, W, L) float32, the dream's probabilities of points won and of points
+            lost at the step, of a point of `REWARD_EVENT` at least.
         life_lost, dreamt_ending: (W, L) bool, likewise.
+        ending_chance: (W, L) float32, the dream's probability of an end of life at the step.
+        prior_entropy: (W, L) float32, of the latent at the end of the step, in nats.
         dreamt_frames: (W, H, 64, 64, 3) uint8, what the dreams drew, 12 KiB a frame. Those that
             `frames` leaves out mean nothing.
         log_probs: (E, T, K, C) float32, the posterior of each recorded frame.
@@ -77,8 +81,11 @@ class OpenLoop:
     reward: np.ndarray
     dreamt_reward: np.ndarray
     reward_forms: dict[str, np.ndarray]
+    reward_chances: np.ndarray
     life_lost: np.ndarray
     dreamt_ending: np.ndarray
+    ending_chance: np.ndarray
+    prior_entropy: np.ndarray
     dreamt_frames: np.ndarray
     log_probs: Tensor
     codes: Tensor
@@ -155,6 +162,9 @@ def dream_along(
     dreamt_reward, dreamt_ending = np.zeros_like(reward), np.zeros_like(life_lost)
     values = RewardValues(world_model.reward_code, reward_values)
     forms = {name: np.zeros_like(reward) for name in REWARDS}
+    events = torch.from_numpy(reward_events(values.values.cpu().numpy())).to(device)  # (V)
+    reward_chances = np.zeros((2, *reward.shape), np.float32)
+    ending_chance, prior_entropy = np.zeros_like(reward), np.zeros_like(reward)
     draws = torch.Generator(device).manual_seed(seed)  # of its own: the dreams stay the same
     dreamt_frames = np.zeros((len(env), horizon, *recording.frames.shape[2:]), np.uint8)
     for begin in range(0, len(env), BATCH):
@@ -166,7 +176,12 @@ def dream_along(
             draw = torch.rand(step.reward.shape, generator=draws, device=device)
             for name in REWARDS:
                 forms[name][batch, k] = values.reward(name, step, draw).cpu()
+            shares = values.log_shares(step.reward_logits).softmax(-1)  # (B, V)
+            for side, sign in enumerate((1, -1)):
+                reward_chances[side, batch, k] = (shares @ (events == sign).float()).cpu()
             dreamt_ending[batch, k] = (step.termination_logit > 0).cpu()
+            ending_chance[batch, k] = step.termination_logit.sigmoid().cpu()
+            prior_entropy[batch, k] = step.prior_entropy.cpu()
             if k < horizon and (alive[batch, k] & ~ended[batch, k]).any():
                 dreamt_frames[batch, k] = draw_frames(world_model, step.state.code).cpu()
         if on_progress is not None:
@@ -185,8 +200,11 @@ def dream_along(
         reward=reward,
         dreamt_reward=dreamt_reward,
         reward_forms=forms,
+        reward_chances=reward_chances,
         life_lost=life_lost,
         dreamt_ending=dreamt_ending,
+        ending_chance=ending_chance,
+        prior_entropy=prior_entropy,
         dreamt_frames=dreamt_frames,
         log_probs=log_probs,
         codes=codes,

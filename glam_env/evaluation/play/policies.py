@@ -1,12 +1,12 @@
-"""Policies of all skills and habits, and their plays from the same moments in game and dreams.
+"""Policies of all skills and habits, for plays from real moments.
 
-A moment is reached by play of the real game. From it each policy plays on in the game, which goes
-back after each, and in dreams. A play ends where a life is lost, as a dream does.
+A policy acts on features, or on frames: on real ones in the game and on drawn ones in dreams.
+`evaluation/play/moments.py` lets them play.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,21 +14,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glam_env.envs.atari.rewind import RewindableGame, SavedGame
-from glam_env.envs.latent_filter import Act, FilteredPolicy, LatentFilter
-from glam_env.errors import GlamError
-from glam_env.evaluation.play.recording import HELD_OUT, add_noise
-from glam_env.evaluation.play.scores import seed_apart
-from glam_env.fast.choose import make_stepper
-from glam_env.games import Game
-from glam_env.model.structures import DreamState, tree_map
+from glam_env.envs.latent_filter import Act, LatentFilter
+from glam_env.evaluation.play.recording import add_noise
 from glam_env.model.world_model import WorldModel
-from glam_env.protocols import PlaySettings
 
 HOLD = 8  # mean number of steps for which a held random action lasts
 
 Choose = Callable[[Tensor], Tensor]
 """Maps (N, F) features of the next step of N plays to (N) int64 actions."""
+
+ChooseOnFrames = Callable[[np.ndarray], Tensor]
+"""Maps (N, 64, 64, 3) uint8 frames of the next step of N plays to (N) int64 actions."""
+
+
+class History(NamedTuple):
+    """What N plays have seen before the moment that they start from.
+
+    Attributes:
+        frames: (N, C, 64, 64, 3) uint8, the frames before the current one, the oldest first.
+        actions: (N, C) int64, taken on them.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+
+    def repeat(self, count: int) -> History:
+        """Return each play's history ``count`` times, one after another."""
+        return History(*(np.repeat(part, count, 0) for part in self))
 
 
 @dataclass(frozen=True)
@@ -45,9 +57,59 @@ class NamedPolicy:
     begin: Callable[[int, torch.Generator], Choose]
 
 
+@dataclass(frozen=True)
+class FramePolicy:
+    """A policy that plays from moments on frames alone, such as an agent of another world model.
+
+    Attributes:
+        name: Its name in reports.
+        begin: Takes the histories of the plays and a generator on the model's device; returns what
+            chooses the actions of these plays, from their first step on.
+    """
+
+    name: str
+    begin: Callable[[History, torch.Generator], ChooseOnFrames]
+
+
+Policy = NamedPolicy | FramePolicy
+"""A policy that can be ranked."""
+
+
 def agent_policy(name: str, act: Act) -> NamedPolicy:
     """Make a policy of an agent that acts on features alone."""
     return NamedPolicy(name, lambda count, generator: lambda features: act(features, generator))
+
+
+def filtered_policy(name: str, world_model: WorldModel, act: Act) -> FramePolicy:
+    """Make a policy of an agent that acts on the features of its own world model.
+
+    Its world model filters the history and then each frame, real or drawn.
+
+    Args:
+        name: See :class:`FramePolicy`.
+        world_model: The agent's, in evaluation mode.
+        act: The agent.
+    """
+
+    def begin(history: History, generator: torch.Generator) -> ChooseOnFrames:
+        count, steps = history.actions.shape
+        latents = LatentFilter(world_model, count, generator)
+        first, later = np.ones(count, bool), np.zeros(count, bool)
+        for t in range(steps):
+            latents.see(history.frames[:, t], later if t else first)
+            latents.act(torch.from_numpy(history.actions[:, t]).to(generator.device))
+        begun = later if steps else first
+
+        def choose(frames: np.ndarray) -> Tensor:
+            nonlocal begun
+            action = act(latents.see(frames, begun), generator)
+            latents.act(action)
+            begun = later
+            return action
+
+        return choose
+
+    return FramePolicy(name, begin)
 
 
 def constant_policy(name: str, action: int) -> NamedPolicy:
@@ -102,168 +164,3 @@ def standard_policies(act: Act, num_actions: int) -> list[NamedPolicy]:
         held_random_policy("random, held", num_actions, HOLD),
         *(constant_policy(f"action {action}", action) for action in range(num_actions)),
     ]
-
-
-class RealMoment(NamedTuple):
-    """A moment of real play.
-
-    Attributes:
-        game: The game, for :meth:`RewindableGame.restore`.
-        state: The dream state on seeing its frame, one row.
-    """
-
-    game: SavedGame
-    state: DreamState
-
-
-def find_moments(
-    world_model: WorldModel,
-    act: Act,
-    game: RewindableGame,
-    *,
-    count: int,
-    stride: int,
-    context: int,
-    seed: int,
-    on_moment: Callable[[int], None],
-) -> list[RealMoment]:
-    """Play a game and stop every ``stride`` steps, at least ``context`` after an episode's start.
-
-    Args:
-        world_model: Filters the frames.
-        act: Plays up to the moments.
-        game: Played from its reset on.
-        count: Number of moments.
-        stride: Steps from one moment to the next.
-        context: Steps of an episode before a moment.
-        seed: Of the episodes and the play.
-        on_moment: Called with the number of moments found.
-
-    Raises:
-        GlamError: Episodes are too short for moments.
-    """
-    found: list[RealMoment] = []
-    episode_seeds = np.random.default_rng(seed_apart(HELD_OUT, seed))
-    policy = FilteredPolicy(world_model, act)
-    policy.begin(1, seed)
-    length, since, played = 0, 0, 0
-    frame = game.reset(int(episode_seeds.integers(2**31)))
-    while len(found) < count:
-        features = policy.filter.see(frame[None], np.array([length == 0]))
-        if length >= context and since >= stride:
-            found.append(RealMoment(game.save(), policy.filter.state))
-            on_moment(len(found))
-            since = 0
-        action = act(features, policy.generator)
-        policy.filter.act(action)
-        step = game.step(int(action))
-        length, since, played = length + 1, since + 1, played + 1
-        frame = step.frame
-        if step.terminated or step.truncated:
-            frame, length = game.reset(int(episode_seeds.integers(2**31))), 0
-        if played > 100 * (count + 1) * (stride + context):
-            raise GlamError(f"episodes are too short for moments with {context} steps before them")
-    return found
-
-
-def play_on(
-    world_model: WorldModel,
-    policies: Sequence[NamedPolicy],
-    game: Game,
-    play: PlaySettings | None,
-    moments: Sequence[RealMoment],
-    *,
-    horizon: int,
-    futures: int,
-    seed: int,
-    on_moment: Callable[[int], None],
-) -> np.ndarray:
-    """Let each policy play on from each moment in the game.
-
-    Args:
-        world_model: Filters the frames.
-        policies: The policies.
-        game: The game.
-        play: Its settings.
-        moments: Of one game.
-        horizon: Steps of a play.
-        futures: Plays of each policy from each moment, with other sticky actions and draws.
-        seed: Of the plays.
-        on_moment: Called with the number of moments done.
-
-    Returns:
-        (M, P, futures, horizon) float32 points; 0 after a lost life.
-    """
-    device = world_model.prior.weight.device
-    rows = len(policies) * futures
-    games = [RewindableGame(game, play) for _ in range(rows)]
-    for one in games:
-        one.reset(0)
-    points = np.zeros((len(moments), rows, horizon), np.float32)
-    no_first, same = np.zeros(rows, bool), torch.zeros(rows, dtype=torch.int64, device=device)
-    for number, moment in enumerate(moments):
-        draws = torch.Generator(device).manual_seed(seed_apart(seed, number))
-        latents = LatentFilter(world_model, rows, draws)
-        latents.resume(moment.state.rows(same))
-        features = world_model.features(latents.state)
-        choosers = [policy.begin(futures, draws) for policy in policies]
-        for row, one in enumerate(games):  # sticky actions are the same for each policy
-            one.restore(moment.game, seed=seed_apart(seed, number * futures + row % futures))
-        frames = np.stack([one.frame() for one in games])
-        alive = np.ones(rows, bool)
-        for t in range(horizon):
-            parts = zip(choosers, features.split(futures), strict=True)
-            action = torch.cat([choose(part) for choose, part in parts])
-            latents.act(action)
-            for row in np.flatnonzero(alive).tolist():
-                step = games[row].step(int(action[row]))
-                points[number, row, t] = step.reward
-                frames[row] = step.frame
-                alive[row] = not (step.life_lost or step.truncated)
-            if not alive.any():
-                break
-            features = latents.see(frames, no_first)
-        on_moment(number + 1)
-    return points.reshape(len(moments), len(policies), futures, horizon)
-
-
-@torch.no_grad()
-def dream_on(
-    world_model: WorldModel,
-    policies: Sequence[NamedPolicy],
-    moments: Sequence[RealMoment],
-    *,
-    horizon: int,
-    futures: int,
-    seed: int,
-    on_policy: Callable[[int], None],
-) -> np.ndarray:
-    """Let each policy play on from each moment in dreams.
-
-    Rewards are the means of the head's distribution. The futures of a moment use the same random
-    draws of latents for each policy.
-
-    Returns:
-        (M, P, futures, horizon) float32 expected points; 0 after an end that is likelier than not.
-    """
-    device = world_model.prior.weight.device
-    stepper = make_stepper(world_model)
-    each = torch.arange(len(moments), device=device).repeat_interleave(futures)
-    together = tree_map(lambda *parts: torch.cat(parts), *(moment.state for moment in moments))
-    states = together.rows(each)
-    count = len(moments) * futures
-    points = np.zeros((len(policies), count, horizon), np.float32)
-    for place, policy in enumerate(policies):
-        own = torch.Generator(device).manual_seed(seed_apart(seed, place))
-        common = torch.Generator(device).manual_seed(seed)
-        choose, state = policy.begin(count, own), states
-        alive = torch.ones(count, dtype=torch.bool, device=device)
-        for t in range(horizon):
-            shape = (count, world_model.config.categoricals)
-            draw = torch.rand(shape, generator=common, device=device)
-            step = stepper.step(state, choose(world_model.features(state)), draw)
-            points[place, :, t] = torch.where(alive, step.reward, 0.0).cpu().numpy()
-            alive &= step.termination_logit <= 0.0
-            state = step.state
-        on_policy(place + 1)
-    return points.reshape(len(policies), len(moments), futures, horizon).swapaxes(0, 1)

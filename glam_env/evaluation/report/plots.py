@@ -10,11 +10,13 @@ from typing import Any
 
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.base import Measure
+from glam_env.evaluation.measures.calibration import CalibrationReport
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.ranking import RankingReport
 from glam_env.evaluation.rows import HORIZONS, Row
 
 COLUMNS = 3  # panels side by side
+MARKERS = "o^sDvP*X"  # of policies, one for each round of ten colors
 
 
 def pyplot() -> ModuleType:
@@ -50,7 +52,7 @@ def save_figure(figure: Any, path: Path) -> Path:
 
 
 def save_plots(folder: Path, reports: Mapping[str, Measure]) -> list[Path]:
-    """Draw each report into a PNG file; the points of windows and the policies into one more each.
+    """Draw each report into a PNG file; points, reliability and policies into one more each.
 
     A report in which no figure has more than one value gets no file.
 
@@ -67,6 +69,8 @@ def save_plots(folder: Path, reports: Mapping[str, Measure]) -> list[Path]:
             paths.append(_save_panels(folder / f"{name}.png", name, panels))
         if isinstance(report, EventReport):
             paths.append(_save_points(folder / "points.png", report))
+        if isinstance(report, CalibrationReport):
+            paths.append(_save_reliability(folder / "reliability.png", report))
         if isinstance(report, RankingReport):
             paths.append(_save_policies(folder / "policies.png", report))
     return paths
@@ -157,8 +161,9 @@ def _save_policies(path: Path, report: RankingReport) -> Path:
         1, count, figsize=(4.5 * count, 4.5), squeeze=False, layout="constrained"
     )
     for place, (axis, part) in enumerate(zip(axes.flat, report.agreements, strict=True)):
-        for policy in report.policies:
-            axis.scatter([policy.game[place]], [policy.dream[place]], label=policy.name, s=20)
+        for number, policy in enumerate(report.policies):
+            look = {"color": f"C{number % 10}", "marker": MARKERS[number // 10 % len(MARKERS)]}
+            axis.scatter([policy.game[place]], [policy.dream[place]], label=policy.name, **look)
         axis.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
         spearman = "none" if part.spearman is None else f"{part.spearman:.2f}"
         axis.set(
@@ -167,4 +172,29 @@ def _save_policies(path: Path, report: RankingReport) -> Path:
             ylabel="points in dreams",
         )
     axes.flat[0].legend(fontsize=6)
+    return save_figure(figure, path)
+
+
+def _save_reliability(path: Path, report: CalibrationReport) -> Path:
+    """Draw the frequency of rewards and of ends of life over their probability."""
+    figure, axes = pyplot().subplots(1, 2, figsize=(9, 4.5), layout="constrained")
+    named = ("rewards", report.rewards), ("ends of life", report.endings)
+    for axis, (name, parts) in zip(axes, named, strict=True):
+        for part in parts:
+            axis.scatter(
+                [bin.predicted for bin in part.bins],
+                [bin.happened for bin in part.bins],
+                [10 + 20 * math.log10(bin.steps) for bin in part.bins],
+                alpha=0.7,
+                label=f"to step {part.horizon}",
+            )
+        axis.axline((0, 0), slope=1, color="black", linewidth=0.8, linestyle=":")
+        axis.set(
+            title=f"{name} (size: steps, logarithmic)",
+            xlabel="probability in the dream",
+            ylabel="frequency in the game",
+            xlim=(-0.05, 1.05),
+            ylim=(-0.05, 1.05),
+        )
+        axis.legend()
     return save_figure(figure, path)

@@ -1,0 +1,164 @@
+"""Agents that learn in the dreams of a checkpoint, whose world model is frozen.
+
+The bundled agent learns beside its world model in `glam train`. Here any agent of
+:data:`glam_agents.AGENTS` learns from nothing in dreams that do not change: to compare agents, to
+find out where more training in a dream stops helping in the game, or to play badly on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glam_agents import find_agent
+from glam_env.checkpoint.config import Provenance
+from glam_env.checkpoint.contexts import Contexts
+from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
+from glam_env.errors import GlamError
+from glam_env.model.structures import DreamState, tree_map
+from glam_env.model.world_model import WorldModel
+from glam_env.training.imagination import Agent, Rollout, imagine
+
+WARM_UP = 256  # contexts at a time
+
+
+class FrozenDreams:
+    """Dreams of a world model that is not trained further, for an agent's updates.
+
+    Args:
+        world_model: In evaluation mode.
+        contexts: Real moments from which the dreams start.
+        dreams: N, side by side.
+        horizon: H steps of a dream.
+        seed: Of the starts, latents and actions.
+        reward_scale: Rewards are multiplied by it; −1 trains an agent to lose.
+
+    Attributes:
+        steps: Dream steps taken so far.
+
+    Raises:
+        GlamError: ``dreams`` or ``horizon`` is less than 1.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        contexts: Contexts,
+        *,
+        dreams: int = 128,
+        horizon: int = 24,
+        seed: int = 0,
+        reward_scale: float = 1.0,
+    ) -> None:
+        if min(dreams, horizon) < 1:
+            raise GlamError(f"dreams and horizon must be at least 1, not {dreams} and {horizon}")
+        self.world_model, self.dreams, self.horizon = world_model, dreams, horizon
+        self.reward_scale, self.steps = reward_scale, 0
+        device = world_model.prior.weight.device
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._starts = warm_up(world_model, contexts)
+
+    def rollout(self, agent: Agent) -> Rollout:
+        """Let an agent play N dreams of H steps, from contexts drawn at random."""
+        rows = torch.randint(
+            len(self._starts.code),
+            (self.dreams,),
+            generator=self._generator,
+            device=self._generator.device,
+        )
+        start = self._starts.rows(rows)
+        rollout = imagine(self.world_model, agent, start, self.horizon, self._generator)
+        self.steps += self.dreams * self.horizon
+        return rollout._replace(rewards=self.reward_scale * rollout.rewards)
+
+    def train(self, agent: Agent, updates: int, on_update: Callable[[Rollout], None]) -> None:
+        """Update an agent, each time on a new rollout.
+
+        Args:
+            agent: It learns in place.
+            updates: How many.
+            on_update: Called with the rollout of each update.
+        """
+        for _ in range(updates):
+            rollout = self.rollout(agent)
+            agent.update(rollout)
+            on_update(rollout)
+
+
+@torch.no_grad()
+def warm_up(world_model: WorldModel, contexts: Contexts) -> DreamState:
+    """Return the states at the ends of all contexts, on the model's device."""
+    device = world_model.prior.weight.device
+    parts = [
+        world_model.warm_up(codes.long().to(device), actions.long().to(device))
+        for codes, actions in zip(
+            contexts.codes.split(WARM_UP), contexts.actions.split(WARM_UP), strict=True
+        )
+    ]
+    return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+
+
+def new_agent(
+    name: str, world_model: WorldModel, preset: str = "small", seed: int = 0
+) -> tuple[Agent, dict[str, Any]]:
+    """Make an agent that has learned nothing.
+
+    Args:
+        name: In :data:`glam_agents.AGENTS`.
+        world_model: Gives the sizes and the device.
+        preset: Training preset whose hyperparameters it has.
+        seed: Of its weights.
+
+    Returns:
+        The agent, and its config as a checkpoint stores it.
+
+    Raises:
+        GlamError: There is no such agent.
+    """
+    kind, sizes = find_agent(name), world_model.config
+    config = kind.preset(preset)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        agent = kind.make(config, sizes.feature_dim, sizes.num_actions)
+    if isinstance(agent, torch.nn.Module):
+        agent = agent.to(world_model.prior.weight.device)
+    return agent, kind.as_json(config)
+
+
+def save_with_agent(
+    checkpoint: Checkpoint, agent: Agent, stored: dict[str, Any], folder: Path, note: str
+) -> Path:
+    """Write a copy of a checkpoint that has another agent.
+
+    Its results are left out, since they were those of the other agent.
+
+    Args:
+        checkpoint: Gives the world model and the contexts.
+        agent: The agent.
+        stored: Its config, of :func:`new_agent`.
+        folder: The destination.
+        note: How the agent was trained, for the card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        GlamError: The folder holds something else, or cannot be written.
+    """
+    from glam_env.evaluation.report.card import write_card
+
+    old = checkpoint.config
+    origin: Provenance = replace(old.provenance, note=note)
+    config = replace(old, agent=stored, provenance=origin, results={})
+    return save_checkpoint(
+        folder,
+        config=config,
+        world_model_state=checkpoint.world_model().export_state(),
+        agent_state=agent.export_state(),
+        contexts=checkpoint.contexts(),
+        card=write_card(config),
+    )
