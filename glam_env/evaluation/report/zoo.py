@@ -215,7 +215,8 @@ def _line(entry: ZooEntry) -> list[str]:
     published = find_game(entry.game).published
     scores = entry.scores
     normalized = next(
-        (scores[name].human_normalized for name in reversed(PROTOCOLS) if name in scores), None
+        (scores[name].human_normalized for name in reversed(tuple(PROTOCOLS)) if name in scores),
+        None,
     )
     return [
         entry.game,
