@@ -9,6 +9,7 @@ from glam_env.checkpoint.config import CheckpointConfig
 from glam_env.evaluation.examine import Examination
 from glam_env.evaluation.measures.thresholds import CheckReport
 from glam_env.evaluation.play.scores import play_of, stored_scores
+from glam_env.evaluation.report.summary import summarize
 from glam_env.evaluation.report.tables import NONE, markdown, markdown_tables
 from glam_env.games import Game, find_game
 from glam_env.protocols import METHODS, PlaySettings
@@ -44,7 +45,12 @@ def write_card(config: CheckpointConfig) -> str:
     core = config.world_model.core.name
     if core != PAPER_CORE:
         facts = {"preset": facts["preset"], "sequence core": f"`{core}`", **facts}
-    lines = [f"# {game.name}", "", *markdown(["", ""], facts.items()), ""]
+    fidelity, examination = config.results.get("fidelity"), None
+    lines = [f"# {game.name}", ""]
+    if fidelity is not None:
+        examination = Examination.from_json(fidelity, "results.fidelity")
+        lines += [*(f"- {one}" for one in summarize(list(examination.found.values()))), ""]
+    lines += [*markdown(["", ""], facts.items()), ""]
     if origin.begun_from:
         lines += [
             "It starts from the weights of earlier runs, the latest first:",
@@ -68,9 +74,7 @@ def write_card(config: CheckpointConfig) -> str:
     lines += [origin.note, ""] if origin.note else []
     if scores := stored_scores(config.results):
         lines += _scores(scores, game, origin.real_steps)
-    fidelity = config.results.get("fidelity")
-    if fidelity is not None:
-        examination = Examination.from_json(fidelity, "results.fidelity")
+    if examination is not None:
         verdict_first = sorted(
             examination.found.values(), key=lambda report: not isinstance(report, CheckReport)
         )
