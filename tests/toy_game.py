@@ -82,6 +82,8 @@ class ToyModel(nn.Module):
     def core(self):
         return self
 
+    memory = core
+
     def initial_state(self, batch, device):
         return None
 
