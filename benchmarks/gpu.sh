@@ -89,7 +89,7 @@ if [[ $part = zoo || $part = exports ]] && [ $# = 0 ]; then
 fi
 case $part in
 tests)
-  step tests 360 "$python" -m pytest -m gpu -q -p no:cacheprovider --durations=10 tests
+  step tests 360 "$python" -m pytest -m gpu -q -p no:cacheprovider --durations=10 tests/test_gpu*.py
   step eval 180 "${cli[@]}" eval Pong --device cuda --episodes "$episodes"
   ;;
 speed)
