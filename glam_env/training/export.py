@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import glam_env
 from glam_env.checkpoint.config import Provenance, from_json
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.errors import GlamError
@@ -134,7 +135,7 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
             hours=round(checkpoint["seconds"] / 3600, 3),
             hardware=describe_hardware(device),
             seed=config.seed,
-            versions={name: importlib.metadata.version(name) for name in packages},
+            versions={name: _version(name) for name in packages},
             begun_from=run.settings.get("begun_from", {}),
         )
     return TrainedRun(game, config, world_model.eval(), checkpoint["agent"], replay, origin)
@@ -150,3 +151,10 @@ def put_back(trained: TrainedRun, kept: Kept) -> TrainedRun:
         hours=round(kept.seconds / 3600, 3),
     )
     return replace(trained, provenance=origin)
+
+
+def _version(package: str) -> str:
+    """Return the version of an installed package; this one may run from a source tree."""
+    if package == "glam-env":
+        return glam_env.__version__
+    return importlib.metadata.version(package)
