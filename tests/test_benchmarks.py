@@ -154,7 +154,11 @@ def test_the_hours_of_the_benchmark_follow_from_what_was_measured(monkeypatch):
 
     from glam_env.training.presets import PRESETS
 
-    table = gpu_hours.table(gpu_hours.Args((ROOT / "benchmarks/results/xeon-2-cores.json",)))
+    measured = [
+        ROOT / f"benchmarks/results/{name}.json"
+        for name in ("xeon-2-cores", "h200-training-graphs")
+    ]
+    table = gpu_hours.table(gpu_hours.Args(tuple(measured)))
     assert table in (ROOT / "docs" / "sweeps.md").read_text()
     part = {"name": gpu_hours.JOINT, "what": "images", "seconds": {"median": 0.5}}
     seconds = gpu_hours.run_seconds(PRESETS["paper"], [part])
