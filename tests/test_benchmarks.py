@@ -154,10 +154,8 @@ def test_the_hours_of_the_benchmark_follow_from_what_was_measured(monkeypatch):
 
     from glam_env.training.presets import PRESETS
 
-    measured = [
-        ROOT / f"benchmarks/results/{name}.json"
-        for name in ("xeon-2-cores", "h200-training-graphs")
-    ]
+    files = ("xeon-2-cores", "h200-training-graphs")
+    measured = [ROOT / f"benchmarks/results/{name}.json" for name in files]
     table = gpu_hours.table(gpu_hours.Args(tuple(measured)))
     assert table in (ROOT / "docs" / "sweeps.md").read_text()
     part = {"name": gpu_hours.JOINT, "what": "images", "seconds": {"median": 0.5}}
