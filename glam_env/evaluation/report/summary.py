@@ -62,7 +62,7 @@ def _images(report: ImageReport | None) -> Iterator[str]:
     if report is None:
         return
     curves = [report.images[name].foreground_error for name in ("dream", "repeat", "average")]
-    lost = None  # the last step at which the dream is better than both, counted from 1
+    lost = None  # the first step at which a baseline is as good
     compared = 0
     for step, (dream, *baselines) in enumerate(zip(*curves, strict=True), start=1):
         known = [error for error in baselines if error is not None]
