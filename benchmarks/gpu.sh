@@ -31,12 +31,12 @@ export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$PWD:$PWD/agents"
 
 if [ "${GLAM_TINY:-}" = 1 ]; then
   small=debug paper=debug episodes=1
-  bench=(--preset debug --envs 1 4 --repeats 1 --seconds 0.05 --long 20)
+  envs=(--envs 1 4 --repeats 1 --seconds 0.05)
   profile=(--preset debug --turns 1) scans=(--lengths 4 --batch 2 --inner 32 --repeats 1)
   export_=(--episodes 1 --fidelity-steps 400 --behavior-steps 400 --branch-steps 0 --ranking-moments 0)
 else
   small=small paper=paper episodes=20
-  bench=(--preset small paper --envs 1 16 256 4096 16384 65536)
+  envs=(--envs 1 256 4096 16384 65536 --repeats 3 --seconds 0.2)
   profile=() scans=()
   export_=()
 fi
@@ -93,10 +93,16 @@ tests)
   step eval 180 "${cli[@]}" eval Pong --device cuda --episodes "$episodes"
   ;;
 speed)
-  step speed 240 "${cli[@]}" bench Pong --device cuda "${bench[@]}" --to "$out/speed.json"
-  step speed-graphs 180 "${cli[@]}" bench Pong --device cuda "${bench[@]}" --graphs \
-    --skip emulator dreams long --to "$out/speed-graphs.json"
-  step hours 60 "$python" benchmarks/gpu_hours.py "$out/speed-graphs.json"
+  # A preset at a time: figures are written when all of them are measured.
+  step speed-small 180 "${cli[@]}" bench Pong --device cuda --preset "$small" "${envs[@]}" \
+    --skip long training --to "$out/speed-small.json"
+  step speed-paper 240 "${cli[@]}" bench Pong --device cuda --preset "$paper" "${envs[@]}" \
+    --skip emulator long training --to "$out/speed-paper.json"
+  for how in no-graphs graphs; do
+    step "training-$how" 90 "${cli[@]}" bench Pong --device cuda --preset "$small" "$paper" --repeats 3 \
+      "--$how" --skip emulator dreams long --to "$out/training-$how.json"
+  done
+  step hours 30 "$python" benchmarks/gpu_hours.py "$out/training-graphs.json"
   ;;
 profile)
   step profile 300 "$python" benchmarks/gpu_profile.py "${profile[@]}" --to "$out/profile.json"

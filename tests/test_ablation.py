@@ -17,10 +17,10 @@ from glam_env.evaluation.report.boxes import (
     SIDE,
     boxed_strip,
     changed_boxes,
-    save_boxed_strips,
 )
 from glam_env.evaluation.report.fluctuation import fluctuation, read_fluctuation
 from glam_env.evaluation.report.history import Curve, History, summarize
+from glam_env.evaluation.report.strips import save_strips
 from glam_env.evaluation.report.training_plot import band
 from glam_env.protocols import PROTOCOLS
 
@@ -202,7 +202,7 @@ def test_a_strip_has_the_same_boxes_in_both_rows(tmp_path: Path) -> None:
     upper, lower = rows[:split], rows[split:]
     assert np.array_equal(red[upper], red[lower])
     assert image.shape[1] == 170 + 2 * (4 * 64 + 4)  # the step beyond the window is left out
-    (path,) = save_boxed_strips(tmp_path / "new", [window])
+    (path,) = save_strips(tmp_path / "new", [window], boxed_strip)
     assert path.name == "env0_step00007.png"
     assert path.read_bytes().startswith(b"\x89PNG")
 

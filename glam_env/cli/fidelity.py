@@ -103,7 +103,8 @@ class Fidelity:
         from glam_env.console import Progress
         from glam_env.evaluation.measures.base import Settings, Subject
         from glam_env.evaluation.play.windows import dream_windows
-        from glam_env.evaluation.report.boxes import save_boxed_strips
+        from glam_env.evaluation.report.boxes import boxed_strip
+        from glam_env.evaluation.report.strips import save_strips
 
         trained.require_file("--pictures", to, "PIL")
         loaded = trained.load_trained(self.game, self.device)
@@ -122,7 +123,7 @@ class Fidelity:
                 seed=self.seed,
             )
         try:
-            paths = save_boxed_strips(to, windows)
+            paths = save_strips(to, windows, boxed_strip)
         except OSError as error:
             raise GlamError(f"cannot write {to} ({error}); choose a writable --pictures") from error
         print("\n".join(map(str, paths)))

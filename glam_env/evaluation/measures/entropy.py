@@ -11,17 +11,7 @@ from glam_env.evaluation.measures.events import known
 from glam_env.evaluation.measures.ranking import pearson
 
 RESAMPLES = 1000  # of the bootstrap
-CUTS = (
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    0.95,
-    0.98,
-    0.99,
-    0.995,
-)  # quantiles of the entropy, tried as limits
+CUTS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # quantiles tried as limits
 LEAST_KEPT = 0.5  # share of the steps that a limit must keep
 
 

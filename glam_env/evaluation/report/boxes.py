@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from glam_env.evaluation.report.strips import (
     PAPER,
     SCALE,
     enlarged,
-    pillow,
     write_on,
 )
 
@@ -102,15 +100,6 @@ def boxed_strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.
             top, left = HEAD + i * step, MARGIN + j * step
             image[top : top + len(drawn), left : left + len(drawn)] = drawn
     return write_on(image, texts, LETTERS)
-
-
-def save_boxed_strips(folder: Path, windows: Sequence[Window]) -> list[Path]:
-    """Write a strip of each window as a PNG file; the folder is made if missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{window.name}.png" for window in windows]
-    for path, window in zip(paths, windows, strict=True):
-        pillow().fromarray(boxed_strip(window)).save(path)
-    return paths
 
 
 def _outline(image: np.ndarray, box: Box, width: int = 3) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -63,12 +63,14 @@ def strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.ndarra
     return write_on(image, texts, LETTERS)
 
 
-def save_strips(folder: Path, windows: Sequence[Window]) -> list[Path]:
-    """Write a strip of each window as a PNG file; the folder is made if missing."""
+def save_strips(
+    folder: Path, windows: Sequence[Window], draw: Callable[[Window], np.ndarray] = strip
+) -> list[Path]:
+    """Draw each window and write it as a PNG file; the folder is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{window.name}.png" for window in windows]
     for path, window in zip(paths, windows, strict=True):
-        pillow().fromarray(strip(window)).save(path)
+        pillow().fromarray(draw(window)).save(path)
     return paths
 
 
