@@ -9,6 +9,7 @@ and what it computes, but neither how fast it is nor how a GPU rounds.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import importlib.util
@@ -87,6 +88,18 @@ def install() -> None:
         return as_bytes(storage).to("cuda").untyped_storage() if "cuda" in location else None
 
     torch.serialization.register_package(0, lambda storage: None, restore)
+
+    weight = torch.ones(1, device="cuda", requires_grad=True)
+
+    @atexit.register
+    def finish_backward() -> None:
+        """Wait until autograd's thread of the device holds no Python object of an earlier pass.
+
+        It releases them after the pass has returned. If Python is being finalized by then, taking
+        the interpreter's lock ends the thread, and with it the process (SIGABRT).
+        """
+        weight.sum().backward()
+
     _installed = True
 
 
