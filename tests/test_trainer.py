@@ -162,6 +162,7 @@ def test_image_warm_up_ends_where_its_error_is_good_enough(tmp_path, monkeypatch
 
 def test_fine_tuning_has_weights_of_its_own(tmp_path, monkeypatch):
     own = {"margin": 1, "margin_weight": 3.0, "empty_weight": 0.5, "image_entropy": 2.0}
+    own |= {"foreground_weight": 10.0}
     config = replace(DEBUG, freeze=replace(DEBUG.freeze, **own))
     trainer, used = make(tmp_path / "run", config), {}
     update = trainer.learner.update_images
@@ -177,6 +178,28 @@ def test_fine_tuning_has_weights_of_its_own(tmp_path, monkeypatch):
         "image warm-up": config.loss,
         "image fine-tuning": replace(config.loss, **own),
     }
+    trainer.close()
+
+
+@pytest.mark.parametrize(("own", "fastest"), [(0.0, 1e-3), (2e-3, 2e-3)])
+def test_learning_rate_of_fine_tuning_falls_in_its_last_part(tmp_path, monkeypatch, own, fastest):
+    freeze = replace(DEBUG.freeze, finetune=10, decay_from=0.6)
+    trainer = make(tmp_path / "run", replace(DEBUG, freeze=freeze, image_learning_rate=own))
+    rates: dict[str, list[float]] = {"image warm-up": [], "image fine-tuning": []}
+    update = trainer.learner.update_images
+
+    def watch(images, loss_config, learning_rate):
+        rates[trainer.phase.name].append(learning_rate)
+        return update(images, loss_config, learning_rate)
+
+    monkeypatch.setattr(trainer.learner, "update_images", watch)
+    advance_to(trainer, "image fine-tuning")
+    # The run itself is past its decay_from at its first freeze.
+    begins = own or trainer.config.learning_rate_at(trainer.env_steps)
+    advance_past(trainer, "image fine-tuning")
+    assert rates["image warm-up"] == [fastest] * DEBUG.image_warmup
+    falling = [begins - gone * (begins - 1e-4) for gone in (0.0, 0.0, 0.25, 0.5, 0.75)]
+    assert rates["image fine-tuning"] == pytest.approx([begins] * 5 + falling)
     trainer.close()
 
 
@@ -356,6 +379,7 @@ def test_what_is_not_finite_replaces_no_checkpoint(tmp_path, part, match):
         ("seed", -1, "seed must be in"),
         ("learning_rate", float("inf"), "learning_rate must be in"),
         ("learning_rate", float("nan"), "learning_rate must be in"),
+        ("image_learning_rate", -1.0, "image_learning_rate must be in"),
         ("image_warmup", -1, "image_warmup must be in"),
         ("horizon", replace(DEBUG.horizon, every=0), "horizon.every must be in"),
         ("horizon", replace(DEBUG.horizon, initial=0), "horizon.initial must be in"),

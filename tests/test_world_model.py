@@ -375,6 +375,20 @@ def test_the_entropy_of_latents_is_part_of_the_image_models_loss():
     assert metrics["posterior_entropy"].item() < 0.5 * entropy
 
 
+def test_image_models_learn_from_draws_of_their_temperature(monkeypatch):
+    model, images, seen = make_model().eval(), make_batch(3, 9).images.flatten(0, 1), []
+    decoder = model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda z: (seen.append(z), decoder(z))[1])
+    torch.manual_seed(0)
+    model.autoencoder_loss(images, replace(OPEN, image_temperature=0.5))
+    torch.manual_seed(0)
+    log_probs = model.posterior(images).detach()
+    codes = sample_codes(log_probs, temperature=0.5)
+    assert torch.equal(seen[0].unflatten(-1, log_probs.shape[1:]).argmax(-1), codes)
+    torch.manual_seed(0)
+    assert not torch.equal(sample_codes(log_probs), codes)
+
+
 @pytest.mark.parametrize("rare", [0.0, 0.8])
 def test_the_margin_is_around_the_foreground(rare):
     """And counts as much more as the pixels that it is around."""

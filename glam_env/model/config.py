@@ -123,6 +123,8 @@ class LossConfig:
         latent_gradient: Scale of the sequence losses' gradient through z into the encoder.
         image_entropy: Weight of the latents' entropy where the image model learns alone. Latents
             that hardly vary are easier to predict.
+        image_temperature: Temperature of the latents' draws where the image model learns alone.
+            Draws with less noise teach it faster.
         reward_weight: Weight of the reward loss on transitions whose reward is not zero (1: all
             alike).
     """
@@ -141,4 +143,5 @@ class LossConfig:
     margin_weight: float = 1.0
     latent_gradient: float = 1.0
     image_entropy: float = 0.0
+    image_temperature: float = 1.0
     reward_weight: float = 1.0

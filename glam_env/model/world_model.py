@@ -277,7 +277,8 @@ class WorldModel(Memory):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the image model's loss on (N, 64, 64, 3) uint8 frames, without the sequence's."""
         log_probs = self.posterior(images)
-        z = straight_through(log_probs, sample_codes(log_probs.detach()))
+        codes = sample_codes(log_probs.detach(), temperature=config.image_temperature)
+        z = straight_through(log_probs, codes)
         reconstruction, metrics = self.reconstruction(z.flatten(-2), images, config)
         entropy_loss, entropy = losses.entropy_loss(log_probs, config)
         metrics |= {"reconstruction": reconstruction.detach(), "posterior_entropy": entropy}

@@ -57,8 +57,11 @@ class FreezeConfig:
 
     Attributes:
         at: When to freeze, as ascending shares of total_steps; none: the images learn to the end.
-        finetune: Updates of the image model alone before it is frozen. Over them the learning rate
-            falls linearly to final_learning_rate.
+        finetune: Updates of the image model alone before it is frozen.
+        decay_from: Share of these updates in [0, 1] after which their learning rate falls linearly
+            to final_learning_rate.
+        foreground_weight: Value of loss.foreground_weight during these updates; 0: unchanged. Less
+            than in the warm-up draws a small object sharp, once it is found.
         margin: Value of loss.margin during these updates, in pixels.
         margin_weight: Value of loss.margin_weight during these updates.
         empty_weight: Value of loss.empty_weight during these updates.
@@ -71,6 +74,8 @@ class FreezeConfig:
 
     at: tuple[float, ...] = ()
     finetune: int = 0
+    decay_from: float = 0.0
+    foreground_weight: float = 0.0
     margin: int = 0
     margin_weight: float = 1.0
     empty_weight: float = 0.0
@@ -110,6 +115,7 @@ class TrainConfig:
         target_error: End the image warm-up once the mean ``rare_error`` of 100 updates is below
             this; 0: never early.
         image_batch: Frames in an update of the image model alone.
+        image_learning_rate: Adam's learning rate in these updates; 0: that of the world model.
         model_warmup: Updates of the world model on the random steps, before the agent acts.
         freeze: When the image model is frozen.
         learning_rate: Adam's learning rate for the world model.
@@ -151,6 +157,7 @@ class TrainConfig:
     image_warmup: int = 0
     target_error: float = 0.0
     image_batch: int = 128
+    image_learning_rate: float = 0.0
     model_warmup: int = 0
     freeze: FreezeConfig = field(default_factory=FreezeConfig)
     learning_rate: float = 1e-4

@@ -24,7 +24,7 @@ RANGES = {
     ),
     **dict.fromkeys(("batch", "length", "context", "image_batch", "imagination_batch"), _SIZE),
     **dict.fromkeys(("image_warmup", "model_warmup"), _UPDATES),
-    "target_error": _AMOUNT,
+    **dict.fromkeys(("target_error", "image_learning_rate"), _AMOUNT),
     "num_envs": "[1, 10000]",
     "noop_max": "[0, 10000]",
     **dict.fromkeys(("learning_rate", "final_learning_rate", "gradient_clip"), _POSITIVE),
@@ -39,7 +39,8 @@ FREEZE_RANGES = {
     **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
     "margin": _MARGIN,
     "margin_weight": _POSITIVE,
-    **dict.fromkeys(("empty_weight", "image_entropy"), _AMOUNT),
+    **dict.fromkeys(("empty_weight", "image_entropy", "foreground_weight"), _AMOUNT),
+    "decay_from": _SHARE,
 }
 LOSS_RANGES = {
     **dict.fromkeys(
@@ -56,7 +57,7 @@ LOSS_RANGES = {
         ],
         _AMOUNT,
     ),
-    **dict.fromkeys(("foreground_weight", "margin_weight"), _POSITIVE),
+    **dict.fromkeys(("foreground_weight", "margin_weight", "image_temperature"), _POSITIVE),
     "foreground_threshold": _SHARE,
     "rare_share": _SHARE,
     "margin": _MARGIN,

@@ -189,17 +189,22 @@ class Trainer:
     @property
     def _learning_rate(self) -> float:
         """The world model's, for the next update."""
-        c = self.config
+        c, step = self.config, self.phase.step
         rate = c.learning_rate_at(self.env_steps)
-        if self.phase.step is Step.FINE_TUNING_UPDATE:
-            rate += (c.final_learning_rate - rate) * self.phase_updates / self.phase.total
+        if step in (Step.IMAGE_UPDATE, Step.FINE_TUNING_UPDATE) and c.image_learning_rate > 0.0:
+            rate = c.image_learning_rate
+        if step is Step.FINE_TUNING_UPDATE:
+            start = c.freeze.decay_from * self.phase.total
+            gone = max(0.0, self.phase_updates - start) / max(1.0, self.phase.total - start)
+            rate += (c.final_learning_rate - rate) * gone
         return rate
 
     def _update_images(self) -> None:
         """Do one update of the image model alone."""
         c, loss_config = self.config, self.config.loss
         if self.phase.step is Step.FINE_TUNING_UPDATE:
-            names = ("margin", "margin_weight", "empty_weight", "image_entropy")
+            names = ["margin", "margin_weight", "empty_weight", "image_entropy"]
+            names += ["foreground_weight"] if c.freeze.foreground_weight > 0.0 else []
             loss_config = replace(c.loss, **{name: getattr(c.freeze, name) for name in names})
             self.learner.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
