@@ -90,6 +90,7 @@ def install() -> None:
     torch.serialization.register_package(0, lambda storage: None, restore)
 
     weight = torch.ones(1, device="cuda", requires_grad=True)
+    weight.sum().backward()  # starts autograd's threads, which the interpreter must not outrun
 
     @atexit.register
     def finish_backward() -> None:
