@@ -259,7 +259,7 @@ def test_a_recording_has_what_was_played_and_starts_dreams(subject, tmp_path) ->
     play(session, ACTIONS[:20])
     recorder = session.record()
     assert recorder is not None
-    assert not session.recording
+    assert session.recorder is None
     arrays = recorder.arrays()
     kept = len(ACTIONS) - 6
     assert np.array_equal(arrays["frames"][0, :kept], np.stack(frames[:kept]))
@@ -292,7 +292,8 @@ def test_a_full_recording_takes_no_more_and_stays_continuous(subject, monkeypatc
     session = Session(subject)
     session.record()
     play(session, ACTIONS[:8])
-    assert session.recording_is_full
+    assert session.recorder is not None
+    assert session.recorder.full
     session.wind_back(4)
     session.step(5)
     recorder = session.record()

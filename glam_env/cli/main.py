@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train a world model and its agent on a real game.",
     "eval": "Play whole real games with a trained agent.",
     "fidelity": "Measure how well dreams match the game, on play that training never saw.",
+    "play": "Play dream and real game by hand in a window; hand over, wind back, branch, record.",
     "demo": "Dream with a trained agent, play the real game with it, and show both.",
     "sb3": "Train an agent of Stable-Baselines3 in dreams, then play the real game with it.",
     "bench": "Measure the speed of dreams, of the emulator and of training, or plot it.",

@@ -141,14 +141,9 @@ class Session:
         return [moment.step for moment in self._trail]
 
     @property
-    def recording(self) -> bool:
-        """Whether a recording is under way."""
-        return self._recorder is not None
-
-    @property
-    def recording_is_full(self) -> bool:
-        """Whether a recording is under way that takes no more steps."""
-        return self._recorder is not None and self._recorder.full
+    def recorder(self) -> Recorder | None:
+        """The recording that is under way."""
+        return self._recorder
 
     @property
     def _trail(self) -> deque[_Moment]:
@@ -297,11 +292,9 @@ class Session:
 
     def record(self) -> Recorder | None:
         """Start a recording, or stop it and return it."""
-        if self._recorder is None:
-            self._recorder = Recorder(self.subject.game.name)
-            return None
-        recorder, self._recorder = self._recorder, None
-        return recorder
+        stopped = self._recorder
+        self._recorder = Recorder(self.subject.game.name) if stopped is None else None
+        return stopped
 
     def _note(self, frame: np.ndarray, step: Step) -> None:
         outcome = step.outcome
