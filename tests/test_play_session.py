@@ -16,6 +16,8 @@ from glam_env.envs.dream.recordings import read_contexts
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.policies import FramePolicy
+from glam_env.evaluation.play.recording_files import load_recording
+from glam_env.games import find_game
 from glam_env.model.structures import tree_tensors
 from glam_env.play.session import recorder as recorder_module
 from glam_env.play.session.session import Session, Subject
@@ -270,7 +272,40 @@ def test_a_recording_has_what_was_played_and_starts_dreams(subject, tmp_path) ->
     contexts = read_contexts(path, subject.world_model, 16)
     assert len(contexts.codes) == (kept + 1 - 16) + (20 - 16)
     Session(replace(subject, contexts=contexts))
+    held_out = load_recording(path, subject.game)
+    real = arrays["real"][0]
+    assert np.array_equal(held_out.frames[0], arrays["frames"][0, real])
+    assert np.flatnonzero(held_out.ended[0]).tolist() == [kept]
+    with pytest.raises(GlamError, match="is a recording of 'Pong', not of Boxing"):
+        load_recording(path, find_game("Boxing"))
     assert [each.name for each in path.parent.iterdir()] == ["played.npz"]
+
+
+def test_what_is_no_recording_of_the_game_gets_one_line(subject, tmp_path) -> None:
+    session = Session(subject)
+    session.record()
+    play(session, ACTIONS[:3])
+    recorder = session.record()
+    assert recorder is not None
+    path, good = tmp_path / "dream.npz", recorder.arrays()
+    recorder.save(path)
+    with pytest.raises(GlamError, match="holds dreams alone"):
+        load_recording(path, subject.game)
+    good |= {"game": np.array("Pong"), "real": np.ones((1, 3), bool)}
+    bad = {
+        "has no real": {name: good[name] for name in good if name != "real"},
+        "rewards is float64": {**good, "rewards": np.zeros((1, 3))},
+        "ended is bool": {**good, "ended": np.zeros((1, 4), bool)},
+        "actions must": {**good, "actions": np.full((1, 3), 6)},
+        "not finite": {**good, "rewards": np.full((1, 3), np.nan, np.float32)},
+    }
+    for says, arrays in bad.items():
+        np.savez(path, **arrays)
+        with pytest.raises(GlamError, match=says):
+            load_recording(path, subject.game)
+    path.write_bytes(b"nothing")
+    with pytest.raises(GlamError, match=r"recording: .* cannot be read"):
+        load_recording(path, subject.game)
 
 
 def test_winding_back_before_a_recording_leaves_it_continuous(subject) -> None:

@@ -101,6 +101,7 @@ class Subject:
         policies: Further policies to rank.
 
     Attributes:
+        recorded_players: Who plays in each env of the recording.
         reports: What was found so far, by the measure's name.
     """
 
@@ -121,6 +122,9 @@ class Subject:
         self.on_progress = on_progress or (lambda work, done, total: None)
         self.policies = tuple(policies)
         self.players = PLAYERS if players is None else players
+        self.recorded_players = tuple(self.players)
+        if recording is not None and players is None:
+            self.recorded_players = ("the recording",) * len(recording.actions)
         self.reports: dict[str, Measure | None] = {}
         if recording is not None:
             self.recording = recording
