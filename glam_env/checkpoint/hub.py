@@ -66,9 +66,13 @@ def fetch_checkpoint(address: str) -> Path:
             match["repo"], revision=match["revision"], allow_patterns=_FILES
         )
     except Exception as error:  # the library's HTTP errors differ between its versions
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise GlamError(
-            f"{address} cannot be fetched ({reason}); check the name and the connection, "
+            f"{address} cannot be fetched ({reason_of(error)}); check the name and the connection, "
             "or give a folder"
         ) from error
     return Path(folder)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of an error of the library, or its kind if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -28,6 +28,7 @@ COMMANDS = {
     "sb3": "Train an agent of Stable-Baselines3 in dreams, then play the real game with it.",
     "bench": "Measure the speed of dreams, of the emulator and of training, or plot it.",
     "export": "Turn a run into a checkpoint with measured score and fidelity.",
+    "push": "Push a checkpoint to the Hugging Face Hub, with a card and its results.",
     "card": "Measure a checkpoint again, and rewrite its results and its card.",
     "list": "List all games, and the results of those that have a checkpoint.",
     "info": "Show the installation, or one checkpoint or run.",
