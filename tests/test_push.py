@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -112,6 +113,22 @@ def test_the_card_has_the_results_in_the_hubs_metadata(capsys) -> None:
     assert len(checks) == len([each for each in results["fidelity"]["checks"] if each["figure"]])
     assert f'checkpoint="hf://{REPO}"' in card.text
     assert (SHIPPED / "CARD.md").read_text() in card.text
+
+
+def test_list_shows_what_was_downloaded_and_what_is_given(hub, tiny_checkpoint, capsys) -> None:
+    assert main(push(tiny_checkpoint)) == 0
+    address = capsys.readouterr().out.split()[-1]
+    assert main(["list"]) == 0
+    assert address not in capsys.readouterr().out
+    Checkpoint.open(address)
+    assert main(["list", "--json", str(tiny_checkpoint), str(tiny_checkpoint.parent / "none")]) == 0
+    output = capsys.readouterr()
+    others = json.loads(output.out)["others"]
+    assert [entry["game"] for entry in others.values()] == ["Pong", "Pong", ""]
+    assert list(others)[:2] == [address, str(tiny_checkpoint)]
+    assert "none is not a checkpoint" in output.err
+    assert main(["list"]) == 0
+    assert address in capsys.readouterr().out
 
 
 def nothing_there(hub: HubStandIn) -> bool:
