@@ -66,9 +66,40 @@ def fetch_checkpoint(address: str) -> Path:
             match["repo"], revision=match["revision"], allow_patterns=_FILES
         )
     except Exception as error:  # the library's HTTP errors differ between its versions
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise GlamError(
-            f"{address} cannot be fetched ({reason}); check the name and the connection, "
+            f"{address} cannot be fetched ({reason_of(error)}); check the name and the connection, "
             "or give a folder"
         ) from error
     return Path(folder)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of an error of the library, or its kind if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def cached_checkpoints() -> dict[str, Path]:
+    """Return the folders in the Hub's cache that hold a checkpoint's ``config.json``, by address.
+
+    Each address has its commit. Without huggingface_hub, or without a cache, there are none.
+    """
+    try:
+        from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+    except ModuleNotFoundError:
+        return {}
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return {}
+    return {
+        f"{SCHEME}{repository.repo_id}@{revision.commit_hash}": revision.snapshot_path
+        for repository in sorted(repositories, key=lambda each: each.repo_id)
+        for revision in sorted(repository.revisions, key=lambda each: each.last_modified)
+        if repository.repo_type == "model" and _looks_like_ours(revision.snapshot_path)
+    }
+
+
+def _looks_like_ours(folder: Path) -> bool:
+    """Return whether a folder has the files of a checkpoint; those of other libraries have not."""
+    weights = ("world_model.safetensors", "world_model.safetensors.xz")
+    return (folder / "config.json").is_file() and any((folder / each).is_file() for each in weights)

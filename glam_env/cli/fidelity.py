@@ -29,6 +29,7 @@ class Fidelity:
         ranking_moments: Real moments from which policies are ranked. 0 ranks none.
         ranking_agents: Further agents to rank, as KIND:PATH: `sb3:RUN` of `glam sb3`, `storm:PATH`
             of a checkpoint or a run, `kept:RUN` for all weights that a run kept.
+        recording: File of `glam play` whose real steps are dreamt along, instead of --steps.
         horizon: Steps of an open-loop dream.
         seed: Seed of the games and the dreams.
         out: Folder for the report as JSON, plots, strips and a film.
@@ -46,6 +47,7 @@ class Fidelity:
     branch_steps: int = trained.BRANCH_STEPS
     ranking_moments: int = trained.RANKING_MOMENTS
     ranking_agents: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:PATH")] = ()
+    recording: Annotated[Path | None, folder("none is read")] = None
     horizon: int = trained.FIDELITY_HORIZON
     seed: int = trained.FIDELITY_SEED
     out: Annotated[Path | None, folder("none is written")] = None
@@ -60,6 +62,8 @@ class Fidelity:
         from glam_env.cli.ranking import load_policies
         from glam_env.evaluation.examine import save_examination
         from glam_env.evaluation.measures.thresholds import Thresholds
+        from glam_env.evaluation.play.recording_files import load_recording
+        from glam_env.games import find_game
 
         for name in ("steps", "behavior_steps", "horizon"):
             require_count(name, getattr(self, name))
@@ -67,10 +71,11 @@ class Fidelity:
         if self.out is not None:
             trained.require_file("--out", self.out, "PIL", "matplotlib", "imageio_ffmpeg")
         if self.pictures is not None:
-            if self.out is not None or self.check or self.json or self.ranking_agents:
+            others = (self.out, self.check, self.json, self.ranking_agents, self.recording)
+            if any(others):
                 raise GlamError(
-                    "--pictures measures nothing: leave out --out, --check, --json and "
-                    "--ranking-agents"
+                    "--pictures measures nothing: leave out --out, --check, --json, --recording "
+                    "and --ranking-agents"
                 )
             return self._draw(self.pictures)
         if self.check and self.horizon < (least := Thresholds().horizon):
@@ -78,6 +83,9 @@ class Fidelity:
         if self.ranking_agents and not self.ranking_moments:
             raise GlamError("--ranking-agents are ranked from moments: set --ranking-moments")
         loaded = trained.load_trained(self.game, self.device)
+        recorded = None
+        if self.recording is not None:
+            recorded = load_recording(self.recording, find_game(loaded.game))
         policies = load_policies(self.ranking_agents, loaded, self.device)
         report, recording = trained.measure_dreams(
             loaded,
@@ -88,6 +96,7 @@ class Fidelity:
             horizon=self.horizon,
             seed=self.seed,
             policies=policies,
+            recording=recorded,
         )
         print(json.dumps(report.as_json(), indent=2) if self.json else report.table())
         if self.out is not None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 SB3, KEPT = "sb3", "kept"
 
 
-def load_policies(specs: Sequence[str], trained: Trained, device: str) -> list[Policy]:
+def load_policies(
+    specs: Sequence[str], trained: Trained, device: str, option: str = "--ranking-agents"
+) -> list[Policy]:
     """Load the agents that some words name.
 
     Args:
@@ -30,6 +32,7 @@ def load_policies(specs: Sequence[str], trained: Trained, device: str) -> list[P
         trained: The game that is measured. An agent whose world model is another one acts on the
             features of its own, which filters real and drawn frames.
         device: Where the agents run.
+        option: Named in messages.
 
     Raises:
         GlamError: There is no such kind, no such agent, or it plays another game.
@@ -43,7 +46,7 @@ def load_policies(specs: Sequence[str], trained: Trained, device: str) -> list[P
         kind, colon, path = spec.partition(":")
         if kind not in kinds or not colon or not path:
             raise GlamError(
-                f"--ranking-agents takes KIND:PATH, where KIND is one of {', '.join(kinds)}; "
+                f"{option} takes KIND:PATH, where KIND is one of {', '.join(kinds)}; "
                 f"got {shown(spec)}"
             )
         found.append((kind, path))

@@ -260,10 +260,12 @@ def measure_dreams(
     horizon: int = FIDELITY_HORIZON,
     seed: int = FIDELITY_SEED,
     policies: Sequence[Policy] = (),
+    recording: Recording | None = None,
 ) -> tuple[Examination, Recording]:
     """Compare dreams with the real game, with progress; see `examine`.
 
-    The greedy agent is ranked as well, and further policies.
+    The greedy agent is ranked as well, and further policies. With a recording, dreams go along its
+    play.
     """
     from glam_env.evaluation.examine import examine
     from glam_env.evaluation.play.policies import agent_policy
@@ -283,6 +285,7 @@ def measure_dreams(
             play=trained.play,
             reward_values=trained.reward_values,
             policies=[agent_policy("agent, greedy", trained.act(greedy=True)), *policies],
+            recording=recording,
             on_progress=progress,
         )
 

@@ -111,6 +111,7 @@ def examine(
     *,
     on_progress: OnProgress | None = None,
     policies: Sequence[Policy] = (),
+    recording: Recording | None = None,
     **settings: Any,
 ) -> tuple[Examination, Recording]:
     """Run every measure of `MEASURES`.
@@ -121,6 +122,7 @@ def examine(
         game: Name of the game.
         on_progress: See `OnProgress`.
         policies: Further policies to rank.
+        recording: Play to dream along; None records some.
         **settings: Fields of `Settings`.
 
     Returns:
@@ -130,7 +132,13 @@ def examine(
         GlamError: For an impossible value, or too few steps for a single window.
     """
     subject = Subject(
-        world_model, act, game, Settings(**settings), on_progress=on_progress, policies=policies
+        world_model,
+        act,
+        game,
+        Settings(**settings),
+        on_progress=on_progress,
+        policies=policies,
+        recording=recording,
     )
     for name, kind in MEASURES.items():
         subject.reports[name] = kind.measure(subject)

@@ -30,12 +30,13 @@ _HEADER = 10_000  # bytes of an array's header at most, as in numpy
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # numpy's; lzma takes memory as it likes
 
 
-def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
+def read_arrays(path: Path, names: Iterable[str], what: str = "contexts") -> dict[str, Any]:
     """Read some arrays of a file, those that it has.
 
     Args:
         path: ``.npz``, ``.safetensors`` or ``.safetensors.xz``.
         names: of the arrays; a ``.safetensors`` file is read whole.
+        what: named in errors.
 
     Returns:
         numpy arrays or torch tensors by name.
@@ -50,9 +51,9 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
         try:
             return unpack(data, XZ if compressed else "", most)
         except ValueError as error:
-            raise GlamError(f"contexts: {path} {error}") from error
+            raise GlamError(f"{what}: {path} {error}") from error
     if path.suffix != ".npz":
-        raise GlamError(f"contexts: {path} is not a folder, a .npz or a .safetensors file")
+        raise GlamError(f"{what}: {path} is not a folder, a .npz or a .safetensors file")
     try:
         with _Small(open_regular(path).detach()) as file:
             if (size := os.fstat(file.fileno()).st_size) > FILE_BYTES:
@@ -60,12 +61,12 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, Any]:
             with zipfile.ZipFile(file) as archive:
                 return _unpack(archive, names)
     except Exception as error:  # zipfile, zlib and numpy raise many kinds for damaged files
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, what) from error
 
 
-def _unreadable(path: Path, error: Exception) -> GlamError:
+def _unreadable(path: Path, error: Exception, what: str) -> GlamError:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return GlamError(f"contexts: {path} cannot be read ({reason})")
+    return GlamError(f"{what}: {path} cannot be read ({reason})")
 
 
 class _Small(io.BufferedReader):

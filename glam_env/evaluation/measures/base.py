@@ -121,6 +121,7 @@ class Subject:
         self.on_progress = on_progress or (lambda work, done, total: None)
         self.policies = tuple(policies)
         self.players = PLAYERS if players is None else players
+        self._given = recording is not None and players is None
         self.reports: dict[str, Measure | None] = {}
         if recording is not None:
             self.recording = recording
@@ -142,6 +143,13 @@ class Subject:
                 "real play to dream along (steps)", settings.steps, len(noise)
             ),
         )
+
+    @property
+    def recorded_players(self) -> tuple[str, ...]:
+        """Who plays in each env of the recording; empty if nobody knows."""
+        if self._given:  # and nobody was said to play it
+            return ("the recording",) * len(self.recording.actions)
+        return tuple(self.players)
 
     @property
     def reward_values(self) -> tuple[float, ...]:

@@ -106,7 +106,7 @@ class EventReport(Measure):
     @classmethod
     def measure(cls, subject: Subject) -> EventReport:
         """Compare rewards and endings of open loop."""
-        dreams, players = subject.open_loop, tuple(subject.players)
+        dreams, players = subject.open_loop, subject.recorded_players
         horizons = [h for h in EVENT_HORIZONS if h <= dreams.horizon] or [dreams.horizon]
         alive = dreams.alive
         events = reward_events(dreams.reward), reward_events(dreams.dreamt_reward), alive

@@ -95,6 +95,26 @@ def read_zoo() -> list[ZooEntry]:
     return [_read(game, folders.get(game)) for game in sorted(GAMES)]
 
 
+def read_others(folders: Mapping[str, str | Path]) -> dict[str, ZooEntry]:
+    """Read checkpoints that are no game's own.
+
+    Args:
+        folders: By the name that a command would take, such as a path or an address.
+
+    Returns:
+        Entries by that name. One that cannot be read has a problem, and may have no game.
+    """
+    entries = {}
+    for name, folder in folders.items():
+        try:
+            game = Checkpoint.open(folder).config.game
+        except GlamError as error:
+            entries[name] = ZooEntry("", str(folder), problem=str(error))
+        else:
+            entries[name] = _read(game, Path(folder))
+    return entries
+
+
 def _read(game: str, folder: Path | None) -> ZooEntry:
     if folder is None:
         return ZooEntry(game)
