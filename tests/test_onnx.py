@@ -16,6 +16,7 @@ from glam_env.fast.plain import ModelStepper
 from glam_env.model.distributions import sample_at
 from glam_env.model.reward_values import RewardValues
 from glam_env.model.structures import DreamState, tree_tensors
+from glam_env.onnx.export import read_states
 from glam_env.onnx.starts import context_states, joined
 
 ort = pytest.importorskip("onnxruntime")
@@ -25,7 +26,7 @@ STARTS, STEPS = 10, 200
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, onnx_once: None) -> Path:
     folder = tmp_path_factory.mktemp("onnx") / "Pong"
     assert main(["export", "Pong", "--onnx", str(folder), "--starts", str(STARTS)]) == 0
     return folder
@@ -60,12 +61,8 @@ def numpy_state(state: DreamState, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def read_starts(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """Read start states as the documentation says."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    fields = manifest["state"]
-    kind = np.dtype([(field["name"], field["dtype"], field["shape"]) for field in fields])
-    rows = np.fromfile(folder / "starts.bin", kind)
-    return manifest, {name: np.ascontiguousarray(rows[name]) for name in kind.names or ()}
+    return manifest, read_states(manifest, (folder / "starts.bin").read_bytes())
 
 
 def test_the_start_states_are_those_of_the_contexts(folder: Path, starts: DreamState) -> None:

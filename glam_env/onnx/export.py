@@ -172,3 +172,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             path.write_bytes(data)
     except OSError as error:
         raise GlamError(f"cannot write {folder} ({error.strerror}); choose another") from error
+
+
+def read_states(manifest: Mapping[str, Any], data: bytes) -> dict[str, np.ndarray]:
+    """Read the bytes of ``starts.bin``: arrays of all start states, by the state's names."""
+    fields = [(each["name"], each["dtype"], tuple(each["shape"])) for each in manifest["state"]]
+    rows = np.frombuffer(data, np.dtype(fields).newbyteorder("<"))
+    return {name: np.ascontiguousarray(rows[name]) for name, _, _ in fields}

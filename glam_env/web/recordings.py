@@ -95,9 +95,7 @@ def sheet(frames: np.ndarray) -> bytes:
     tall, wide = frames.shape[1:3]
     grid = filled.reshape(rows, COLUMNS, tall, wide, 3).swapaxes(1, 2)
     buffer = io.BytesIO()
-    Image.fromarray(grid.reshape(rows * tall, COLUMNS * wide, 3)).save(
-        buffer, "PNG", optimize=True
-    )
+    Image.fromarray(grid.reshape(rows * tall, COLUMNS * wide, 3)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -104,6 +104,7 @@ function show(seen) {
   } else if (before?.futures !== seen.futures) {
     $("status").textContent = seen.futures ? "1 to 4: go on in one of them; b: back to the moment." : "";
   }
+  if (!document.documentElement.dataset.ready) performance.mark("first-frame");
   document.documentElement.dataset.ready = "true";
 }
 

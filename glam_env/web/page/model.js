@@ -25,19 +25,20 @@ export class Model {
     const response = await fetch(new URL("game.json", base));
     if (!response.ok) throw new Error(`${base} holds no game`);
     const manifest = await response.json();
-    const read = ([name, { file, ...packing }]) =>
-      readPacked(new URL(file, base), packing).then((bytes) => [name, bytes]);
+    // All files load side by side; each graph is made as soon as its file is there.
     const files = Object.fromEntries(
-      await Promise.all(Object.entries(manifest.packed).map(read)),
+      Object.entries(manifest.packed).map(([name, { file, ...packing }]) => {
+        return [name, readPacked(new URL(file, base), packing)];
+      }),
     );
     const sessions = {};
-    for (const name of Object.keys(manifest.graphs)) {
-      sessions[name] = await ort.InferenceSession.create(files[`${name}.onnx`], {
+    for (const name of ["step", "agent", "draw"]) {
+      sessions[name] = await ort.InferenceSession.create(await files[`${name}.onnx`], {
         executionProviders: ["wasm"],
         graphOptimizationLevel: "all",
       });
     }
-    return new Model(manifest, sessions, readStarts(manifest, files["starts.bin"]));
+    return new Model(manifest, sessions, readStarts(manifest, await files["starts.bin"]));
   }
 
   /** Join several states' arrays of one name into a tensor. */
