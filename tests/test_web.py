@@ -319,6 +319,7 @@ def test_a_narrow_screen_and_touch(page: Any, address: str) -> None:
         (["Pong", "Pong", "--to", "{new}"], "given twice"),
         (["Pong", "--to", "{here}"], "is not empty"),
         (["Pong", "--to", "{new}", "--recordings", "-1"], "recordings"),
+        (["Pong", "--serve", "--port", "70000"], "--port"),
     ],
 )
 def test_mistakes_get_one_line(

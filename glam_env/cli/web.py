@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,19 +66,21 @@ class Web:
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise GlamError(f"{doubled[0]} is given twice; a site has one checkpoint of a game")
         page_files()  # what npm lacks is said before the work
-        made = {each.config.game: self._game(each) for each in checkpoints}
-        files = site_files(made)
-        with TemporaryDirectory() if self.to is None else nullcontext(self.to) as path:
-            write_files(Path(path), files)
+        with ExitStack() as stack:
+            path = self.to or Path(stack.enter_context(TemporaryDirectory()))
+            # Before the work too: the port may be taken.
+            server = stack.enter_context(make_server(path, self.port)) if self.serve else None
+            made = {each.config.game: self._game(each) for each in checkpoints}
+            files = site_files(made)
+            write_files(path, files)
             sizes = {game: sum(map(len, own.values())) / 1e6 for game, own in made.items()}
             total = sum(map(len, files.values())) / 1e6
             own = ", ".join(f"{game} {size:.2f} MB" for game, size in sizes.items())
             print(f"{path}: {len(files)} files, {total:.2f} MB, of which {own}", flush=True)
-            if self.serve:
-                with closing(make_server(Path(path), self.port)) as server:
-                    host, port = server.server_address[:2]
-                    print(f"http://{host}:{port}/ (Ctrl-C ends)", flush=True)
-                    server.serve_forever()
+            if server is not None:
+                host, port = server.server_address[:2]
+                print(f"http://{host}:{port}/ (Ctrl-C ends)", flush=True)
+                server.serve_forever()
         return 0
 
     def _game(self, checkpoint: Checkpoint) -> Mapping[str, bytes]:

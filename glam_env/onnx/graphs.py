@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glam_env.model.distributions import symexp
+from glam_env.model.heads import Head
 from glam_env.model.reward_values import RewardValues
 from glam_env.model.structures import tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
@@ -47,6 +48,8 @@ class RowSum(nn.Module):
         categoricals: K.
         classes: C.
     """
+
+    offsets: Tensor
 
     def __init__(self, weight: Tensor, categoricals: int, classes: int) -> None:
         super().__init__()
@@ -142,7 +145,7 @@ class DrawGraph(nn.Module):
 
 
 class AgentGraph(nn.Module):
-    """The policy of an actor with the layers of :class:`~glam_env.model.heads.Head`.
+    """The policy of an actor.
 
     Args:
         actor: On the features [z_t, h_{t−1}].
@@ -150,9 +153,10 @@ class AgentGraph(nn.Module):
         classes: C.
     """
 
-    def __init__(self, actor: nn.Module, categoricals: int, classes: int) -> None:
+    def __init__(self, actor: Head, categoricals: int, classes: int) -> None:
         super().__init__()
-        first, *rest = actor.layers  # type: ignore[misc]
+        first, *rest = actor.layers
+        assert isinstance(first, nn.Linear)
         self.first, self.rest = RowSum(first.weight, categoricals, classes), nn.Sequential(*rest)
 
     def forward(self, code: Tensor, h: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:

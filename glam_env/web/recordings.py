@@ -82,7 +82,7 @@ def record(
                 break
             frame, first, at = real.reset(seed + at), True, 0  # it was over before the moment
     assert state is not None
-    return Recording(state, np.array(actions), np.float32(rewards), np.stack(frames))
+    return Recording(state, np.array(actions), np.array(rewards, np.float32), np.stack(frames))
 
 
 def sheet(frames: np.ndarray) -> bytes:
