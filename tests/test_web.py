@@ -180,7 +180,7 @@ def test_the_page_loads_and_plays(page: Any, address: str) -> None:
     median, high = np.percentile(times, [50, 95])
     print(f"first frame after {first / 1000:.2f} s; a step takes {median:.1f} ms, 95 % {high:.1f}")
     assert page.evaluate("glamDream.view.player") == "agent"
-    assert page.locator("#doubt-bar").get_attribute("aria-valuenow").isdecimal()
+    assert page.locator("#uncertainty-bar").get_attribute("aria-valuenow").isdecimal()
 
 
 def test_the_browser_computes_what_pytorch_computes(page: Any, site: Path) -> None:

@@ -32,12 +32,22 @@ export function makeActionOf(game, meanings) {
   const alias = VERTICAL.has(game) ? { UP: "RIGHT", DOWN: "LEFT" } : {};
   return (pressed) => {
     const parts = new Set([...pressed].map((part) => alias[part] ?? part));
-    for (const [one, other] of [["UP", "DOWN"], ["LEFT", "RIGHT"]]) {
-      if (parts.has(one) && parts.has(other)) { parts.delete(one); parts.delete(other); }
+    for (const [one, other] of [
+      ["UP", "DOWN"],
+      ["LEFT", "RIGHT"],
+    ]) {
+      if (parts.has(one) && parts.has(other)) {
+        parts.delete(one);
+        parts.delete(other);
+      }
     }
     const wanted = PARTS.filter((part) => parts.has(part));
     // What the game lacks is left out: first FIRE, then the other parts one by one.
-    const tries = [wanted, wanted.filter((part) => part !== "FIRE"), ...wanted.map((part) => [part])];
+    const tries = [
+      wanted,
+      wanted.filter((part) => part !== "FIRE"),
+      ...wanted.map((part) => [part]),
+    ];
     for (const each of tries) {
       if (index.has(each.join())) return index.get(each.join());
     }

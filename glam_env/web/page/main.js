@@ -1,7 +1,7 @@
 // The page: keys and buttons in, frames and figures out. The dream runs in worker.js.
 
 import { buttonsOf, KEYS, makeActionOf } from "./keys.js";
-import { doubtOf, drawPast, putFrame, putRecorded } from "./view.js";
+import { uncertaintyOf, drawPast, putFrame, putRecorded } from "./view.js";
 
 const RATE = 15; // steps a second
 const SHOWN = 300; // steps of the past
@@ -62,7 +62,8 @@ function layOut(count) {
   const box = $("dreams");
   if (box.children.length === count) return;
   box.className = count > 1 ? "four" : "";
-  const captions = count > 1 ? Array.from({ length: count }, (_, at) => `future ${at + 1}`) : ["dream"];
+  const captions =
+    count > 1 ? Array.from({ length: count }, (_, at) => `future ${at + 1}`) : ["dream"];
   box.replaceChildren(...captions.map(figure));
   if (count > 1) {
     [...box.children].forEach((each, branch) => {
@@ -77,7 +78,8 @@ function show(seen) {
   layOut(seen.frames.length);
   [...$("dreams").children].forEach((each, row) => {
     putFrame(each.firstChild, seen.frames[row]);
-    if (seen.futures) each.lastChild.textContent = `future ${row + 1}: score ${seen.dreams[row].score}`;
+    if (seen.futures)
+      each.lastChild.textContent = `future ${row + 1}: score ${seen.dreams[row].score}`;
   });
   const [dream] = seen.dreams;
   // Set only when it changes, so that a screen reader says it once.
@@ -92,17 +94,25 @@ function show(seen) {
   press("pause", paused);
   $("back").disabled = !seen.futures && dream.step === 0;
   $("recording").hidden = !seen.hasRecording;
-  const mean = seen.dreams.reduce((sum, { entropy }) => sum + (entropy ?? 0), 0) / seen.dreams.length;
-  const doubt = doubtOf(mean, manifest.usual_entropy);
-  $("doubt-bar").setAttribute("aria-valuenow", Math.round(100 * doubt));
-  $("doubt-bar").firstElementChild.style.transform = `scaleX(${doubt})`;
-  drawPast($("past"), [...seen.past, dream].filter(({ entropy }) => entropy !== null), manifest.usual_entropy, SHOWN);
+  const mean =
+    seen.dreams.reduce((sum, { entropy }) => sum + (entropy ?? 0), 0) / seen.dreams.length;
+  const uncertainty = uncertaintyOf(mean, manifest.usual_entropy);
+  $("uncertainty-bar").setAttribute("aria-valuenow", Math.round(100 * uncertainty));
+  $("uncertainty-bar").firstElementChild.style.transform = `scaleX(${uncertainty})`;
+  drawPast(
+    $("past"),
+    [...seen.past, dream].filter(({ entropy }) => entropy !== null),
+    manifest.usual_entropy,
+    SHOWN,
+  );
   showReal();
   if (!paused && !seen.futures && dream.ended > 0.5) {
     setPaused(true);
     $("status").textContent = "The dream has ended: n begins a new one, ← winds back.";
   } else if (before?.futures !== seen.futures) {
-    $("status").textContent = seen.futures ? "1 to 4: go on in one of them; b: back to the moment." : "";
+    $("status").textContent = seen.futures
+      ? "1 to 4: go on in one of them; b: back to the moment."
+      : "";
   }
   if (!document.documentElement.dataset.ready) performance.mark("first-frame");
   document.documentElement.dataset.ready = "true";
@@ -211,7 +221,10 @@ function onKey(event) {
 function makePad() {
   $("pad").replaceChildren(
     ...buttonsOf(manifest.game, manifest.actions).map((part) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: ARROWS[part] });
+      const button = Object.assign(document.createElement("button"), {
+        type: "button",
+        textContent: ARROWS[part],
+      });
       button.dataset.part = part;
       button.onpointerdown = (event) => {
         event.preventDefault();
@@ -221,7 +234,10 @@ function makePad() {
       };
       button.onpointerup = button.onpointercancel = () => pressed.delete(part);
       button.onkeydown = ({ code }) => {
-        if (code === "Space" || code === "Enter") { pressed.add(part); takeOver(); }
+        if (code === "Space" || code === "Enter") {
+          pressed.add(part);
+          takeOver();
+        }
       };
       button.onkeyup = button.onblur = () => pressed.delete(part);
       return button;
@@ -250,7 +266,10 @@ async function open({ game, seed, start }) {
   document.title = `GLAM Dream: ${manifest.game}`;
   makePad();
   const starts = Array.from({ length: manifest.starts }, (_, at) => {
-    return new Option(at < manifest.recordings.length ? `${at} (with the real game)` : String(at), at);
+    return new Option(
+      at < manifest.recordings.length ? `${at} (with the real game)` : String(at),
+      at,
+    );
   });
   $("start").replaceChildren(...starts);
   $("game").value = manifest.game;
@@ -296,8 +315,12 @@ async function main() {
 
 /** What a script in the console, or a test, may read. */
 globalThis.glamDream = {
-  get view() { return view; },
-  get paused() { return paused; },
+  get view() {
+    return view;
+  },
+  get paused() {
+    return paused;
+  },
   times,
 };
 

@@ -93,7 +93,13 @@ export class Model {
 
   /** Let the agent choose; the last number of each state's draws selects the action. */
   async act(states, draws) {
-    const feeds = { draw: stack(draws.map((each) => each.slice(-1)), 1, [states.length]) };
+    const feeds = {
+      draw: stack(
+        draws.map((each) => each.slice(-1)),
+        1,
+        [states.length],
+      ),
+    };
     for (const field of this.manifest.state) {
       if (field.name === "code" || field.name === "h") {
         feeds[field.name] = this.tensor(states, field);

@@ -1,4 +1,4 @@
-// Draws frames, the doubt and the past.
+// Draws frames, the uncertainty and the past.
 
 const SIDE = 64;
 
@@ -22,12 +22,12 @@ export function putRecorded(canvas, sheet, { columns }, index) {
   canvas.getContext("2d").drawImage(sheet, x, y, SIDE, SIDE, 0, 0, SIDE, SIDE);
 }
 
-/** Return the doubt as a share of its usual range, in [0, 1]. */
-export function doubtOf(entropy, [low, high]) {
+/** Return the uncertainty as a share of its usual range, in [0, 1]. */
+export function uncertaintyOf(entropy, [low, high]) {
   return entropy === null ? 0 : Math.min(1, Math.max(0, (entropy - low) / (high - low)));
 }
 
-/** Draw the last steps: a line for the doubt, a bar for each reward, a dotted one for an end. */
+/** Draw the last steps: a line for the uncertainty, a bar for each reward, a dotted one for an end. */
 export function drawPast(canvas, steps, usual, most) {
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
@@ -39,7 +39,7 @@ export function drawPast(canvas, steps, usual, most) {
   context.strokeStyle = color("--accent");
   context.beginPath();
   steps.forEach(({ entropy }, at) => {
-    context.lineTo(x(at), height - 2 - doubtOf(entropy, usual) * (height - 4));
+    context.lineTo(x(at), height - 2 - uncertaintyOf(entropy, usual) * (height - 4));
   });
   context.stroke();
   steps.forEach(({ reward, ended }, at) => {

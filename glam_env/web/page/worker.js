@@ -27,14 +27,19 @@ async function answer({ id, command, ...options }) {
     const view = {
       frames,
       dreams: session.shown.map(({ state, ...rest }) => rest),
-      past: session.history.slice(-300).map(({ reward, ended, entropy }) => ({ reward, ended, entropy })),
+      past: session.history
+        .slice(-300)
+        .map(({ reward, ended, entropy }) => ({ reward, ended, entropy })),
       player: session.player,
       seed: session.seed,
       start: session.start,
       futures: session.futures !== null,
       hasRecording: session.recording !== null,
     };
-    postMessage({ id, result, view }, frames.map(({ buffer }) => buffer));
+    postMessage(
+      { id, result, view },
+      frames.map(({ buffer }) => buffer),
+    );
   } catch (error) {
     postMessage({ id, error: error.message });
   }
