@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cuda_stand_in
@@ -117,3 +118,31 @@ def endless_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_checkpoint(saved_checkpoint: Path, tmp_path: Path) -> Path:
     """Copy the tiny checkpoint to ``tmp_path / "Pong"``, for tests that change it."""
     return Path(shutil.copytree(saved_checkpoint, tmp_path / "Pong"))
+
+
+@pytest.fixture(scope="session")
+def onnx_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the processes of a test run export each ONNX graph once: that takes many seconds."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    from filelock import FileLock
+
+    from glam_env.onnx import export
+
+    to_onnx, folder = export.to_onnx, tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def cached(module, *rest):
+        found = hashlib.sha256(str(rest[1:]).encode())
+        for name, tensor in module.state_dict().items():
+            found.update(name.encode() + tensor.numpy().tobytes())
+        path = folder / f"{found.hexdigest()}.onnx"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                path.write_bytes(to_onnx(module, *rest).SerializeToString(deterministic=True))
+        return onnx.load(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "to_onnx", cached)
+        yield

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,9 @@ class Export:
             and compressed files), bfloat16 or float32.
         note: What the card says about the course of the run, beside its figures.
         device: Where the models run.
+        onnx: Folder for the ONNX files of the checkpoint GAME (a game's name, a path or an
+            address). Nothing else is done then, and of the other options only `starts` is read.
+        starts: Start states among the ONNX files.
     """
 
     game: Game
@@ -48,9 +52,13 @@ class Export:
     dtype: str = "int8"
     note: str = ""
     device: Device = "auto"
+    onnx: Annotated[Path | None, folder("a checkpoint is exported, not ONNX files")] = None
+    starts: int = 8
 
     def execute(self) -> int:
-        """Measure what was trained, and write the checkpoint."""
+        """Measure what was trained, and write the checkpoint; or write ONNX files of one."""
+        if self.onnx is not None:
+            return self._write_onnx(self.onnx)
         from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, check_values
         from glam_env.checkpoint.folder import save_checkpoint
         from glam_env.checkpoint.packing import DTYPES, as_stored
@@ -121,6 +129,38 @@ class Export:
             others=curves,
         )
         print(f"exported to {written}")
+        return 0
+
+    def _write_onnx(self, to: Path) -> int:
+        """Write the ONNX files of a checkpoint."""
+        from glam_env.checks import require_count
+        from glam_env.onnx.convert import require_onnx
+        from glam_env.onnx.export import MANIFEST, describe, export_game, write_files
+        from glam_env.onnx.starts import context_states
+
+        for each in fields(self):
+            if each.name in ("game", "onnx", "starts") or getattr(self, each.name) == each.default:
+                continue
+            option = "--" + each.name.replace("_", "-")
+            raise GlamError(f"--onnx writes the files of a checkpoint as it is: leave out {option}")
+        count = require_count("starts", self.starts)
+        require_onnx()
+        trained.require_new_folder("--onnx", to)
+        checkpoint = trained.open_checkpoint(self.game)
+        loaded = trained.load_trained(checkpoint, "cpu")
+        exported = export_game(
+            loaded.game,
+            loaded.world_model,
+            loaded.agent,
+            context_states(loaded.world_model, checkpoint.contexts(), count),
+            reward_values=loaded.reward_values,
+            horizon=loaded.horizon,
+            weights=loaded.weights,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        files = {**exported.files, MANIFEST: describe(exported)}
+        write_files(to, files)
+        print(f"{to}: {len(files)} files, {sum(map(len, files.values())) / 1e6:.2f} MB")
         return 0
 
     def _step(self, path: Path) -> int:

@@ -33,6 +33,7 @@ COMMANDS = {
     "list": "List all games, and the results of those that have a checkpoint.",
     "info": "Show the installation, or one checkpoint or run.",
     "curves": "Draw the learning curves of several runs into one picture.",
+    "web": "Write a static web page in which trained games are played, or show it here.",
     "sweep": "Train many games and seeds, on one machine or a cluster; resume, measure, export.",
     "report": "Add up the scores of a sweep, in tables and a picture, beside the published ones.",
 }

@@ -105,6 +105,23 @@ def require_file(option: str, path: Path, *libraries: str) -> None:
         raise GlamError(f"cannot write {path}; choose a writable {option}")
 
 
+def require_new_folder(option: str, path: Path) -> None:
+    """Check that a folder can be written whose files replace none, before any work.
+
+    Args:
+        option: Named in the message, such as ``"--to"``.
+        path: The folder; its parents may be missing.
+
+    Raises:
+        GlamError: It is a file, holds something, or cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise GlamError(f"{path} is a file; choose another folder for {option}")
+    require_file(option, path)
+    if path.is_dir() and any(path.iterdir()):
+        raise GlamError(f"{path} is not empty; remove it, or choose another folder for {option}")
+
+
 def open_checkpoint(name: str) -> Checkpoint:
     """Open a checkpoint by a game's name, a path or an address.
 

@@ -1,0 +1,1 @@
+"""A trained game as ONNX graphs, for runtimes without PyTorch."""

@@ -1,0 +1,170 @@
+"""From a module to an ONNX model, with weights in the smallest type that loses nothing."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glam_env.errors import GlamError
+from glam_env.model import distributions
+from glam_env.model.cores import mamba
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 20
+LEAST = 1024  # numbers in an initializer that is stored in a smaller type
+_LEVELS = 127  # as checkpoints quantise, see glam_env.checkpoint.packing
+_NOISY = ("torch.onnx", "onnxscript", "onnx_ir")
+
+
+def require_onnx() -> None:
+    """Check that ONNX models can be made, before any work.
+
+    Raises:
+        GlamError: A library is missing.
+    """
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise GlamError(f'ONNX files need {missing[0]}: pip install "glam-env[onnx]"')
+
+
+def to_onnx(
+    module: nn.Module, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Export a module as an ONNX model whose first dimensions vary together.
+
+    Args:
+        module: Its forward takes the tensors one by one, or the last ones as ``*args``.
+        example: Inputs of at least two rows.
+        inputs: Their names.
+        outputs: Names of the outputs.
+    """
+    rows = torch.export.Dim("dreams", min=1, max=4096)
+    # A flat signature gives each tensor its own dimension, whatever the module's own looks like.
+    flat = _Flat(module.eval())
+    with _plain_operations(), _quiet():
+        program = torch.onnx.export(
+            flat,
+            tuple(example),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(tuple({0: rows} for _ in example),),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    _shrink(model)
+    return model
+
+
+class _Flat(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.module(*tensors)
+
+
+@contextmanager
+def _plain_operations() -> Iterator[None]:
+    """Let the models run the plain operations, which an exporter can follow."""
+    scans = mamba.use_operations(mamba.Operations())
+    draws = distributions.use_operations(distributions.Operations())
+    try:
+        yield
+    finally:
+        mamba.use_operations(scans)
+        distributions.use_operations(draws)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own progress off the screen; errors still raise."""
+    levels = {name: logging.getLogger(name).level for name in _NOISY}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove what describes the exporting machine: stack traces and names of source files."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+
+
+def _shrink(model: onnx.ModelProto) -> None:
+    """Store large weights as they are in a checkpoint: 8 bits with scales, or 16 bits.
+
+    A runtime expands them when it loads the model; the numbers are those of the float32 weights.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kept, added, nodes = [], [], []
+    for initializer in model.graph.initializer:
+        name = initializer.name
+        values = numpy_helper.to_array(initializer)
+        if initializer.data_type != TensorProto.FLOAT or values.size < LEAST:
+            kept.append(initializer)
+            continue
+        stored = f"{name}.stored"
+        if (eighths := _as_int8(values)) is not None:
+            numbers, scale, axis = eighths
+            added += [
+                numpy_helper.from_array(numbers, stored),
+                numpy_helper.from_array(scale, f"{name}.scale"),
+            ]
+            given = [stored, f"{name}.scale"]
+            nodes.append(helper.make_node("DequantizeLinear", given, [name], axis=axis))
+        elif not (values.view(np.uint32) & 0xFFFF).any():  # exact in bfloat16
+            raw = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+            added.append(
+                helper.make_tensor(stored, TensorProto.BFLOAT16, values.shape, raw, raw=True)
+            )
+            nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+        else:
+            kept.append(initializer)
+    before = list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend([*kept, *added])
+    model.graph.node.extend([*nodes, *before])
+    onnx.checker.check_model(model)
+
+
+def _as_int8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Return 8-bit numbers, scales and their axis if they give the values back exactly."""
+    if values.ndim < 2:
+        return None
+    for axis in range(min(values.ndim, 2)):
+        others = tuple(other for other in range(values.ndim) if other != axis)
+        scale = (np.abs(values).max(others) / np.float32(_LEVELS)).astype(np.float32)
+        shape = [-1 if at == axis else 1 for at in range(values.ndim)]
+        divisor = np.where(scale > 0, scale, np.float32(1)).reshape(shape)
+        numbers = np.rint(values / divisor).astype(np.int8)
+        if np.array_equal(numbers.astype(np.float32) * scale.reshape(shape), values):
+            return numbers, scale, axis
+    return None

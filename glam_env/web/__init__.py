@@ -1,0 +1,1 @@
+"""A static page in which trained games are played, without a server or an install."""

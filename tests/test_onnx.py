@@ -1,0 +1,168 @@
+"""The ONNX files of a game compute what PyTorch computes, and hold nothing of this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from glam_env.cli.main import main
+from glam_env.cli.trained import Trained, load_trained
+from glam_env.envs.dream.pool import draw_frames
+from glam_env.fast.plain import ModelStepper
+from glam_env.model.distributions import sample_at
+from glam_env.model.reward_values import RewardValues
+from glam_env.model.structures import DreamState, tree_tensors
+from glam_env.onnx.export import read_states
+from glam_env.onnx.starts import context_states, joined
+
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+STARTS, STEPS = 10, 200
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, onnx_once: None) -> Path:
+    folder = tmp_path_factory.mktemp("onnx") / "Pong"
+    assert main(["export", "Pong", "--onnx", str(folder), "--starts", str(STARTS)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pong() -> Trained:
+    return load_trained("Pong", "cpu")
+
+
+@pytest.fixture(scope="module")
+def sessions(folder: Path) -> dict[str, ort.InferenceSession]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return {
+        name: ort.InferenceSession(folder / f"{name}.onnx", options)
+        for name in ("step", "draw", "agent")
+    }
+
+
+@pytest.fixture(scope="module")
+def starts(pong: Trained) -> DreamState:
+    from glam_env.checkpoint.folder import Checkpoint
+
+    contexts = Checkpoint.open("Pong").contexts()
+    return joined(context_states(pong.world_model, contexts, STARTS))
+
+
+def numpy_state(state: DreamState, names: list[str]) -> dict[str, np.ndarray]:
+    parts = [state.code.int(), state.h, *tree_tensors(state.core)]
+    return {name: part.numpy() for name, part in zip(names, parts, strict=True)}
+
+
+def read_starts(folder: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return manifest, read_states(manifest, (folder / "starts.bin").read_bytes())
+
+
+def test_the_start_states_are_those_of_the_contexts(folder: Path, starts: DreamState) -> None:
+    manifest, found = read_starts(folder)
+    assert manifest["starts"] == STARTS
+    for name, expected in numpy_state(starts, list(found)).items():
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
+def test_step_and_drawing_are_those_of_pytorch(
+    folder: Path,
+    pong: Trained,
+    sessions: dict[str, ort.InferenceSession],
+    starts: DreamState,
+    record_property,
+) -> None:
+    """Both sides dream on their own, from the same starts with the same actions and draws."""
+    model, values = pong.world_model, RewardValues(pong.world_model.reward_code, pong.reward_values)
+    stepper, generator = ModelStepper(model), torch.Generator().manual_seed(3)
+    _, given = read_starts(folder)
+    core = [name for name in given if name.startswith("core.")]
+    torch_state, code = starts, given.pop("code")
+    given.pop("h")
+    errors = dict.fromkeys(("expected reward", "frame", "entropy", "h"), 0.0)
+    points = 0
+    for t in range(STEPS):
+        action = torch.randint(6, (STARTS,), generator=generator)
+        draw = torch.rand(code.shape, generator=generator)
+        feeds = {"code": code, "action": action.int().numpy(), "draw": draw.numpy(), **given}
+        names = [output.name for output in sessions["step"].get_outputs()]
+        out = dict(zip(names, sessions["step"].run(None, feeds), strict=True))
+        step = stepper.step(torch_state, action, draw)
+        torch_state, code = step.state, out["next.code"]
+        given = {name: out[f"next.{name}"] for name in core}
+        np.testing.assert_array_equal(code, step.state.code.numpy(), err_msg=f"step {t}")
+        likeliest = values.likeliest(step.reward_logits).numpy()
+        np.testing.assert_array_equal(out["reward"], likeliest)
+        points += int((likeliest != 0).sum())
+        chance = step.termination_logit.sigmoid().numpy()
+        np.testing.assert_allclose(out["end_probability"], chance, atol=1e-4)
+        (frame,) = sessions["draw"].run(None, {"code": code})
+        expected = draw_frames(model, step.state.code).numpy()
+        pairs = {
+            "expected reward": (out["expected_reward"], values.mean(step.reward_logits).numpy()),
+            "frame": (frame.astype(np.int16), expected.astype(np.int16)),
+            "entropy": (out["prior_entropy"], step.prior_entropy.numpy()),
+            "h": (out["next.h"], step.state.h.numpy()),
+        }
+        for name, (found, right) in pairs.items():
+            errors[name] = max(errors[name], float(np.abs(found - right).max()))
+    print(f"largest differences over {STARTS} starts of {STEPS} steps: {errors}; {points} points")
+    assert points > 0, "no reward was compared"
+    assert errors["expected reward"] <= 1e-4
+    assert errors["frame"] <= 1
+    assert errors["entropy"] <= 1e-2
+    assert errors["h"] <= 1e-3
+
+
+def test_the_agent_is_that_of_pytorch(
+    pong: Trained, sessions: dict[str, ort.InferenceSession], starts: DreamState
+) -> None:
+    draw = torch.rand(STARTS, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        logits = pong.agent.actor(pong.world_model.features(starts))  # type: ignore[attr-defined]
+    feeds = {"code": starts.code.int().numpy(), "h": starts.h.numpy(), "draw": draw.numpy()}
+    action, probabilities = sessions["agent"].run(None, feeds)
+    np.testing.assert_allclose(probabilities, logits.softmax(-1).numpy(), atol=1e-5)
+    np.testing.assert_array_equal(action, sample_at(logits, draw).numpy())
+    assert len(set(action.tolist())) > 1
+
+
+def test_the_manifest_describes_the_files(folder: Path) -> None:
+    import hashlib
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json"}
+    for name, record in manifest["files"].items():
+        data = (folder / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (record["bytes"], record["sha256"])
+        for trace in (b"site-packages", b"glam_env/", str(Path.home()).encode() + b"/"):
+            assert trace not in data, f"{name} holds {trace!r}"
+    low, high = manifest["usual_entropy"]
+    assert 0 < low < high
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--onnx", "{file}"], "is a file"),
+        (["--onnx", "{new}", "--episodes", "3"], "--episodes"),
+        (["--onnx", "{new}", "--starts", "0"], "starts must be"),
+    ],
+)
+def test_mistakes_get_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    words = [word.format(file=tmp_path / "file", new=tmp_path / "new") for word in words]
+    assert main(["export", "Pong", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "new").exists()
