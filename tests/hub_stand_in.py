@@ -5,13 +5,40 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 TOKEN = "hf_of_the_tests"
 
 Files = dict[str, bytes]
+
+
+@contextmanager
+def in_place_of_the_hub(
+    server: ThreadingHTTPServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Serve, and let huggingface_hub talk to the server and keep its downloads in ``cache``."""
+    from huggingface_hub import constants
+
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    # The library reads HF_ENDPOINT and HF_HOME only when it is imported.
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 class HubStandIn(ThreadingHTTPServer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from comparison import assert_same, to_numpy
+from hub_stand_in import in_place_of_the_hub
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import Checkpoint
@@ -99,20 +99,9 @@ def hub(
 ) -> Iterator[StandIn]:
     (tiny_checkpoint / "notes.bin").write_bytes(b"no part of a checkpoint")
     server = StandIn(tiny_checkpoint)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    # The library reads HF_ENDPOINT and HF_HOME only when it is imported.
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with warnings.catch_warnings():
+    with in_place_of_the_hub(server, tmp_path / "cache", monkeypatch), warnings.catch_warnings():
         warnings.simplefilter("error")
         yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_a_dream_opens_from_the_hub_and_downloads_once(hub, tiny_checkpoint) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from command_line import mistake
 from comparison import assert_same
-from hub_stand_in import TOKEN, HubStandIn
+from hub_stand_in import TOKEN, HubStandIn, in_place_of_the_hub
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import Checkpoint
@@ -28,21 +27,11 @@ REPO = "me/GLAMDream-Pong"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
     server = HubStandIn()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    # The library reads HF_ENDPOINT and HF_HOME only when it is imported.
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with in_place_of_the_hub(server, tmp_path / "cache", monkeypatch):
+        yield server
 
 
 def push(folder: Path, *words: str, name: str = REPO) -> list[str]:

@@ -10,6 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from glam_env.checkpoint.config import CONFIG, WORLD_MODEL
+from glam_env.checkpoint.packing import XZ
 from glam_env.errors import GlamError
 from glam_env.files import shown
 
@@ -101,5 +103,5 @@ def cached_checkpoints() -> dict[str, Path]:
 
 def _looks_like_ours(folder: Path) -> bool:
     """Return whether a folder has the files of a checkpoint; those of other libraries have not."""
-    weights = ("world_model.safetensors", "world_model.safetensors.xz")
-    return (folder / "config.json").is_file() and any((folder / each).is_file() for each in weights)
+    weights = (WORLD_MODEL, f"{WORLD_MODEL}.{XZ}")
+    return (folder / CONFIG).is_file() and any((folder / each).is_file() for each in weights)

@@ -10,12 +10,14 @@ import torch
 
 from glam_env.envs.atari.rewind import RewindableGame
 from glam_env.envs.latent_filter import Act, LatentFilter
+from glam_env.errors import GlamError
 from glam_env.games import GAMES
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PlaySettings
 
 COLUMNS = 16  # frames in a row of a sheet
+MOST_GAMES = 100  # that may be over before the moment
 
 
 class Recording(NamedTuple):
@@ -56,12 +58,12 @@ def record(
         seed: Of the game and the agent.
 
     Raises:
-        GlamError: ale-py is missing.
+        GlamError: ale-py is missing, or games are over before the moment.
     """
     generator = torch.Generator().manual_seed(seed)
     real, follow = RewindableGame(GAMES[game], play), LatentFilter(world_model, 1, generator)
     frame, first, at = real.reset(seed), True, 0
-    state: DreamState | None = None
+    games, state = 0, None  # games that were over before the moment, and the state at it
     frames: list[np.ndarray] = []
     actions: list[int] = []
     rewards: list[float] = []
@@ -80,7 +82,10 @@ def record(
         if real.over:
             if state is not None:
                 break
-            frame, first, at = real.reset(seed + at), True, 0  # it was over before the moment
+            games += 1
+            if games == MOST_GAMES:
+                raise GlamError(f"{MOST_GAMES} games of {game} were over within {lead} steps")
+            frame, first, at = real.reset(seed + games), True, 0
     assert state is not None
     return Recording(state, np.array(actions), np.array(rewards, np.float32), np.stack(frames))
 
