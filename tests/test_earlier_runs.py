@@ -46,7 +46,9 @@ def test_settings_have_their_present_names(earlier):
     assert (settings["train"]["freeze"]["polish"], settings["train"]["freeze"]["settle"]) == (3, 3)
     config = read_settings(settings, "config.json")[2]
     assert (config.freeze.finetune, config.freeze.adapt) == (3, 3)
-    assert upgrade_train(settings["train"])["freeze"].keys().isdisjoint({"polish", "settle"})
+    train = upgrade_train(settings["train"])
+    assert train["freeze"].keys().isdisjoint({"polish", "settle"})
+    assert train["exploration_hold"] == [settings["train"].get("exploration_hold", 1.0)]
 
 
 @pytest.mark.emulator

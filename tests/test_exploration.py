@@ -15,7 +15,7 @@ def draw(exploration: Exploration, rng: np.random.Generator, steps: int, **optio
 
 @pytest.mark.parametrize("hold", [1.0, 8.0])
 def test_the_shares_are_right_and_actions_are_held(hold):
-    actions, taken = draw(Exploration(CHANCES, 4, 3, hold), np.random.default_rng(0), 40_000)
+    actions, taken = draw(Exploration(CHANCES, 4, 3, (hold,)), np.random.default_rng(0), 40_000)
     np.testing.assert_allclose(taken.mean(0), CHANCES, atol=0.02)
     assert not taken[:, 0].any()
     assert taken[:, 3].all()
@@ -27,13 +27,22 @@ def test_the_shares_are_right_and_actions_are_held(hold):
 
 
 def test_in_random_play_every_env_takes_held_actions():
-    exploration, rng = Exploration(CHANCES, 4, 3, 8.0), np.random.default_rng(0)
+    exploration, rng = Exploration(CHANCES, 4, 3, (8.0,)), np.random.default_rng(0)
     actions, taken = draw(exploration, rng, 20_000, always=True)
     assert taken.all()
     repeats = (actions[1:] == actions[:-1]).mean(0)
     np.testing.assert_allclose(repeats, 1.0 - (1.0 / 8.0) * 2.0 / 3.0, atol=0.02)
     _, taken = draw(exploration, rng, 20_000)
     np.testing.assert_allclose(taken.mean(0), CHANCES, atol=0.03)
+
+
+def test_each_env_holds_for_its_own_time():
+    exploration = Exploration(CHANCES, 4, 3, (1.0, 8.0))
+    actions, taken = draw(exploration, np.random.default_rng(0), 40_000)
+    np.testing.assert_allclose(taken.mean(0), CHANCES, atol=0.02)
+    actions, _ = draw(exploration, np.random.default_rng(0), 20_000, always=True)
+    repeats = (actions[1:] == actions[:-1]).mean(0)
+    np.testing.assert_allclose(repeats, [1 / 3, 11 / 12, 1 / 3, 11 / 12], atol=0.02)
 
 
 def test_without_a_hold_each_step_draws_again():
@@ -47,7 +56,7 @@ def test_without_a_hold_each_step_draws_again():
 
 
 def test_it_resumes_from_its_state():
-    one, other = (Exploration(CHANCES, 4, 3, 6.0) for _ in range(2))
+    one, other = (Exploration(CHANCES, 4, 3, (1.0, 6.0)) for _ in range(2))
     rng = np.random.default_rng(2)
     draw(one, rng, 50)
     other.load_state(one.state())

@@ -61,7 +61,7 @@ def test_a_run_resumed_twice_equals_one_that_never_stopped(tmp_path, sticky):
         DEBUG,
         repeat_action_probability=sticky,
         exploration=(0.5,),
-        exploration_hold=1 + 32 * sticky,
+        exploration_hold=(1.0, 1 + 32 * sticky),
     )
     whole = make(tmp_path / "whole", config)
     assert whole.train()
@@ -227,9 +227,9 @@ def test_impossible_exploration_is_refused(chances):
         replace(DEBUG, exploration=chances).validate()
 
 
-@pytest.mark.parametrize("hold", [0.5, 0.0, float("nan")])
+@pytest.mark.parametrize("hold", [(), (8.0, 0.5), (0.0,), (float("nan"),)])
 def test_an_impossible_hold_is_refused(hold):
-    with pytest.raises(GlamError, match="exploration_hold must be in"):
+    with pytest.raises(GlamError, match="exploration_hold must hold numbers"):
         replace(DEBUG, exploration_hold=hold).validate()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import tyro
 from glam_agents.sb3 import ClippedRewards
 from glam_agents.sb3 import make_vec_env as make_batch_env
@@ -136,6 +137,7 @@ def main(args: Args) -> dict[str, np.ndarray]:
         ent_coef=0.01,
         seed=args.seed,
     )
+    model.policy.to(memory_format=torch.channels_last)  # twice as fast on a CPU without AMX
     before = score(model, judge, args.dreams)
     model.learn(args.total_steps, callback=Progress(args.total_steps))
     after = score(model, judge, args.dreams)

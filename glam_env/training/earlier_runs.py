@@ -22,11 +22,19 @@ FREEZE = {"polish": "finetune", "settle": "adapt"}
 
 
 def upgrade_train(train: Any) -> Any:
-    """Rename old keys of a run's training settings; what is no mapping is left to its reader."""
+    """Bring a run's training settings into their present form.
+
+    What has another type than expected is left to its reader.
+    """
     if not isinstance(train, Mapping) or not isinstance(train.get("freeze"), Mapping):
         return train
     freeze = {FREEZE.get(name, name): value for name, value in train["freeze"].items()}
-    return {**train, "freeze": freeze}
+    hold = train.get("exploration_hold", 1.0)  # a number from before each env had its own
+    return {
+        **train,
+        "freeze": freeze,
+        "exploration_hold": [hold] if isinstance(hold, int | float) else hold,
+    }
 
 
 def upgrade_state(state: Mapping[str, Any], phases: list[Phase]) -> dict[str, Any]:

@@ -23,14 +23,20 @@ class Exploration:
         chances: Share of random actions among the steps of each env; a shorter list repeats.
         num_envs: E.
         num_actions: A.
-        hold: Mean number of steps for which a random action is held (geometric distribution).
+        hold: Mean number of steps for which a random action of each env is held (geometric
+            distribution); a shorter list repeats.
     """
 
     def __init__(
-        self, chances: Sequence[float], num_envs: int, num_actions: int, hold: float = 1.0
+        self,
+        chances: Sequence[float],
+        num_envs: int,
+        num_actions: int,
+        hold: Sequence[float] = (1.0,),
     ) -> None:
         self.chances = np.resize(chances, num_envs)
-        self._num_actions, self._hold = num_actions, hold
+        self._num_actions, hold = num_actions, np.resize(hold, num_envs)
+        self._stop = 1.0 / hold  # chance that a hold ends, at each of its steps
         # The share of steps that start a hold among those that are not held.
         self._begin = self.chances / (self.chances + hold * (1.0 - self.chances))
         self._action = np.zeros(num_envs, np.int64)
@@ -51,7 +57,7 @@ class Exploration:
         size = len(self.chances)
         actions = rng.integers(self._num_actions, size=size)
         begin = ((rng.random(size) < self._begin) | always) & (self._left == 0)
-        steps = rng.geometric(1.0 / self._hold, size=size) if self._hold > 1.0 else 1
+        steps = rng.geometric(self._stop) if (self._stop < 1.0).any() else 1
         self._action = np.where(begin, actions, self._action)
         self._left = np.where(begin, steps, self._left)
         held = self._left > 0

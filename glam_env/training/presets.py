@@ -100,7 +100,8 @@ class TrainConfig:
         exploration: Probability in [0, 1] that an action is random instead of the agent's. Give
             one for all envs or one for each; a shorter list repeats.
         exploration_hold: Mean number of steps for which a random action is held (geometric
-            distribution), in random play too.
+            distribution), in random play too. Give one for all envs or one for each; a shorter
+            list repeats.
         repeat_action_probability: Probability in [0, 1) that the game repeats the last action;
             sticky actions. 0 is the convention of Atari 100k.
         noop_max: Each episode begins with 0 to so many no-op frames. 30 is the convention of
@@ -146,7 +147,7 @@ class TrainConfig:
     random_steps: int = 1024
     num_envs: int = 1
     exploration: tuple[float, ...] = (0.0,)
-    exploration_hold: float = 1.0
+    exploration_hold: tuple[float, ...] = (1.0,)
     repeat_action_probability: float = 0.0
     noop_max: int = 30
     replay_capacity: int = 100_000
@@ -260,6 +261,11 @@ class TrainConfig:
                 "exploration must hold chances in [0, 1], one or more, "
                 f"got {shown(self.exploration)}"
             )
+        if not self.exploration_hold or not all(1.0 <= s <= 1e9 for s in self.exploration_hold):
+            raise GlamError(
+                "exploration_hold must hold numbers of steps in [1, 1000000000], one or more, "
+                f"got {shown(self.exploration_hold)}"
+            )
         longest = max(lengths.values())
         if self.random_steps < self.num_envs * longest:
             raise GlamError(
@@ -280,7 +286,9 @@ _SMALL = TrainConfig(
     random_steps=80_000,
     num_envs=8,
     exploration=(0.0, 0.0, 0.1, 0.25, 0.0, 0.5, 0.0, 1.0),
-    exploration_hold=8.0,
+    # Held actions show where a paddle goes. Where a game wants many presses, as boxing and kicking
+    # do, they earn next to nothing.
+    exploration_hold=(1.0, 8.0, 8.0, 1.0),
     # Sticky actions show the model what held actions do, and keep the agent from learning a game by
     # heart.
     repeat_action_probability=0.25,
@@ -314,7 +322,7 @@ _DEBUG = replace(
     batch=2,
     length=20,
     exploration=(0.0,),
-    exploration_hold=1.0,
+    exploration_hold=(1.0,),
     repeat_action_probability=0.0,
     replay_capacity=100_000,
     update_every=20,

@@ -18,7 +18,6 @@ RANGES = {
             "agent_updates",
             "log_every",
             "checkpoint_every",
-            "exploration_hold",
         ],
         _COUNT,
     ),
