@@ -33,9 +33,10 @@ from glam_agents.storm import AGENT_PRESETS, ActorCritic
 
 from glam_env.cli.trained import Trained, load_run, load_trained
 from glam_env.envs.latent_filter import FilteredPolicy
+from glam_env.envs.recordings.recording import Recording
 from glam_env.evaluation.measures.base import PLAYERS, Settings, Subject
 from glam_env.evaluation.measures.events import EventReport
-from glam_env.evaluation.play.recording import Recording, add_noise, record_play
+from glam_env.evaluation.play.recording import add_noise, record_play
 from glam_env.evaluation.play.scores import evaluate_policy
 from glam_env.games import find_game
 from glam_env.model.world_model import WorldModel

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.behavior import compare_behavior, report_behavior
 from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
-from glam_env.evaluation.play.recording import Recording, window_starts
+from glam_env.evaluation.play.recording import window_starts
 from glam_env.evaluation.report.tables import text_table
 
 

@@ -18,6 +18,7 @@ from toy_game import (
     subject,
 )
 
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.events import (
     EventReport,
@@ -29,7 +30,7 @@ from glam_env.evaluation.measures.images import ImageReport, find_background
 from glam_env.evaluation.measures.latents import LatentReport
 from glam_env.evaluation.measures.objects import DETECTORS, ObjectReport
 from glam_env.evaluation.measures.open_loop import OpenLoopReport
-from glam_env.evaluation.play.recording import Recording, add_noise, record_play, window_starts
+from glam_env.evaluation.play.recording import add_noise, record_play, window_starts
 from glam_env.evaluation.play.scores import RandomPolicy
 
 

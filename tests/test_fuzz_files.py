@@ -26,7 +26,7 @@ from limits import limits
 from glam_env.checkpoint.config import CheckpointConfig
 from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
 from glam_env.envs.dream.env import DreamVectorEnv
-from glam_env.envs.dream.recordings import read_contexts
+from glam_env.envs.recordings.contexts import read_contexts
 from glam_env.errors import GlamError
 
 CASES = 1000  # of each kind

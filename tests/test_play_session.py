@@ -12,11 +12,11 @@ from comparison import assert_same
 from play_subject import make_subject
 
 from glam_env.envs.dream.pool import draw_frames
-from glam_env.envs.dream.recordings import read_contexts
 from glam_env.envs.latent_filter import LatentFilter
+from glam_env.envs.recordings.contexts import read_contexts
+from glam_env.envs.recordings.recording import load_recording
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.policies import FramePolicy
-from glam_env.evaluation.play.recording_files import load_recording
 from glam_env.games import find_game
 from glam_env.model.structures import tree_tensors
 from glam_env.play.session import recorder as recorder_module

@@ -16,7 +16,7 @@ from play_subject import make_subject
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
-from glam_env.envs.dream.recordings import read_contexts
+from glam_env.envs.recordings.contexts import read_contexts
 from glam_env.games import GAMES, find_game
 from glam_env.play.session.session import Session, Subject
 from glam_env.play.window.keys import COMMANDS, action_of

@@ -14,9 +14,10 @@ import torch
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.dream.env import DreamVectorEnv
-from glam_env.envs.dream.recordings import read_contexts
+from glam_env.envs.recordings.contexts import read_contexts
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
-from glam_env.evaluation.play.recording import Recording, record_play
+from glam_env.evaluation.play.recording import record_play
 from glam_env.evaluation.play.scores import RandomPolicy
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel

@@ -15,8 +15,8 @@ from hostile_files import recording, set_fields
 from limits import limits
 
 from glam_env.checkpoint.folder import Checkpoint
-from glam_env.envs.dream import archives
-from glam_env.envs.dream.recordings import read_contexts
+from glam_env.envs.recordings import archives
+from glam_env.envs.recordings.contexts import read_contexts
 from glam_env.errors import GlamError
 from glam_env.model.world_model import WorldModel
 

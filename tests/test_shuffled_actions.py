@@ -15,6 +15,7 @@ import torch
 from glam_env.cli.trained import load_trained
 from glam_env.envs.atari.rewind import RewindableGame
 from glam_env.envs.latent_filter import FilteredPolicy
+from glam_env.envs.recordings.recording import Recording
 from glam_env.evaluation.measures.action_effects import (
     LATE,
     BranchReport,
@@ -29,7 +30,6 @@ from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.objects import ObjectReport
 from glam_env.evaluation.measures.thresholds import check_fidelity
 from glam_env.evaluation.play.plays import Plays
-from glam_env.evaluation.play.recording import Recording
 from glam_env.games import find_game
 
 NOOP, FIRE, RIGHT, LEFT, RIGHTFIRE, LEFTFIRE = range(6)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from glam_env.envs.recordings.recording import Recording
 from glam_env.evaluation.measures.base import Settings, Subject
-from glam_env.evaluation.play.recording import Recording
 from glam_env.model.distributions import SymlogTwoHot
 from glam_env.model.structures import DreamState, Prediction
 

@@ -72,6 +72,7 @@ class Provenance:
         begun_from: provenance, as JSON, of the checkpoint that a warm start took its weights from;
             empty without a warm start.
         note: remarks on the run.
+        recorded_steps: those of the environment steps that come from recordings of `glam play`.
     """
 
     preset: str
@@ -83,11 +84,18 @@ class Provenance:
     versions: Mapping[str, str]
     begun_from: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    recorded_steps: int = 0
 
     @property
     def real_steps(self) -> int:
         """Agent steps on the real game, in this run and in all that handed their weights on."""
         return self.environment_steps + sum(run["environment_steps"] for run in self.earlier_runs)
+
+    @property
+    def all_recorded_steps(self) -> int:
+        """Those of the real steps that come from recordings, in all runs."""
+        earlier = (run.get("recorded_steps", 0) for run in self.earlier_runs)
+        return self.recorded_steps + sum(earlier)
 
     @property
     def all_hours(self) -> float:

@@ -60,9 +60,9 @@ class Fidelity:
         """Measure, and print the figures."""
         from glam_env.checks import require_count
         from glam_env.cli.ranking import load_policies
+        from glam_env.envs.recordings.recording import load_recording
         from glam_env.evaluation.examine import save_examination
         from glam_env.evaluation.measures.thresholds import Thresholds
-        from glam_env.evaluation.play.recording_files import load_recording
         from glam_env.games import find_game
 
         for name in ("steps", "behavior_steps", "horizon"):

@@ -108,7 +108,7 @@ class Play:
         """Load a checkpoint or a run, and where its dreams begin."""
         from glam_env.checkpoint.contexts import CONTEXT_LENGTH
         from glam_env.device import find_device
-        from glam_env.envs.dream.recordings import read_contexts
+        from glam_env.envs.recordings.contexts import read_contexts
         from glam_env.training.export import draw_contexts
         from glam_env.training.run_folder import run_kind
 

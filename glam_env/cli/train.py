@@ -241,12 +241,14 @@ class Train:
 
         from glam_env.checkpoint.config import to_json
         from glam_env.games import find_game
+        from glam_env.training.recorded import read_recordings
         from glam_env.training.warm_start import open_warm_start
 
         game, kind = find_game(self.game).name, find_agent(self.algorithm)
         _require_libraries()
         self.train.validate()
         kind.validate(self.agent)
+        read_recordings(self.train, find_game(game))
         settings: dict[str, Any] = {
             "game": game,
             "preset": self.preset,

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from glam_env.checkpoint.folder import Checkpoint
     from glam_env.envs.atari import EmulatorStep, Episode
     from glam_env.envs.latent_filter import Act, FilteredPolicy
+    from glam_env.envs.recordings.recording import Recording
     from glam_env.evaluation import Policy as RealPolicy
     from glam_env.evaluation import ScoreReport
     from glam_env.evaluation.examine import Examination
     from glam_env.evaluation.play.policies import Policy
-    from glam_env.evaluation.play.recording import Recording
     from glam_env.model.world_model import WorldModel
     from glam_env.protocols import PlaySettings
     from glam_env.training.export import TrainedRun

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from glam_env.envs.latent_filter import Act
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures import MEASURES
 from glam_env.evaluation.measures.base import Measure, OnProgress, Settings, Subject
 from glam_env.evaluation.measures.open_loop import OpenLoopReport
 from glam_env.evaluation.measures.thresholds import Check, CheckReport
 from glam_env.evaluation.play.policies import Policy
-from glam_env.evaluation.play.recording import Recording
 from glam_env.evaluation.play.windows import dream_windows
 from glam_env.evaluation.report.films import save_films
 from glam_env.evaluation.report.plots import save_plots

@@ -123,7 +123,7 @@ class _Units:
     def _measure(self, kind: str, frozen: bool) -> float:
         """Return the seconds of one update, or of one environment step."""
         c = shortened(self._config, frozen, NEVER if kind == "model" else 0)
-        c = replace(c, warm_start="", keep_every=0.0, total_steps=NEVER)
+        c = replace(c, warm_start="", replay_from=(), keep_every=0.0, total_steps=NEVER)
         if kind == "images":
             c = replace(c, image_warmup=NEVER, target_error=0.0)
         if kind == "play":

@@ -50,6 +50,7 @@ def upgrade_state(state: Mapping[str, Any], phases: list[Phase]) -> dict[str, An
         phase, updates = _position(phases, counts)
         state["schedule"] = {"phase": phase, "updates": updates}
         state["metrics_size"] = counts["metrics_size"]
+    state.setdefault("recorded_steps", 0)  # from before recordings could be trained on
     state["schedule"] = {"error": 0.0, **state["schedule"]}  # from before errors ended a phase
     if "exploration" not in state:  # from before random actions were held
         none = torch.zeros(state["replay"]["streams"], dtype=torch.int64)

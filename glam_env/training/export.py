@@ -137,6 +137,7 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
             seed=config.seed,
             versions={name: _version(name) for name in packages},
             begun_from=run.settings.get("begun_from", {}),
+            recorded_steps=checkpoint.get("recorded_steps", 0),
         )
     return TrainedRun(game, config, world_model.eval(), checkpoint["agent"], replay, origin)
 

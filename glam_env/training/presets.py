@@ -93,9 +93,11 @@ class TrainConfig:
         seed: Seed of all random draws.
         warm_start: Start from the weights of this checkpoint: a game's name, a folder or an hf://
             address. Sizes follow it. Empty: start from nothing.
+        replay_from: Recordings of `glam play`, as .npz files. Their real steps are the first steps
+            of the run: they count among its environment steps and its random_steps.
         total_steps: Environment steps of the run, over all envs.
         random_steps: Environment steps before anything learns. Actions are uniformly random; after
-            a warm start the agent plays.
+            a warm start the agent plays. Recorded steps of replay_from come first.
         num_envs: Number of games played in parallel.
         exploration: Probability in [0, 1] that an action is random instead of the agent's. Give
             one for all envs or one for each; a shorter list repeats.
@@ -143,6 +145,7 @@ class TrainConfig:
 
     seed: int = 0
     warm_start: str = ""
+    replay_from: tuple[str, ...] = ()
     total_steps: int = 100_000
     random_steps: int = 1024
     num_envs: int = 1

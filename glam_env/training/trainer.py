@@ -29,6 +29,7 @@ from glam_env.training.memory import keep_freed_memory
 from glam_env.training.metrics import Metrics
 from glam_env.training.phases import ERROR_WINDOW, Phase, Step, count_freezes, schedule
 from glam_env.training.presets import TrainConfig
+from glam_env.training.recorded import add_recordings, read_recordings
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
 
@@ -57,6 +58,7 @@ class Trainer:
         phases, phase_index: The schedule, and the phase in it that is under way.
         phase_updates: Updates of the world model since that phase began.
         env_steps: Steps of the real game, over all envs.
+        recorded_steps: Those among them that come from recordings.
         image_updates, model_updates, agent_updates: Updates since the run began, of the image
             model alone, of the world model and of the agent.
         latents: What the sequence model learns from while the image model is frozen.
@@ -93,15 +95,20 @@ class Trainer:
         self._error = 0.0  # sum of rare_error over the updates of the window under way
         self._good_enough = False  # whether that error ends the phase
         self.env_steps = self.image_updates = self.model_updates = self.agent_updates = 0
+        self.recorded_steps = 0
         self._saved_at = 0  # env_steps of the last checkpoint
         checkpoint = run.load_checkpoint(self.device)
         if checkpoint is None:
             if config.warm_start:
                 self.learner.warm_start()
+            recordings = read_recordings(config, self.game)
+            self.env_steps = self.recorded_steps = add_recordings(recordings, self.replay)
             self.collector.reset()
         else:
             self._load_state(upgrade_state(checkpoint, self.phases))
         self.metrics.begin()
+        if self.recorded_steps and checkpoint is None:
+            self.save()  # a resumed run needs the recordings no more
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -336,6 +343,7 @@ class Trainer:
             "game": self.game.name,
             "config": json.dumps(asdict(self.config)),
             "counts": self._counts,
+            "recorded_steps": self.recorded_steps,
             "schedule": {
                 "phase": self.phase_index,
                 "updates": self.phase_updates,
@@ -356,6 +364,7 @@ class Trainer:
             raise GlamError(f"this run plays {state['game']}, not {self.game.name}")
         for name in self._counts:
             setattr(self, name, state["counts"][name])
+        self.recorded_steps = state["recorded_steps"]
         schedule = state["schedule"]
         self.phase_index, self.phase_updates = schedule["phase"], schedule["updates"]
         self._error = schedule["error"]

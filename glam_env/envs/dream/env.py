@@ -17,9 +17,9 @@ from glam_env.envs.base import PixelVectorEnv, Transition
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamKeywords, DreamOptions, read_options, shows_options
 from glam_env.envs.dream.pool import draw_frames
-from glam_env.envs.dream.recordings import read_contexts
 from glam_env.envs.dream.snapshot import DreamSnapshot, check_snapshot, world_identity
 from glam_env.envs.lifetime import until_closed
+from glam_env.envs.recordings.contexts import read_contexts
 from glam_env.envs.single import PixelEnv
 from glam_env.errors import GlamError, GlamNumberError
 from glam_env.fast.plain import NOT_FINITE

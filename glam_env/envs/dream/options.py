@@ -68,7 +68,7 @@ class DreamOptions:
         checkpoint: a game's name, a folder, ``hf://owner/name[@revision]``, or an opened
             :class:`~glam_env.checkpoint.folder.Checkpoint`; None takes the game's shipped one.
         contexts: real play to start from instead of the checkpoint's contexts, see
-            :func:`~glam_env.envs.dream.recordings.read_contexts`.
+            :func:`~glam_env.envs.recordings.contexts.read_contexts`.
         context: ``"recurrent"``, where the sequence core carries its state on; or ``"window"``,
             where each step computes it again over the last 16 steps, as the paper does. That is
             slower, and runs in PyTorch.

@@ -27,10 +27,11 @@ from typing import (
 
 from glam_env.checkpoint.contexts import CONTEXT_LENGTH
 from glam_env.envs.latent_filter import Act, FilteredPolicy
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.open_loop import OpenLoop, dream_along
 from glam_env.evaluation.play.policies import Policy
-from glam_env.evaluation.play.recording import Recording, add_noise, record_play
+from glam_env.evaluation.play.recording import add_noise, record_play
 from glam_env.evaluation.rows import Row
 from glam_env.model.reward_values import seen_values
 from glam_env.model.world_model import WorldModel

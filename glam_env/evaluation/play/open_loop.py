@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from glam_env.envs.dream.pool import draw_frames
-from glam_env.evaluation.play.recording import Recording, reward_events, window_starts
+from glam_env.envs.recordings.recording import Recording
+from glam_env.evaluation.play.recording import reward_events, window_starts
 from glam_env.model.distributions import sample_codes
 from glam_env.model.reward_values import REWARDS, RewardValues
 from glam_env.model.structures import Prediction

@@ -12,8 +12,8 @@ from glam_env.checkpoint.contexts import Contexts
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamOptions
 from glam_env.envs.latent_filter import Act
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
-from glam_env.evaluation.play.recording import Recording
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,35 +11,13 @@ from torch import Tensor
 
 from glam_env.envs.atari.emulator import FRAME_SIZE, Emulator
 from glam_env.envs.latent_filter import Act
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.scores import Policy, seed_apart
 from glam_env.protocols import PlaySettings
 
 REWARD_EVENT = 0.5  # least points, in absolute value, that make an event
 HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the same episodes
-
-
-@dataclass(frozen=True)
-class Recording:
-    """`E` streams of `T` steps of real play, episode after episode.
-
-    At step `t` the frame was seen, then the action was taken; the rest is its outcome.
-
-    Attributes:
-        game: Name of the game.
-        frames: (E, T, 64, 64, 3) uint8.
-        actions: (E, T) int64.
-        rewards: (E, T) float32, raw points.
-        life_lost: (E, T) bool, a life was lost or the game was over at this step.
-        ended: (E, T) bool, the episode ended at this step; the next frame begins another one.
-    """
-
-    game: str
-    frames: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    life_lost: np.ndarray
-    ended: np.ndarray
 
 
 def reward_events(rewards: np.ndarray) -> np.ndarray:

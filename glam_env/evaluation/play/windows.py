@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from glam_env.envs.dream.pool import draw_frames
+from glam_env.envs.recordings.recording import Recording
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.open_loop import follow
-from glam_env.evaluation.play.recording import Recording, reward_events, window_starts
+from glam_env.evaluation.play.recording import reward_events, window_starts
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 

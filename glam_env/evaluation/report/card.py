@@ -14,6 +14,7 @@ from glam_env.evaluation.report.tables import NONE, markdown, markdown_tables
 from glam_env.games import Game, find_game
 from glam_env.protocols import METHODS, PlaySettings
 
+RECORDED = "recorded steps of `glam play` among them"
 PAPER_CORE = "glam"  # a card names any other sequence core
 
 
@@ -33,6 +34,7 @@ def write_card(config: CheckpointConfig) -> str:
         "preset": f"`{origin.preset}`",
         "real environment steps": f"{origin.environment_steps:,}",
         "real environment steps, all runs together": f"{origin.real_steps:,}",
+        **({RECORDED: f"{recorded:,}"} if (recorded := origin.all_recorded_steps) else {}),
         "world-model updates": f"{origin.updates:,}",
         "training time": f"{origin.hours:.2f} h on {origin.hardware}",
         "seed": str(origin.seed),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glam_env.envs.dream.archives import FILE_BYTES
+from glam_env.envs.recordings.archives import FILE_BYTES
 from glam_env.errors import GlamError
 from glam_env.play.session.worlds import WorldStep
 
@@ -87,7 +87,7 @@ class Recorder:
     def save(self, path: Path) -> Path:
         """Write the recording as an ``.npz`` file, completely or not at all.
 
-        Besides the arrays of a :class:`~glam_env.evaluation.play.recording.Recording`, each with a
+        Besides the arrays of a :class:`~glam_env.envs.recordings.recording.Recording`, each with a
         leading dimension 1, it holds ``real`` (1, T) bool, false for steps of a dream.
 
         Args:

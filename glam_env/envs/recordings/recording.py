@@ -1,18 +1,42 @@
-"""Recordings of `glam play` as held-out play."""
+"""Recordings of the real game, and the files of them that `glam play` writes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from glam_env.checks import require_range
 from glam_env.envs.base import FRAME_SHAPE
-from glam_env.envs.dream.archives import as_tensor, read_arrays
+from glam_env.envs.recordings.archives import as_tensor, read_arrays
 from glam_env.errors import GlamError
-from glam_env.evaluation.play.recording import Recording
 from glam_env.files import expand, shown
 from glam_env.games import Game
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`E` streams of `T` steps of real play, episode after episode.
+
+    At step `t` the frame was seen, then the action was taken; the rest is its outcome.
+
+    Attributes:
+        game: Name of the game.
+        frames: (E, T, 64, 64, 3) uint8.
+        actions: (E, T) int64.
+        rewards: (E, T) float32, raw points.
+        life_lost: (E, T) bool, a life was lost or the game was over at this step.
+        ended: (E, T) bool, the episode ended at this step; the next frame begins another one.
+    """
+
+    game: str
+    frames: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    life_lost: np.ndarray
+    ended: np.ndarray
+
 
 _KINDS = {
     "frames": np.dtype(np.uint8),

@@ -14,7 +14,7 @@ from torch import Tensor
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checks import require_integers, require_range
 from glam_env.envs.base import FRAME_SHAPE
-from glam_env.envs.dream.archives import as_tensor, read_arrays
+from glam_env.envs.recordings.archives import as_tensor, read_arrays
 from glam_env.errors import GlamError
 from glam_env.files import expand
 from glam_env.model.distributions import sample_codes
@@ -35,7 +35,7 @@ def read_contexts(source: Source, world_model: WorldModel, length: int) -> Conte
     Args:
         source: a mapping with ``frames`` (T, 64, 64, 3) uint8 and ``actions`` (T) integers, each
             taken on seeing the frame; or both with a leading dimension E, as in
-            ``vars(recording)`` of :class:`~glam_env.evaluation.play.recording.Recording`.
+            ``vars(recording)`` of :class:`~glam_env.envs.recordings.recording.Recording`.
             An optional ``ended``, bool of the actions' shape, is true where an episode ended at
             this step; other names are not read. Or the path of such a mapping as ``.npz`` or
             ``.safetensors``, or of a folder of ``.npz`` files. A ``.safetensors`` file, which may

@@ -1,0 +1,1 @@
+"""Recorded play: files of it, and the start contexts that they give."""
