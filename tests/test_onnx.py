@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
+from glam_env.checkpoint.packing import LEAST
 from glam_env.cli.main import main
 from glam_env.cli.trained import Trained, load_trained
 from glam_env.envs.dream.pool import draw_frames
@@ -22,19 +24,37 @@ from glam_env.onnx.starts import context_states, joined
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-STARTS, STEPS = 10, 200
+STARTS, STEPS = 10, {"shipped": 200, "int8": 60}
+
+
+@pytest.fixture(scope="module", params=["shipped", "int8"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The shipped Pong, and the same one stored in 8 bits, as `glam export` stores weights."""
+    if request.param == "shipped":
+        return "Pong"
+    pong = Checkpoint.open("Pong")
+    folder = save_checkpoint(
+        tmp_path_factory.mktemp("8-bit") / "Pong",
+        config=pong.config,
+        world_model_state=pong.world_model().export_state(),
+        agent_state=pong.agent_state(),
+        contexts=pong.contexts(),
+        card="",
+        dtype=request.param,
+    )
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, onnx_once: None) -> Path:
+def folder(source: str, tmp_path_factory: pytest.TempPathFactory, onnx_once: None) -> Path:
     folder = tmp_path_factory.mktemp("onnx") / "Pong"
-    assert main(["export", "Pong", "--onnx", str(folder), "--starts", str(STARTS)]) == 0
+    assert main(["export", source, "--onnx", str(folder), "--starts", str(STARTS)]) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def pong() -> Trained:
-    return load_trained("Pong", "cpu")
+def pong(source: str) -> Trained:
+    return load_trained(source, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +68,8 @@ def sessions(folder: Path) -> dict[str, ort.InferenceSession]:
 
 
 @pytest.fixture(scope="module")
-def starts(pong: Trained) -> DreamState:
-    from glam_env.checkpoint.folder import Checkpoint
-
-    contexts = Checkpoint.open("Pong").contexts()
+def starts(pong: Trained, source: str) -> DreamState:
+    contexts = Checkpoint.open(source).contexts()
     return joined(context_states(pong.world_model, contexts, STARTS))
 
 
@@ -77,9 +95,10 @@ def test_step_and_drawing_are_those_of_pytorch(
     pong: Trained,
     sessions: dict[str, ort.InferenceSession],
     starts: DreamState,
-    record_property,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Both sides dream on their own, from the same starts with the same actions and draws."""
+    steps = STEPS[request.node.callspec.params["source"]]
     model, values = pong.world_model, RewardValues(pong.world_model.reward_code, pong.reward_values)
     stepper, generator = ModelStepper(model), torch.Generator().manual_seed(3)
     _, given = read_starts(folder)
@@ -88,7 +107,7 @@ def test_step_and_drawing_are_those_of_pytorch(
     given.pop("h")
     errors = dict.fromkeys(("expected reward", "frame", "entropy", "h"), 0.0)
     points = 0
-    for t in range(STEPS):
+    for t in range(steps):
         action = torch.randint(6, (STARTS,), generator=generator)
         draw = torch.rand(code.shape, generator=generator)
         feeds = {"code": code, "action": action.int().numpy(), "draw": draw.numpy(), **given}
@@ -113,7 +132,7 @@ def test_step_and_drawing_are_those_of_pytorch(
         }
         for name, (found, right) in pairs.items():
             errors[name] = max(errors[name], float(np.abs(found - right).max()))
-    print(f"largest differences over {STARTS} starts of {STEPS} steps: {errors}; {points} points")
+    print(f"largest differences over {STARTS} starts of {steps} steps: {errors}; {points} points")
     assert points > 0, "no reward was compared"
     assert errors["expected reward"] <= 1e-4
     assert errors["frame"] <= 1
@@ -132,6 +151,22 @@ def test_the_agent_is_that_of_pytorch(
     np.testing.assert_allclose(probabilities, logits.softmax(-1).numpy(), atol=1e-5)
     np.testing.assert_array_equal(action, sample_at(logits, draw).numpy())
     assert len(set(action.tolist())) > 1
+
+
+def test_large_weights_in_8_bits_stay_so(source: str, folder: Path) -> None:
+    import onnx
+    from onnx import TensorProto
+
+    stored = [
+        tensor
+        for name in ("step", "draw", "agent")
+        for tensor in onnx.load(folder / f"{name}.onnx").graph.initializer
+        if np.prod(tensor.dims) >= LEAST and len(tensor.dims) > 1
+    ]
+    kinds = {tensor.name: TensorProto.DataType.Name(tensor.data_type) for tensor in stored}
+    size = sum(path.stat().st_size for path in folder.glob("*.onnx"))
+    print(f"{source}: {size / 1e6:.2f} MB of graphs")
+    assert ("INT8" in kinds.values()) == (source != "Pong")
 
 
 def test_the_manifest_describes_the_files(folder: Path) -> None:

@@ -133,13 +133,16 @@ def _shrink(model: onnx.ModelProto) -> None:
             continue
         stored = f"{name}.stored"
         if (eighths := _as_int8(values)) is not None:
-            numbers, scale, axis = eighths
+            numbers, scale = eighths
             added += [
                 numpy_helper.from_array(numbers, stored),
                 numpy_helper.from_array(scale, f"{name}.scale"),
             ]
-            given = [stored, f"{name}.scale"]
-            nodes.append(helper.make_node("DequantizeLinear", given, [name], axis=axis))
+            # Not DequantizeLinear: onnxruntime fuses it with a product, which it then computes in
+            # 8 bits, and expands the weight again at each step where it does not.
+            given = [f"{name}.numbers", f"{name}.scale"]
+            nodes.append(helper.make_node("Cast", [stored], given[:1], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", given, [name]))
         elif not (values.view(np.uint32) & 0xFFFF).any():  # exact in bfloat16
             raw = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
             added.append(
@@ -155,16 +158,15 @@ def _shrink(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model)
 
 
-def _as_int8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Return 8-bit numbers, scales and their axis if they give the values back exactly."""
+def _as_int8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return 8-bit numbers and scales whose product is exactly the values, if there are any."""
     if values.ndim < 2:
         return None
     for axis in range(min(values.ndim, 2)):
         others = tuple(other for other in range(values.ndim) if other != axis)
-        scale = (np.abs(values).max(others) / np.float32(_LEVELS)).astype(np.float32)
-        shape = [-1 if at == axis else 1 for at in range(values.ndim)]
-        divisor = np.where(scale > 0, scale, np.float32(1)).reshape(shape)
-        numbers = np.rint(values / divisor).astype(np.int8)
-        if np.array_equal(numbers.astype(np.float32) * scale.reshape(shape), values):
-            return numbers, scale, axis
+        largest = np.abs(values).max(others, keepdims=True)
+        scale = (largest / np.float32(_LEVELS)).astype(np.float32)
+        numbers = np.rint(values / np.where(scale > 0, scale, np.float32(1))).astype(np.int8)
+        if np.array_equal(numbers.astype(np.float32) * scale, values):
+            return numbers, scale
     return None
