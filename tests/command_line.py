@@ -11,3 +11,11 @@ def mistake(capsys, *words: str) -> str:
     assert err.count("\n") == 1, err
     assert "Traceback" not in out + err
     return err
+
+
+def mistake_after_progress(capsys, *words: str) -> str:
+    """Run a command that must fail after a library has shown its progress; return our line."""
+    assert main(list(words)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("glam: ")]
+    assert len(lines) == 1
+    return lines[0] + "\n"

@@ -21,12 +21,12 @@ Files = dict[str, bytes]
 
 @contextmanager
 def in_place_of_the_hub(
-    server: ThreadingHTTPServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+    server: HubStandIn, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """Serve, and let huggingface_hub talk to the server and keep its downloads in ``cache``."""
     from huggingface_hub import constants
 
-    url = f"http://127.0.0.1:{server.server_address[1]}"
+    url = server.url
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     # The library reads HF_ENDPOINT and HF_HOME only when it is imported.
@@ -49,6 +49,8 @@ class HubStandIn(ThreadingHTTPServer):
         branches: The commit by repository and branch.
         private: Repositories that were made private.
         breaks: Requests whose path has these words get no answer: the connection is closed.
+        torn: Files break off in the middle.
+        sent: Names of the files that were sent.
     """
 
     daemon_threads = True
@@ -60,6 +62,8 @@ class HubStandIn(ThreadingHTTPServer):
         self.private: set[str] = set()
         self.large: dict[str, bytes] = {}
         self.breaks: tuple[str, ...] = ()
+        self.torn = False
+        self.sent: list[str] = []
 
     @property
     def url(self) -> str:
@@ -71,6 +75,16 @@ class HubStandIn(ThreadingHTTPServer):
         name = hashlib.sha1(text.encode()).hexdigest()
         self.commits[repo][name] = files
         self.branches[repo][branch] = name
+        return name
+
+    def publish(self, repo: str, folder: Path, *branches: str) -> str:
+        """Add the files of a folder to a repository, new or not, as one commit; return its name."""
+        self.commits.setdefault(repo, {})
+        self.branches.setdefault(repo, {})
+        name = self.commit(
+            repo, "main", {file.name: file.read_bytes() for file in folder.iterdir()}
+        )
+        self.branches[repo] |= dict.fromkeys(branches, name)
         return name
 
     def files(self, repo: str, revision: str) -> Files | None:
@@ -129,7 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, about)
         data = files[parts[4]]
         tag = hashlib.sha256(data).hexdigest()
-        return self._send(200, data, {"ETag": f'"{tag}"', "X-Repo-Commit": sha})
+        if self.command == "GET":
+            hub.sent.append(parts[4])
+        return self._send(200, data, {"ETag": f'"{tag}"', "X-Repo-Commit": sha}, torn=hub.torn)
 
     def _write(self, parts: list[str], body: bytes) -> None:
         hub = self.server
@@ -191,7 +207,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, {"commitUrl": url, "commitOid": name, "success": True})
 
     def _send(
-        self, status: int, body: Any = None, headers: dict[str, str] | None = None, error: str = ""
+        self,
+        status: int,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        error: str = "",
+        torn: bool = False,
     ) -> None:
         data = (
             body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
@@ -206,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data[: len(data) // 2] if torn else data)
 
     def log_message(self, *args: Any) -> None:
         pass

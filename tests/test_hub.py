@@ -2,103 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from command_line import mistake_after_progress
 from comparison import assert_same, to_numpy
-from hub_stand_in import in_place_of_the_hub
+from hub_stand_in import TOKEN, HubStandIn, in_place_of_the_hub
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checkpoint.hub import fetch_checkpoint
+from glam_env.cli.main import main
 from glam_env.errors import GlamError
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPO, REVISIONS = "someone/GLAMDream-Pong", ("main", "v1", COMMIT)
-
-
-class StandIn(ThreadingHTTPServer):
-    """Serves one model repository as the Hub does: its list of files, and each file."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.folder = folder
-        self.paths: list[str] = []  # of files that were sent
-        self.torn = False  # stops in the middle of each file
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: StandIn
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        parts = self.path.split("?")[0].strip("/").split("/")
-        files = sorted(self.server.folder.iterdir())
-        as_json = {"Content-Type": "application/json"}
-        if self.path.startswith(f"/api/models/{REPO}/tree/") and parts[5] in REVISIONS:
-            tree = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT}
-                for file in files
-            ]
-            self._send(json.dumps(tree).encode(), with_body, as_json)
-        elif self.path.startswith(f"/api/models/{REPO}/revision/") and parts[5] in REVISIONS:
-            names = [{"rfilename": file.name} for file in files]
-            about = {"id": REPO, "sha": COMMIT, "siblings": names, "private": False}
-            self._send(json.dumps(about).encode(), with_body, as_json)
-        elif self.path.startswith(f"/{REPO}/resolve/") and parts[3] in REVISIONS:
-            file = self.server.folder / parts[4]
-            if with_body:
-                self.server.paths.append(file.name)
-            tag = hashlib.sha256(file.read_bytes()).hexdigest()
-            self._send(file.read_bytes(), with_body, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
-        else:
-            error = "RevisionNotFound" if REPO in self.path else "RepoNotFound"
-            self.send_response(404)
-            self.send_header("X-Error-Code", error)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def _send(self, body: bytes, with_body: bool, headers: dict[str, str]) -> None:
-        self.send_response(200)
-        for name, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            torn = self.server.torn and "ETag" in headers
-            self.wfile.write(body[: len(body) // 2] if torn else body)
-
-    def log_message(self, *args: Any) -> None:
-        pass
+REPO = "someone/GLAMDream-Pong"
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "Pong"
 
 
 @pytest.fixture
 def hub(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[StandIn]:
+) -> Iterator[HubStandIn]:
     (tiny_checkpoint / "notes.bin").write_bytes(b"no part of a checkpoint")
-    server = StandIn(tiny_checkpoint)
+    server = HubStandIn()
+    server.publish(REPO, tiny_checkpoint, "v1")
     with in_place_of_the_hub(server, tmp_path / "cache", monkeypatch), warnings.catch_warnings():
         warnings.simplefilter("error")
         yield server
@@ -113,7 +49,7 @@ def test_a_dream_opens_from_the_hub_and_downloads_once(hub, tiny_checkpoint) -> 
         envs.close()
     assert_same(dreamt[0], dreamt[2])
     assert_same(dreamt[1], dreamt[2])
-    assert sorted(hub.paths) == [
+    assert sorted(hub.sent) == [
         "CARD.md",
         "agent.safetensors",
         "config.json",
@@ -148,7 +84,7 @@ def test_a_game_without_a_checkpoint_here_is_that_of_the_owner_in_glam_hub(
     monkeypatch.setenv("GLAM_HUB", "someone")
     gym.make("GLAMDream-Pong-v0").close()
     assert Checkpoint.open("Pong").path.is_relative_to(tmp_path / "cache")
-    assert hub.paths.count("config.json") == 1
+    assert hub.sent.count("config.json") == 1
     with pytest.raises(GlamError, match="hf://someone/GLAMDream-Boxing cannot be fetched"):
         gym.make("GLAMDream-Boxing-v0")
     shipped = {"Pong": tiny_checkpoint}
@@ -175,6 +111,7 @@ def test_a_file_with_another_hash_is_refused(hub, tiny_checkpoint) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+    hub.publish(REPO, tiny_checkpoint)
     with pytest.raises(GlamError, match="is not the file whose SHA-256"):
         gym.make("GLAMDream-Pong-v0", checkpoint=f"hf://{REPO}")
 
@@ -199,3 +136,65 @@ def test_without_the_library_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(GlamError, match=r'pip install "glam-env\[hub\]"'):
         gym.make("GLAMDream-Pong-v0", checkpoint=f"hf://{REPO}")
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+ADDRESS = f"hf://{REPO}@v1"
+ON_TENSORS = {
+    "play": ["play", ADDRESS],
+    "play-agent": ["play", "Pong", "--agent", f"storm:{ADDRESS}"],
+    "eval": ["eval", ADDRESS, "--episodes", "1"],
+    "demo": ["demo", ADDRESS],
+    "fidelity": ["fidelity", ADDRESS],
+    "ranking": ["fidelity", "Pong", "--ranking-agents", f"storm:{ADDRESS}"],
+    "card": ["card", ADDRESS, "--to", "{new}"],
+    "web": ["web", ADDRESS, "--to", "{new}"],
+    "onnx": ["export", ADDRESS, "--onnx", "{new}"],
+    "sb3": ["sb3", ADDRESS, "--run", "{new}"],
+    "warm-start": ["train", "Pong", "--preset", "debug", "--warm-start", ADDRESS, "--run", "{new}"],
+    "push": ["push", ADDRESS, "me/another", "--license", "mit"],
+}
+"""Commands that read the tensors of a checkpoint with an address."""
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("words", ON_TENSORS.values(), ids=ON_TENSORS)
+def test_a_command_opens_an_address(words, hub, tmp_path, capsys, monkeypatch) -> None:
+    """It is stopped where it reads the first tensors of what was downloaded."""
+    read, cache = Checkpoint._bytes, tmp_path / "cache"
+
+    def stop(self: Checkpoint, name: str) -> bytes:
+        if self.path.is_relative_to(cache):
+            raise GlamError(f"read {name} of {self.config.provenance.hardware}")
+        return read(self, name)
+
+    monkeypatch.setattr(Checkpoint, "_bytes", stop)
+    monkeypatch.setattr("glam_env.web.site.page_files", dict)  # npm's part
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    says = mistake_after_progress(capsys, *(word.format(new=tmp_path / "new") for word in words))
+    assert re.search(r"read \w+\.safetensors of a test", says), says
+    assert set(hub.sent) >= {"config.json", "world_model.safetensors"}
+
+
+def test_info_and_list_show_an_address(hub, capsys) -> None:
+    assert main(["info", ADDRESS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["game"] == "Pong"
+    assert main(["list", "--json", ADDRESS]) == 0
+    output = capsys.readouterr()
+    assert "glam: " not in output.err
+    assert json.loads(output.out)["others"][ADDRESS]["game"] == "Pong"
+
+
+def test_the_card_of_a_download_is_written_elsewhere(hub, tmp_path, capsys) -> None:
+    """What is in the cache stays what its commit says."""
+    hub.publish(REPO, SHIPPED, "v1")
+    says = mistake_after_progress(capsys, "card", ADDRESS, "--from-results")
+    assert "is a download, which stays as it is: give --to FOLDER" in says
+    new = tmp_path / "new"
+    assert main(["card", ADDRESS, "--from-results", "--to", str(new)]) == 0
+    one, other = Checkpoint.open(new), Checkpoint.open(ADDRESS)
+    one.verify()
+    other.verify()
+    assert one.config == other.config == Checkpoint.open(SHIPPED).config
+    assert (new / "CARD.md").read_text() == (SHIPPED / "CARD.md").read_text()

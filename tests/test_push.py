@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from command_line import mistake
+from command_line import mistake, mistake_after_progress
 from comparison import assert_same
 from hub_stand_in import TOKEN, HubStandIn, in_place_of_the_hub
 
@@ -160,7 +160,7 @@ def test_a_taken_name(hub, saved_checkpoint, capsys) -> None:
 @pytest.mark.parametrize("at", ["/preupload/", "/objects/batch", "/large/", "/commit/"])
 def test_a_network_that_breaks_leaves_nothing(hub, saved_checkpoint, capsys, at) -> None:
     hub.breaks = (at,)
-    says = mistake_of_many_lines(capsys, push(saved_checkpoint))
+    says = mistake_after_progress(capsys, *push(saved_checkpoint))
     assert "cannot be pushed" in says
     assert says.endswith("Nothing was pushed\n")
     assert nothing_there(hub), "the repository that was made is removed"
@@ -168,30 +168,22 @@ def test_a_network_that_breaks_leaves_nothing(hub, saved_checkpoint, capsys, at)
     assert main(push(saved_checkpoint)) == 0, "and later it succeeds"
     before = {name: dict(files) for name, files in hub.commits[REPO].items()}
     hub.breaks = (at,)
-    says = mistake_of_many_lines(capsys, push(saved_checkpoint, "--revision", "v2"))
+    says = mistake_after_progress(capsys, *push(saved_checkpoint, "--revision", "v2"))
     assert says.endswith("Nothing was pushed\n")
     assert hub.commits[REPO] == before
     assert list(hub.branches[REPO]) == ["main"]
 
 
-def mistake_of_many_lines(capsys, words: list[str]) -> str:
-    """Run a command that fails after the library has shown its progress; return our line."""
-    assert main(words) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("glam: ")]
-    assert len(lines) == 1
-    return lines[0] + "\n"
-
-
 def test_what_could_not_be_removed_is_said(hub, saved_checkpoint, capsys) -> None:
     hub.breaks = ("/commit/", "/repos/delete")
-    says = mistake_of_many_lines(capsys, push(saved_checkpoint))
+    says = mistake_after_progress(capsys, *push(saved_checkpoint))
     assert "An empty repository or branch is left there" in says
 
 
 def test_without_a_network_nothing_is_asked(hub, saved_checkpoint, capsys) -> None:
     hub.shutdown()
     hub.server_close()
-    says = mistake_of_many_lines(capsys, push(saved_checkpoint))
+    says = mistake_after_progress(capsys, *push(saved_checkpoint))
     assert "check the token, the name and the connection" in says
 
 

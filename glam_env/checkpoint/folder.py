@@ -278,24 +278,32 @@ def save_checkpoint(
     return folder
 
 
-def write_results(folder: str | Path, config: CheckpointConfig, card: str) -> None:
+def write_results(
+    folder: str | Path, config: CheckpointConfig, card: str, to: str | Path | None = None
+) -> Path:
     """Replace the results and the card of a checkpoint, completely or not at all.
 
     Args:
         folder: of the checkpoint.
         config: the checkpoint's, with other ``results``.
         card: the text of ``CARD.md``.
+        to: another folder, where the checkpoint is written with them; None replaces it.
+
+    Returns:
+        The folder that was written.
 
     Raises:
-        GlamError: the folder cannot be read or written; nothing has been changed then.
+        GlamError: a folder cannot be read or written; nothing has been changed then.
     """
-    folder = require_replaceable(folder)
+    written = require_replaceable(folder if to is None else to)
+    folder = Path(folder)
     check_values(config, str(folder / CONFIG))
     contents = {
         name: read_bounded(folder / record.file(name), FILE_BYTES, CURE)
         for name, record in config.files.items()
     }
-    _write(folder, contents, config, card, {})
+    _write(written, contents, config, card, {})
+    return written
 
 
 def _write(

@@ -80,6 +80,15 @@ def reason_of(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def is_cached(folder: Path) -> bool:
+    """Return whether a folder is in the Hub's cache, where each file is that of its commit."""
+    try:
+        from huggingface_hub import constants
+    except ModuleNotFoundError:
+        return False
+    return folder.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve())
+
+
 def cached_checkpoints() -> dict[str, Path]:
     """Return the folders in the Hub's cache that hold a checkpoint's ``config.json``, by address.
 

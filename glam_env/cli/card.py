@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from glam_env.cli import trained
-from glam_env.cli.options import Device, Game
+from glam_env.cli.options import Device, Game, folder
 from glam_env.errors import GlamError
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class Card:
     """Options of `glam card`.
 
     Attributes:
-        game: A game's name, or the path of a checkpoint.
+        game: A game's name, or the path or the address of a checkpoint.
+        to: Folder for the checkpoint with its new card; a download needs one.
         from_results: Measure nothing; check the results that are stored against the thresholds
             and write the card from them.
         scores_only: Measure the scores alone, and keep the fidelity that is stored.
@@ -33,6 +35,7 @@ class Card:
     """
 
     game: Game
+    to: Annotated[Path | None, folder("the checkpoint's own")] = None
     from_results: bool = False
     scores_only: bool = False
     fidelity_only: bool = False
@@ -46,6 +49,7 @@ class Card:
     def execute(self) -> int:
         """Measure, and write the results."""
         from glam_env.checkpoint.folder import write_results
+        from glam_env.checkpoint.hub import is_cached
         from glam_env.checkpoint.replace import require_replaceable
         from glam_env.evaluation.report.card import write_card
         from glam_env.files import reading
@@ -59,7 +63,9 @@ class Card:
             raise GlamError(f"{' and '.join(chosen)} exclude each other: give only one of them")
         checkpoint = trained.open_checkpoint(self.game)
         config = checkpoint.config
-        require_replaceable(checkpoint.path)
+        if self.to is None and is_cached(checkpoint.path):
+            raise GlamError(f"{self.game} is a download, which stays as it is: give --to FOLDER")
+        require_replaceable(checkpoint.path if self.to is None else self.to)
         if not self.from_results:
             trained.require_emulator()
             config = self._measure(checkpoint)
@@ -69,8 +75,8 @@ class Card:
             if self.from_results:
                 config = _check_again(config)
             card = write_card(config)
-        write_results(checkpoint.path, config, card)
-        print(f"{'written' if self.from_results else 'measured'} again: {checkpoint.path}")
+        written = write_results(checkpoint.path, config, card, self.to)
+        print(f"{'written' if self.from_results else 'measured'} again: {written}")
         return 0
 
     def _measure(self, checkpoint: Checkpoint) -> CheckpointConfig:

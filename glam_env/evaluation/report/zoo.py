@@ -107,11 +107,11 @@ def read_others(folders: Mapping[str, str | Path]) -> dict[str, ZooEntry]:
     entries = {}
     for name, folder in folders.items():
         try:
-            game = Checkpoint.open(folder).config.game
+            checkpoint = Checkpoint.open(folder)
         except GlamError as error:
             entries[name] = ZooEntry("", str(folder), problem=str(error))
         else:
-            entries[name] = _read(game, Path(folder))
+            entries[name] = _read(checkpoint.config.game, checkpoint.path)
     return entries
 
 
