@@ -1,6 +1,6 @@
 """Stable-Baselines3's own pipeline for Atari, with the id of a dream.
 
-    python agents/examples/sb3_atari.py --total-steps 200000
+    python agents/examples/sb3_atari.py
 
 ``make`` is that pipeline: SB3's ``make_vec_env``, ``ClipRewardEnv``, ``VecFrameStack`` and
 ``VecTransposeImage``. ``AtariWrapper`` is left out, since dreams and ``GLAMReal`` skip, maximise
@@ -51,18 +51,18 @@ class Args:
     """
 
     game: str = "Pong"
-    total_steps: int = 200_000
-    num_envs: int = 32
+    total_steps: int = 1_200_000
+    num_envs: int = 64
     one_by_one: bool = False
     horizon: int = 128
     num_steps: int = 32
-    batch_size: int = 128
-    epochs: int = 4
+    batch_size: int = 256
+    epochs: int = 3
     learning_rate: float = 5e-4
     gamma: float = 0.97
     clip_range: float = 0.1
     dreams: int = 100
-    real_games: int = 10
+    real_games: int = 20
     seed: int = 1
 
 
