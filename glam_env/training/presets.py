@@ -286,7 +286,7 @@ _PAPER = TrainConfig()
 
 _SMALL = TrainConfig(
     total_steps=200_000,
-    random_steps=80_000,
+    random_steps=40_000,
     num_envs=8,
     exploration=(0.0, 0.0, 0.1, 0.25, 0.0, 0.5, 0.0, 1.0),
     # Held actions show where a paddle goes. Where a game wants many presses, as boxing and kicking
@@ -298,9 +298,13 @@ _SMALL = TrainConfig(
     replay_capacity=200_000,
     batch=8,
     length=32,
-    update_every=30,
-    image_warmup=500,
-    freeze=FreezeConfig(at=(0.0, 0.6), finetune=600, margin=3, margin_weight=15.0, adapt=2_000),
+    update_every=24,
+    image_warmup=1_200,
+    image_batch=32,
+    image_learning_rate=2e-3,
+    freeze=FreezeConfig(
+        at=(0.0, 0.6), finetune=4_000, decay_from=0.5, foreground_weight=10.0, adapt=1_500
+    ),
     learning_rate=1e-3,
     decay_from=0.6,
     imagination_batch=128,
@@ -313,7 +317,9 @@ _SMALL = TrainConfig(
         draw_temperature=0.25,
         unimix=0.001,
     ),
-    loss=LossConfig(decode_fraction=0.25, foreground_weight=50.0, latent_gradient=0.0),
+    loss=LossConfig(
+        decode_fraction=0.25, foreground_weight=50.0, latent_gradient=0.0, image_temperature=0.5
+    ),
     checkpoint_every=10_000,
 )
 
