@@ -16,13 +16,13 @@ def listed(config: TrainConfig) -> list[tuple[str, str, int]]:
 
 def test_small_preset():
     assert listed(SMALL) == [
-        ("random play", "steps", 80_000),
-        ("image warm-up", "updates", 500),
-        ("image fine-tuning", "updates", 600),
-        ("adaptation", "updates", 2_000),
+        ("random play", "steps", 40_000),
+        ("image warm-up", "updates", 1_200),
+        ("image fine-tuning", "updates", 4_000),
+        ("adaptation", "updates", 1_500),
         ("joint training", "steps", 120_000),
-        ("image fine-tuning", "updates", 600),
-        ("adaptation", "updates", 2_000),
+        ("image fine-tuning", "updates", 4_000),
+        ("adaptation", "updates", 1_500),
         ("joint training", "steps", 200_000),
     ]
     assert count_freezes(schedule(SMALL)) == 2

@@ -102,11 +102,14 @@ PADDLE = """
 """
 
 
+ASKED: list[str] = []  # addresses that the page has asked for
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, onnx_once: None) -> Path:
     site = tmp_path_factory.mktemp("web") / "site"
     words = ["--to", str(site), "--starts", "8", "--recordings", "2"]
-    assert main(["web", "Pong", *words]) == 0
+    assert main(["web", "Pong", "Boxing", *words]) == 0
     return site
 
 
@@ -130,6 +133,7 @@ def page(address: str) -> Iterator[Any]:
         page = browser.new_page(viewport={"width": 900, "height": 900})
 
         def guard(route: Any) -> None:
+            ASKED.append(route.request.url)
             if route.request.url.startswith(address):
                 route.continue_()
             else:
@@ -166,10 +170,13 @@ def step_of(page: Any) -> int:
 
 def test_a_site_is_as_small_as_promised(site: Path) -> None:
     sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
-    game = sum(size for path, size in sizes.items() if "games" in path.parts)
-    print(f"site {sum(sizes.values()) / MB:.2f} MB, of which the game {game / MB:.2f} MB")
-    assert sum(sizes.values()) <= 25 * MB
-    assert game <= 6 * MB
+    games = {
+        game: sum(size for path, size in sizes.items() if game in path.parts)
+        for game in ("Pong", "Boxing")
+    }
+    print(f"site {sum(sizes.values()) / MB:.2f} MB, of which {games} are bytes of the games")
+    assert all(0 < size <= 6 * MB for size in games.values())
+    assert sum(sizes.values()) - games["Boxing"] <= 25 * MB
 
 
 def test_the_page_loads_and_plays(page: Any, address: str) -> None:
@@ -179,6 +186,11 @@ def test_the_page_loads_and_plays(page: Any, address: str) -> None:
     times = np.array(page.evaluate("glamDream.times"))
     median, high = np.percentile(times, [50, 95])
     print(f"first frame after {first / 1000:.2f} s; a step takes {median:.1f} ms, 95 % {high:.1f}")
+    clock = "[glamDream.view.dreams[0].step, performance.now() / 1000]"
+    begun = page.evaluate(clock)
+    wait_for(page, f"glamDream.view.dreams[0].step >= {begun[0] + 45}")
+    steps, seconds = np.subtract(page.evaluate(clock), begun)
+    print(f"{steps:.0f} steps were played in {seconds:.2f} s, {steps / seconds:.1f} in a second")
     assert page.evaluate("glamDream.view.player") == "agent"
     assert page.locator("#uncertainty-bar").get_attribute("aria-valuenow").isdecimal()
 
@@ -300,6 +312,42 @@ def test_the_real_game_goes_on_beside_the_dream(page: Any, address: str, site: P
     assert dream["action"] == manifest["recordings"][1]["actions"][dream["step"] - 1]
     begin(page, address, seed=12, start=5)
     assert page.locator("#real").is_hidden()
+
+
+def test_the_picker_changes_the_game(page: Any, address: str) -> None:
+    begin(page, address, seed=14)
+    assert not any("games/Boxing/" in url for url in ASKED)
+    assert page.evaluate("Array.from(document.querySelector('#game').options, (o) => o.value)") == [
+        "Pong",
+        "Boxing",
+    ]
+    parts = "Array.from(document.querySelectorAll('#pad button'), (each) => each.dataset.part)"
+    of_pong, pong = page.evaluate(parts), page.evaluate("Array.from(glamDream.view.frames[0])")
+    page.select_option("#game", "Boxing")
+    wait_for(page, "document.title === 'GLAM Dream: Boxing' && !glamDream.paused")
+    assert "game=Boxing" in page.url
+    if page.evaluate("glamDream.view.player") != "agent":
+        page.keyboard.press("a")
+        wait_for(page, "glamDream.view.player === 'agent'")
+    wait_for(page, "glamDream.view.dreams[0].step >= 60")
+    score = page.evaluate("glamDream.view.dreams[0].score")
+    print(f"Boxing's agent has {score} points after 60 steps")
+    boxing = page.evaluate("Array.from(glamDream.view.frames[0])")
+    assert len(boxing) == len(pong)
+    background = np.median(np.reshape(boxing, (-1, 3)), axis=0)
+    assert background.argmax() == 1  # a green ring; Pong's field is brown
+    assert np.median(np.reshape(pong, (-1, 3)), axis=0).argmax() == 0
+    assert set(page.evaluate(parts)) == {"UP", "DOWN", "LEFT", "RIGHT", "FIRE"} > set(of_pong)
+    page.keyboard.down("ArrowLeft")
+    wait_for(
+        page, "glamDream.view.player === 'you' && glamDream.view.dreams[0].action === 4"
+    )  # LEFT
+    page.keyboard.up("ArrowLeft")
+    page.select_option("#game", "Pong")
+    wait_for(page, "document.title === 'GLAM Dream: Pong'")
+    assert page.evaluate(parts) == of_pong
+    begin(page, address, seed=15)
+    wait_for(page, "glamDream.view.dreams[0].step >= 5")
 
 
 def test_a_narrow_screen_and_touch(page: Any, address: str) -> None:

@@ -337,6 +337,7 @@ _DEBUG = replace(
     update_every=20,
     image_warmup=3,
     image_batch=8,
+    image_learning_rate=0.0,
     model_warmup=3,
     freeze=FreezeConfig(
         at=(0.7, 0.9),
