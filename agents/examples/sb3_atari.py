@@ -25,6 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 import glam_env  # noqa: F401  (registers the ids)
 
@@ -137,7 +138,8 @@ def main(args: Args) -> dict[str, np.ndarray]:
         ent_coef=0.01,
         seed=args.seed,
     )
-    model.policy.to(memory_format=torch.channels_last)  # twice as fast on a CPU without AMX
+    # Twice as fast on a CPU without AMX.
+    convert_conv2d_weight_memory_format(model.policy, torch.channels_last)
     before = score(model, judge, args.dreams)
     model.learn(args.total_steps, callback=Progress(args.total_steps))
     after = score(model, judge, args.dreams)

@@ -35,10 +35,11 @@ class Exploration:
         hold: Sequence[float] = (1.0,),
     ) -> None:
         self.chances = np.resize(chances, num_envs)
-        self._num_actions, hold = num_actions, np.resize(hold, num_envs)
-        self._stop = 1.0 / hold  # chance that a hold ends, at each of its steps
+        self._num_actions = num_actions
+        steps = np.resize(hold, num_envs)
+        self._stop = 1.0 / steps  # chance that a hold ends, at each of its steps
         # The share of steps that start a hold among those that are not held.
-        self._begin = self.chances / (self.chances + hold * (1.0 - self.chances))
+        self._begin = self.chances / (self.chances + steps * (1.0 - self.chances))
         self._action = np.zeros(num_envs, np.int64)
         self._left = np.zeros(num_envs, np.int64)
 
