@@ -318,7 +318,11 @@ _SMALL = TrainConfig(
         unimix=0.001,
     ),
     loss=LossConfig(
-        decode_fraction=0.25, foreground_weight=50.0, latent_gradient=0.0, image_temperature=0.5
+        decode_fraction=0.25,
+        foreground_weight=50.0,
+        rare_share=0.1,  # else Breakout's ball is not drawn
+        latent_gradient=0.0,
+        image_temperature=0.5,
     ),
     checkpoint_every=10_000,
 )
