@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from command_line import mistake
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from runs import copy_run
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli import trained
@@ -57,7 +58,7 @@ def whole(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(whole, tmp_path) -> Path:
     """A copy of it."""
-    return Path(shutil.copytree(whole, tmp_path / "Pong"))
+    return copy_run(whole, tmp_path / "Pong")
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
