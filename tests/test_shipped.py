@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from glam_agents import load_agent as build_agent
 
 import glam_env
@@ -13,7 +14,7 @@ from glam_env.checkpoint.folder import Checkpoint, shipped_checkpoints
 from glam_env.envs.latent_filter import FilteredPolicy
 from glam_env.evaluation.measures.base import Settings, Subject
 from glam_env.evaluation.measures.events import EventReport
-from glam_env.evaluation.measures.images import ImageReport
+from glam_env.evaluation.measures.images import FOREGROUND, ImageReport
 from glam_env.evaluation.play.recording import add_noise, record_play
 from glam_env.evaluation.report.card import write_card
 from glam_env.games import GAMES
@@ -78,6 +79,51 @@ def test_gym_make_dreams(game):
     assert first.shape == (64, 64, 3)
     assert any((frame != first).any() for frame in frames)
     env.close()
+
+
+@pytest.mark.parametrize("game", SHIPPED)
+@pytest.mark.parametrize("obs", ["rgb", "latent"])
+def test_64_dreams_of_a_shipped_game_take_200_steps(game, obs):
+    env = gym.make_vec(f"GLAMDream-{game}-v0", num_envs=64, obs_type=obs)
+    first, _ = env.reset(seed=0)
+    env.action_space.seed(0)
+    total, ended = np.zeros(64), np.zeros(64, int)
+    for _ in range(200):
+        seen, rewards, terminated, truncated, _ = env.step(env.action_space.sample())
+        assert np.isfinite(rewards).all()
+        total += rewards
+        ended += terminated | truncated
+    assert seen in env.observation_space
+    assert (seen != first).reshape(64, -1).any(-1).all()  # no dream is stuck
+    assert (ended >= 1).all()  # the horizon is shorter
+    assert len(np.unique(total)) > 1
+    env.close()
+
+
+@pytest.mark.parametrize("game", SHIPPED)
+def test_the_first_ten_contexts_are_dreamt_as_well_as_the_card_says(game):
+    """Four steps ahead, against the frames of their own latents."""
+    checkpoint = Checkpoint.open(SHIPPED[game])
+    world_model, contexts = checkpoint.world_model(), checkpoint.contexts()
+    codes, actions = contexts.codes[:10].long(), contexts.actions[:10].long()
+    ahead, known = 4, contexts.length - 4
+    background = world_model.decoder.background
+    real = world_model.decode(codes[:, -1])
+    shown = ((real - background).abs().amax(-1, keepdim=True) > FOREGROUND).float()
+
+    def error(rows: torch.Tensor) -> float:
+        """Foreground error when row i follows the moment of context ``rows[i]``."""
+        state = world_model.warm_up(codes[rows, : known + 1], actions[rows, :known])
+        generator = torch.Generator().manual_seed(0)
+        for t in range(known, contexts.length):
+            state = world_model.step(state, actions[rows, t], generator=generator).state
+        drawn = world_model.decode(state.code)
+        squares = shown * (drawn - real).square(), shown * (background - real).square()
+        return float(squares[0].sum() / squares[1].sum())
+
+    card = checkpoint.config.results["fidelity"]["images"]["dream"]["foreground_error"]
+    assert error(torch.arange(10)) <= 1.5 * card[ahead - 1] + 0.02
+    assert error(torch.arange(10).roll(1)) > 1.5 * card[ahead - 1] + 0.02  # other contexts
 
 
 def test_a_game_without_a_checkpoint_says_how_to_make_one():
