@@ -114,7 +114,8 @@ class Iterations:
 
         untimed, updates.imagine = updates.imagine, imagine
         times = [now()]
-        trainer._update_model()
+        for _ in range(getattr(c, "model_updates", 1)):  # older code has none
+            trainer._update_model()
         times.append(now())
         for _ in range(c.agent_updates if agent else 0):
             trainer._update_agent()

@@ -19,10 +19,10 @@ def test_small_preset():
         ("random play", "steps", 40_000),
         ("image warm-up", "updates", 1_200),
         ("image fine-tuning", "updates", 4_000),
-        ("adaptation", "updates", 1_500),
+        ("adaptation", "updates", 6_000),
         ("joint training", "steps", 120_000),
         ("image fine-tuning", "updates", 4_000),
-        ("adaptation", "updates", 1_500),
+        ("adaptation", "updates", 6_000),
         ("joint training", "steps", 200_000),
     ]
     assert count_freezes(schedule(SMALL)) == 2

@@ -427,6 +427,55 @@ def test_learning_rate_falls_only_at_the_end():
     assert {PRESETS["paper"].learning_rate_at(step) for step in (0, 99_999, 100_000)} == {1e-4}
 
 
+def test_the_agents_learning_rate_falls_with_that_of_the_world_model(tmp_path):
+    falls = {"learning_rate": 1e-3, "decay_from": 0.7, "final_learning_rate": 1e-4}
+    trainer = make(tmp_path, replace(DEBUG, **falls))
+    own, seen = AGENT_PRESETS["debug"].learning_rate, {}
+    agent = trainer.learner.agent
+    update = agent.update
+
+    def observed(rollout):
+        seen[trainer.env_steps] = agent.optimizer.param_groups[0]["lr"]
+        return update(rollout)
+
+    agent.update = observed
+    assert trainer.train()
+    total = DEBUG.total_steps
+    assert min(seen) < 0.7 * total < max(seen)
+    for steps, rate in seen.items():
+        factor = 1.0 - 0.9 * max(0.0, (steps / total - 0.7) / 0.3)
+        assert rate == pytest.approx(factor * own)
+    trainer.close()
+
+
+def test_each_of_several_world_model_updates_gives_its_share_of_the_starts(tmp_path, monkeypatch):
+    config = replace(DEBUG, model_updates=3, agent_updates=2, imagination_batch=8)
+    trainer = make(tmp_path, config)
+    learner, work = trainer.learner, []
+    update, draw, imagined = learner.update_model, learner.draw_starts, learner.update_agent
+    parts = []
+
+    def drawn(count):
+        parts.append(draw(count))
+        work.append(count)
+        return parts[-1]
+
+    def learned(start, horizon, rate):
+        work.append("agent")
+        assert torch.equal(start.code, torch.cat([part.code for part in (*parts[:2], parts[-1])]))
+        return imagined(start, horizon, rate)
+
+    monkeypatch.setattr(learner, "update_model", lambda *x: (work.append("model"), update(*x))[1])
+    monkeypatch.setattr(learner, "draw_starts", drawn)
+    monkeypatch.setattr(learner, "update_agent", learned)
+    while "agent" not in work:
+        work.clear()
+        parts.clear()
+        trainer.advance()
+    assert work == ["model", 2, "model", 2, "model", 4, "agent", 4, "agent"]
+    trainer.close()
+
+
 def test_fresh_dream_starts_train_too(tmp_path):
     trainer = make(tmp_path, replace(DEBUG, dream_starts="fresh", total_steps=260))
     assert trainer.train()

@@ -287,10 +287,22 @@ class ActorCritic(ModuleAgent):
                 slow.lerp_(fast, 1.0 - self.config.slow_decay)
         return metrics
 
+    def scale_learning_rate(self, factor: float) -> None:
+        """Set the learning rate to ``factor`` times that of the config."""
+        for group in self.optimizer.param_groups:
+            rate = factor * self.config.learning_rate
+            if isinstance(group["lr"], Tensor):  # of a graph, which reads it from there
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
     def set_capturable(self, capturable: bool) -> None:
         """Make :meth:`update` fit for a CUDA graph, or for single calls."""
         for group in self.optimizer.param_groups:
             group["capturable"] = capturable
+            rate = float(group["lr"])
+            device = group["params"][0].device
+            group["lr"] = torch.tensor(rate, device=device) if capturable else rate
 
     def export_state(self) -> dict[str, Tensor]:
         """Return the tensors of actor and critic, without what only learning needs."""

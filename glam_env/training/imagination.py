@@ -104,6 +104,15 @@ class Capturable(Protocol):
         ...
 
 
+@runtime_checkable
+class Annealed(Protocol):
+    """An agent whose learning rate falls with that of the world model."""
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Set the learning rate of the next updates to ``factor`` times the agent's own."""
+        ...
+
+
 @torch.no_grad()
 def imagine(
     world_model: WorldModel,

@@ -16,7 +16,7 @@ from glam_env.games import Game
 from glam_env.model.config import LossConfig
 from glam_env.model.structures import DreamState, LatentBatch, Posterior, SequenceBatch
 from glam_env.model.world_model import WorldModel
-from glam_env.training.imagination import Agent, Capturable, imagine
+from glam_env.training.imagination import Agent, Annealed, Capturable, imagine
 from glam_env.training.presets import TrainConfig
 from glam_env.training.warm_start import open_warm_start
 
@@ -107,14 +107,23 @@ class Learner:
         metrics, self._posterior = self._run("model", kind, update, *batch)
         return metrics  # type: ignore[no-any-return]
 
-    def update_agent(self, start: DreamState, horizon: int) -> dict[str, Tensor]:
-        """Update the agent, in dreams of ``horizon`` steps from ``start``."""
+    def update_agent(self, start: DreamState, horizon: int, rate: float = 1.0) -> dict[str, Tensor]:
+        """Update the agent, in dreams of ``horizon`` steps from ``start``.
+
+        Args:
+            start: N states.
+            horizon: Steps.
+            rate: Factor of the agent's learning rate, for an agent that is
+                :class:`~glam_env.training.imagination.Annealed`.
+        """
 
         def update(start: DreamState) -> dict[str, Tensor]:
             with self.autocast():
                 rollout = imagine(self.world_model, self.agent, start, horizon)
             return self.agent.update(rollout)
 
+        if isinstance(self.agent, Annealed):
+            self.agent.scale_learning_rate(rate)
         if isinstance(self.agent, Capturable):
             return self._run("agent", horizon, update, start)  # type: ignore[no-any-return]
         return update(start)

@@ -111,8 +111,10 @@ class TrainConfig:
         replay_capacity: Steps kept in the replay, over all envs.
         batch: Sequences in a world-model update.
         length: Steps in each of these sequences.
-        update_every: Environment steps per world-model update.
-        agent_updates: Agent updates per world-model update.
+        update_every: Environment steps from one time of updates to the next.
+        model_updates: World-model updates each time. Each gives its share of the starts of the
+            dreams after them.
+        agent_updates: Agent updates each time, after those.
         image_warmup: Updates of the image model alone, after the random steps; at most so many, if
             there is a target_error.
         target_error: End the image warm-up once the mean ``rare_error`` of 100 updates is below
@@ -123,8 +125,9 @@ class TrainConfig:
         freeze: When the image model is frozen.
         learning_rate: Adam's learning rate for the world model.
         gradient_clip: Largest norm of the world model's gradient.
-        decay_from: Share of total_steps in [0, 1] after which the learning rate falls linearly.
-        final_learning_rate: Learning rate at the last step.
+        decay_from: Share of total_steps in [0, 1] after which the learning rate falls linearly;
+            the agent's falls by the same factor.
+        final_learning_rate: Learning rate of the world model at the last step.
         dream_starts: Where dreams start. "computed": at states of the last world-model update.
             "fresh": after contexts that are drawn and encoded for each agent update.
         context: Real steps in front of a dream.
@@ -157,6 +160,7 @@ class TrainConfig:
     batch: int = 32
     length: int = 64
     update_every: int = 1
+    model_updates: int = 1
     agent_updates: int = 1
     image_warmup: int = 0
     target_error: float = 0.0
@@ -246,10 +250,13 @@ class TrainConfig:
         if at:
             rows, length = self.freeze.latent_batch, self.freeze.latent_length
             places = min(places, rows * (length - self.context))
-        if self.dream_starts == "computed" and self.imagination_batch > places:
+        share = self.imagination_batch // self.model_updates
+        last = self.imagination_batch - (self.model_updates - 1) * share  # of the last update
+        if self.dream_starts == "computed" and last > places:
             raise GlamError(
-                f"imagination_batch {self.imagination_batch} exceeds the {places} states that a "
-                "world-model update computes behind a full context; lower it, raise batch or "
+                f"imagination_batch {self.imagination_batch} wants {last} starts of a world-model "
+                f"update, which computes {places} states behind a full context; lower it, raise "
+                "model_updates, batch or "
                 "length (freeze.latent_batch or freeze.latent_length once images are frozen), or "
                 "set dream_starts fresh"
             )
@@ -299,11 +306,17 @@ _SMALL = TrainConfig(
     batch=8,
     length=32,
     update_every=24,
+    model_updates=4,  # of few sequences: four such learn more than one of four times as many
     image_warmup=1_200,
     image_batch=32,
     image_learning_rate=2e-3,
     freeze=FreezeConfig(
-        at=(0.0, 0.6), finetune=4_000, decay_from=0.5, foreground_weight=10.0, adapt=1_500
+        at=(0.0, 0.6),
+        finetune=4_000,
+        decay_from=0.5,
+        foreground_weight=10.0,
+        adapt=6_000,
+        latent_batch=4,
     ),
     learning_rate=1e-3,
     decay_from=0.6,
@@ -324,6 +337,7 @@ _SMALL = TrainConfig(
         latent_gradient=0.0,
         image_temperature=0.5,
     ),
+    log_every=200,
     checkpoint_every=10_000,
 )
 
@@ -339,6 +353,7 @@ _DEBUG = replace(
     repeat_action_probability=0.0,
     replay_capacity=100_000,
     update_every=20,
+    model_updates=1,
     image_warmup=3,
     image_batch=8,
     image_learning_rate=0.0,

@@ -15,6 +15,7 @@ RANGES = {
             "random_steps",
             "replay_capacity",
             "update_every",
+            "model_updates",
             "agent_updates",
             "log_every",
             "checkpoint_every",

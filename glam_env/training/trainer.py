@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
-from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch
+from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch, tree_map
 from glam_env.training.collector import Collector
 from glam_env.training.earlier_runs import upgrade_state
 from glam_env.training.kept import Kept, save_kept
@@ -171,9 +171,18 @@ class Trainer:
         before = self.env_steps // self.config.update_every
         self._collect(random=False)
         for _ in range(self.env_steps // self.config.update_every - before):
+            self._learn()
+
+    def _learn(self) -> None:
+        """Do the updates of the world model and the agent that are due at the same time."""
+        c = self.config
+        share, starts = c.imagination_batch // c.model_updates, []
+        for k in range(c.model_updates):
             self._update_model()
-            for _ in range(self.config.agent_updates):
-                self._update_agent()
+            if c.dream_starts == "computed" and k + 1 < c.model_updates and share > 0:
+                starts.append(self.learner.draw_starts(share))
+        for _ in range(c.agent_updates):
+            self._update_agent(starts)
 
     # --- play ----------------------------------------------------------------------------------
 
@@ -253,15 +262,23 @@ class Trainer:
         if number > 2:
             self.replay.remove_beside(f"latents-{number - 2}")
 
-    def _update_agent(self) -> None:
-        """Do one update of the agent, in imagination."""
+    def _update_agent(self, starts: Sequence[DreamState] = ()) -> None:
+        """Do one update of the agent, in imagination.
+
+        Args:
+            starts: Where some of the dreams start. The others start where the last world-model
+                update allows.
+        """
         c = self.config
         if c.dream_starts == "fresh":
             start = self._fresh_starts()
         else:
-            start = self.learner.draw_starts(c.imagination_batch)
+            left = c.imagination_batch - sum(len(start.code) for start in starts)
+            parts = [*starts, self.learner.draw_starts(left)]
+            start = tree_map(lambda *tensors: torch.cat(tensors), *parts) if starts else parts[0]
         horizon = c.horizon.at(self.env_steps)
-        self.metrics.averages.add(self.learner.update_agent(start, horizon))
+        rate = c.learning_rate_at(self.env_steps) / c.learning_rate
+        self.metrics.averages.add(self.learner.update_agent(start, horizon, rate))
         self.agent_updates += 1
 
     @torch.no_grad()
