@@ -83,6 +83,15 @@ def test_what_is_drawn_on_nothing_shows_in_the_union_only():
     assert min(dream.union_error) > 0.5
 
 
+def test_what_the_image_model_loses_is_separated_from_what_the_dream_loses():
+    def latents_error(model):
+        return ImageReport.measure(subject(model, play())).latents_error
+
+    assert latents_error(ToyModel()) == latents_error(DeafToActions()) == 0.0
+    assert latents_error(EmptyScreen()) == 1.0
+    assert latents_error(ShuffledDecoder()) > 0.5
+
+
 @pytest.mark.parametrize("model", [ShuffledDecoder(), DeafToActions()])
 def test_a_wrong_dream_has_a_large_error(model):
     assert dream_images(model).union_error[7] > 1.0

@@ -55,7 +55,7 @@ def folder(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             score("Pong", "atari100k", [10.0, 12.0, 17.0]),
             score("Pong", "published", [-3.0, -4.0, 1.0]),
         ],
-        "fidelity": measured,
+        "fidelity": measured | {"latents_error": 0.03},
     }
     earlier = {"environment_steps": 500, "hours": 1.25, "begun_from": {}}
     origin = replace(checkpoint.config.provenance, environment_steps=700, hours=0.5)
@@ -87,6 +87,10 @@ def test_an_entry_has_what_the_checkpoint_says(folder) -> None:
     assert pong.bytes == sum(file.stat().st_size for file in folder.glob("Pong/*.safetensors*"))
     assert pong.reward_f1 == next(r["f1"] for r in fidelity["rewards"] if r["horizon"] == 16)
     assert pong.foreground_error == fidelity["images"]["dream"]["foreground_error"][0]
+    assert pong.latents_error == 0.03
+    assert pong.latent_kl == fidelity["latent_kl"]["dream"]
+    net = fidelity["behavior"]["net"]
+    assert pong.net_points == (net["dream"], net["game"])
     assert pong.failed == tuple(c["name"] for c in fidelity["checks"] if not c["passed"])
     (line,) = (line for line in lines(entries) if line[0] == "Pong")
     cells = dict(zip(HEAD, line, strict=True))

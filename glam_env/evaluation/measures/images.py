@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from glam_env.envs.dream.pool import draw_frames
 from glam_env.evaluation.measures.base import Measure, Subject
 from glam_env.evaluation.measures.similarity import Statistics, ssim
 from glam_env.evaluation.play.open_loop import DRAWN
@@ -51,11 +52,14 @@ class ImageReport(Measure):
     Attributes:
         images: The curves of `dream` and of the baselines, `repeat` (the last real frame) and
             `average` (the mean frame).
+        latents_error: Foreground error of the real frames one step ahead, drawn from their own
+            latents: what the image model loses, without any dream. None in older reports.
     """
 
     flat: ClassVar[bool] = True
 
     images: dict[str, ImageCurve]
+    latents_error: float | None = None
 
     @classmethod
     def measure(cls, subject: Subject) -> ImageReport:
@@ -63,14 +67,20 @@ class ImageReport(Measure):
         dreams = subject.open_loop
         background = find_background(dreams.recording.frames)
         tally = ImageTally(list(DRAWN), dreams.horizon, background)
+        own = ImageTally(["latents"], 1, background)
         for frames in dreams.frames():
+            if frames.k == 0:
+                codes = dreams.codes_at(frames.windows, frames.k)
+                drawn = draw_frames(subject.world_model, codes).cpu().numpy()
+                own.add(0, frames.real, {"latents": drawn})
             drawn = {
                 "dream": frames.dream,
                 "repeat": dreams.last_frames[frames.windows],
                 "average": np.broadcast_to(dreams.average_frame, frames.real.shape),
             }
             tally.add(frames.k, frames.real, drawn)
-        return cls(tally.curves())
+        (latents_error,) = own.curves()["latents"].foreground_error
+        return cls(tally.curves(), latents_error)
 
     @property
     def about(self) -> str:
@@ -85,12 +95,16 @@ class ImageReport(Measure):
 
     def rows(self) -> list[Row]:
         """Return each figure of the dream and of the baselines."""
-        return [
+        rows = [
             row
             for figure, title in TITLES.items()
             for name, whose in DRAWN.items()
             for row in curve_rows(f"{title}, {whose}", getattr(self.images[name], figure))
         ]
+        if self.latents_error is not None:
+            title = "foreground error, real frames drawn from their own latents"
+            rows.append(Row(title, self.latents_error))
+        return rows
 
 
 class ImageTally:

@@ -102,6 +102,15 @@ class OpenLoop:
         """(64, 64, 3) uint8, the mean frame of the recording."""
         return self.recording.frames.mean((0, 1)).round().astype(np.uint8)
 
+    def codes_at(self, windows: np.ndarray, k: int) -> Tensor:
+        """Return the latents of the real frames `k + 1` steps ahead, (N, K) int64.
+
+        Args:
+            windows: (N,) int64, numbers of windows.
+            k: Number of the horizon, from 0.
+        """
+        return self.codes[self.env[windows], self.start[windows] + self.context + k + 1]
+
     def frames(self) -> Iterator[Frames]:
         """Yield real and dreamt frames, batch by batch and step by step.
 
