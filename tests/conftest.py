@@ -66,8 +66,12 @@ def _config() -> CheckpointConfig:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Use one thread: sums have one order, and small tensors are faster."""
+    """Use one thread: sums have one order, and small tensors are faster.
+
+    Child processes too: several files are tested side by side.
+    """
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

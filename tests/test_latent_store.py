@@ -144,7 +144,7 @@ def test_frozen_images_stay_frozen_in_training_mode(frozen):
         ({"at": (0.5, 0.2)}, "freeze.at must hold ascending shares"),
         ({"latent_length": 16}, "freeze.latent_length 16 must exceed context"),
         ({"latent_batch": 0}, "freeze.latent_batch must be in"),
-        ({"latent_batch": 1}, "which computes 48 states"),
+        ({"latent_batch": 1, "latent_length": 20}, "which computes 4 states"),
         ({"latent_length": 20_000}, "leave no sequence of 20000"),
     ],
 )

@@ -133,7 +133,10 @@ def nothing_there(hub: HubStandIn) -> bool:
         (["push", "Boxing", REPO, "--license", "mit"], "there is no checkpoint of Boxing"),
     ],
 )
-def test_what_is_wrong_here_gets_one_line(words, says, hub, capsys, saved_checkpoint, monkeypatch):
+def test_what_is_wrong_here_gets_one_line(
+    words, says, hub, capsys, saved_checkpoint, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("glam_env.checkpoint.folder._PACKAGE", tmp_path / "elsewhere" / "package")
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(saved_checkpoint.parent))
     assert says in mistake(capsys, *words)
     assert nothing_there(hub)
