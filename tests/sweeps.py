@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 EVERY = ["log-every=1", "checkpoint-every=20"]  # metrics of each update
-SHORT = ["total-steps=300", "random-steps=100"]  # about half of a debug run
+# About half of a debug run. A copy of it takes the whole capacity of its replay.
+SHORT = ["total-steps=300", "random-steps=100", "replay-capacity=1000"]
 
 
 def glam(*words: object, **options: Any) -> subprocess.Popen[str]:

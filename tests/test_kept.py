@@ -10,7 +10,6 @@ import safetensors.torch
 import torch
 from command_line import mistake
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
-from runs import copy_run
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli import trained
@@ -30,7 +29,10 @@ from glam_env.training.trainer import Trainer
 
 pytestmark = pytest.mark.emulator
 
-CONFIG = replace(PRESETS["debug"], total_steps=240, keep_every=0.05, log_every=1)
+# A copy of a run takes the whole capacity of its replay.
+CONFIG = replace(
+    PRESETS["debug"], total_steps=240, keep_every=0.05, log_every=1, replay_capacity=1_000
+)
 KEPT = [228, 240]  # at 12, 24, … 216 the agent had not learned
 
 
@@ -58,7 +60,7 @@ def whole(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(whole, tmp_path) -> Path:
     """A copy of it."""
-    return copy_run(whole, tmp_path / "Pong")
+    return Path(shutil.copytree(whole, tmp_path / "Pong"))
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

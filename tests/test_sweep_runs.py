@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import copy_run
 from sweeps import EVERY, SHORT, metrics, trainings, wait_for
 
 from glam_env.sweep import worker as workers
@@ -202,7 +201,7 @@ def test_a_full_disk_gets_one_line(small_disk) -> None:
 
 def test_what_follows_a_run_is_done_once(whole, tmp_path) -> None:
     path = tmp_path / "run"
-    copy_run(whole, path)
+    shutil.copytree(whole, path)
     few = {"behavior-steps": 400, "branch-steps": 120}
     sizes = {"episodes": 1, "fidelity-steps": 400, "contexts": 32, "max-episode-steps": 32}
     settings = SweepSettings(
@@ -248,7 +247,7 @@ def test_a_step_that_fails_is_named(whole) -> None:
 
 
 def test_a_running_run_is_described_by_its_files(whole, tmp_path) -> None:
-    copy_run(whole, tmp_path / "run")
+    shutil.copytree(whole, tmp_path / "run")
     own = spec(tmp_path / "run")
     status = Status(session="one", state="running", step="train", attempt=2, host="node7")
     write_status(tmp_path / "run", status)

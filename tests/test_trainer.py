@@ -476,6 +476,14 @@ def test_each_of_several_world_model_updates_gives_its_share_of_the_starts(tmp_p
     trainer.close()
 
 
+def test_fewer_dreams_than_world_model_updates_start_at_the_last_of_them(tmp_path):
+    trainer = make(tmp_path, replace(DEBUG, model_updates=3, imagination_batch=2))
+    assert trainer.config.dream_share == 0
+    assert trainer.train()
+    assert trainer.agent_updates > 0
+    trainer.close()
+
+
 def test_fresh_dream_starts_train_too(tmp_path):
     trainer = make(tmp_path, replace(DEBUG, dream_starts="fresh", total_steps=260))
     assert trainer.train()

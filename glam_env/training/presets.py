@@ -199,6 +199,11 @@ class TrainConfig:
         shares = (min(1.0, number * self.keep_every) for number in range(1, count + 1))
         return tuple(dict.fromkeys(max(1, round(share * self.total_steps)) for share in shares))
 
+    @property
+    def dream_share(self) -> int:
+        """Starts of dreams that each world-model update but the last gives; it gives the rest."""
+        return self.imagination_batch // self.model_updates
+
     def learning_rate_at(self, env_steps: int) -> float:
         """Return the world model's learning rate after ``env_steps`` environment steps."""
         start = self.decay_from * self.total_steps
@@ -250,8 +255,7 @@ class TrainConfig:
         if at:
             rows, length = self.freeze.latent_batch, self.freeze.latent_length
             places = min(places, rows * (length - self.context))
-        share = self.imagination_batch // self.model_updates
-        last = self.imagination_batch - (self.model_updates - 1) * share  # of the last update
+        last = self.imagination_batch - (self.model_updates - 1) * self.dream_share
         if self.dream_starts == "computed" and last > places:
             raise GlamError(
                 f"imagination_batch {self.imagination_batch} wants {last} starts of a world-model "

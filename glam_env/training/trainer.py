@@ -175,12 +175,11 @@ class Trainer:
 
     def _learn(self) -> None:
         """Do the updates of the world model and the agent that are due at the same time."""
-        c = self.config
-        share, starts = c.imagination_batch // c.model_updates, []
-        for k in range(c.model_updates):
+        c, starts = self.config, []
+        for left in reversed(range(c.model_updates)):
             self._update_model()
-            if c.dream_starts == "computed" and k + 1 < c.model_updates and share > 0:
-                starts.append(self.learner.draw_starts(share))
+            if left and c.dream_starts == "computed":
+                starts.append(self.learner.draw_starts(c.dream_share))
         for _ in range(c.agent_updates):
             self._update_agent(starts)
 

@@ -71,8 +71,8 @@ class ImageReport(Measure):
         for frames in dreams.frames():
             if frames.k == 0:
                 codes = dreams.codes_at(frames.windows, frames.k)
-                drawn = draw_frames(subject.world_model, codes).cpu().numpy()
-                own.add(0, frames.real, {"latents": drawn})
+                seen = draw_frames(subject.world_model, codes).cpu().numpy()
+                own.add(0, frames.real, {"latents": seen})
             drawn = {
                 "dream": frames.dream,
                 "repeat": dreams.last_frames[frames.windows],
