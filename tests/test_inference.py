@@ -54,6 +54,7 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
         {"core": GlamConfig(global_depth=2, local_depth=3, local_window=3)},
         {"core": GlamConfig(local_window=6, conv_width=3, state_size=5, expand=1)},
         {"unimix": 0.1, "draw_temperature": 0.5},
+        {"draw_temperature": 0.25, "sharp_prior": True},
         {"expected_reward": True},
     ],
     ids=str,

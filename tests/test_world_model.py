@@ -179,6 +179,24 @@ def test_a_draw_temperature_sharpens_what_is_drawn_for_use_and_no_loss():
     assert not torch.equal(steps[0].state.code, steps[2].state.code)
 
 
+def test_a_sharp_prior_learns_the_sharp_posterior_and_is_drawn_as_it_is():
+    sharp = make_model(draw_temperature=0.25, sharp_prior=True).eval()
+    plain = make_model().eval()
+    state = plain.warm_up(make_codes(50, 6), make_actions(50, 5))
+    codes = [
+        model.step(state, make_actions(50), generator=torch.Generator().manual_seed(0)).state.code
+        for model in (plain, sharp)
+    ]
+    assert torch.equal(*codes)
+    with torch.no_grad():
+        log_probs = plain.posterior(make_batch().images[0])
+        learned = sharp.prior_target(log_probs).double().exp()
+        assert torch.equal(plain.prior_target(log_probs), log_probs)
+    probs = log_probs.double().exp()
+    expected = probs**4 / (probs**4).sum(-1, keepdim=True)
+    torch.testing.assert_close(learned, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_metrics_are_finite_detached_scalars_and_the_posterior_has_its_shapes():
     model, batch = make_model(), make_batch(2, 9)
     loss, metrics, posterior = seeded_loss(model, batch, LossConfig())

@@ -22,7 +22,8 @@ START_CONTEXTS = 256
 
 HORIZON = 64  # of random weights' dreams
 
-_UNSIZED = ("unimix", "draw_temperature")  # fields of a world model's config that are no sizes
+# Fields of a world model's config that are no sizes.
+_UNSIZED = ("unimix", "draw_temperature", "sharp_prior")
 
 
 @dataclass(frozen=True)

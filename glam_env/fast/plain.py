@@ -120,7 +120,7 @@ class ModelStepper:
 
     def __init__(self, world_model: WorldModel, *, temperature: float = 1.0) -> None:
         self._world_model = world_model
-        self._temperature = temperature * world_model.config.draw_temperature
+        self._temperature = temperature * world_model.config.prior_temperature
 
     @torch.no_grad()
     def step(

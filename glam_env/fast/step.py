@@ -148,7 +148,7 @@ class TorchStepper:
     @torch.no_grad()
     def __init__(self, world_model: WorldModel, *, temperature: float = 1.0) -> None:
         self._layout, c = lay_out(world_model), world_model.config
-        self._temperature = temperature * c.draw_temperature
+        self._temperature = temperature * c.prior_temperature
         device = self._layout.table.device
         self._offsets = torch.arange(c.categoricals, device=device) * c.classes
         # The product of rows with this is their running sums.

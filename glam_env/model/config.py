@@ -42,6 +42,9 @@ class WorldModelConfig:
         expected_reward: Whether a predicted reward is its expected value, over the range of
             rewards that were seen. Otherwise, as in STORM, the mean is taken in symlog space, where
             half a chance of 100 points counts as 9.
+        sharp_prior: Whether the prior learns the posterior at ``draw_temperature``, instead of at
+            1, and is drawn as it is. A prior that is drawn sharply keeps the likeliest outcome of a
+            step alone: dreams of a game of chance are then too certain, and too good.
     """
 
     num_actions: int
@@ -55,11 +58,17 @@ class WorldModelConfig:
     draw_temperature: float = 1.0
     reward_bins: int = 255
     expected_reward: bool = False
+    sharp_prior: bool = False
 
     @property
     def feature_dim(self) -> int:
         """Width of the agent's features [z_t, h_{t−1}]."""
         return self.categoricals * self.classes + self.width
+
+    @property
+    def prior_temperature(self) -> float:
+        """Temperature at which z is drawn from the prior, in a dream."""
+        return 1.0 if self.sharp_prior else self.draw_temperature
 
     def validate(self) -> None:
         """Check all values.

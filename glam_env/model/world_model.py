@@ -87,8 +87,15 @@ class WorldModel(Memory):
 
     def encode(self, images: Tensor) -> Tensor:
         """Compute :meth:`posterior` at ``draw_temperature``, to draw z from for use."""
-        log_probs, temperature = self.posterior(images), self.config.draw_temperature
+        return self._sharpen(self.posterior(images))
+
+    def _sharpen(self, log_probs: Tensor) -> Tensor:
+        temperature = self.config.draw_temperature
         return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
+
+    def prior_target(self, log_probs: Tensor) -> Tensor:
+        """Map (..., K, C) log-probabilities of the posterior to those that the prior learns."""
+        return self._sharpen(log_probs) if self.config.sharp_prior else log_probs
 
     def decode(self, code: Tensor) -> Tensor:
         """Map (..., K) int64 codes to (..., 64, 64, 3) float32 images in [0, 1]."""
@@ -165,7 +172,7 @@ class WorldModel(Memory):
         """
         h, core = self.observe(state.code, action, state.core)
         prior = self.prior_log_probs(h)
-        temperature = temperature * self.config.draw_temperature
+        temperature = temperature * self.config.prior_temperature
         code = sample_codes(prior, temperature=temperature, generator=generator)
         reward_logits = self.reward_code.bounded(self.reward(h))
         return Prediction(
@@ -323,7 +330,7 @@ class WorldModel(Memory):
         shape = posterior.shape[-2:]  # (K, C)
         prior = self.prior(output.h[:, :-1]).unflatten(-1, shape)
         dynamics, dynamics_kl, entropy = losses.dynamics_loss(
-            posterior, prior, unimix, config, valid_next
+            self.prior_target(posterior), prior, unimix, config, valid_next
         )
 
         self.reward_code.see(batch.rewards)

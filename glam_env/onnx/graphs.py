@@ -83,7 +83,7 @@ class StepGraph(nn.Module):
         self.embed_first = RowSum(first.weight, c.categoricals, c.classes)
         self.embed_rest = nn.Sequential(*rest)
         self.world_model, self.reward_values = world_model, reward_values
-        self.temperature = temperature * c.draw_temperature
+        self.temperature = temperature * c.prior_temperature
         self.example = world_model.memory.initial_state(1)
 
     def forward(self, code: Tensor, action: Tensor, draw: Tensor, *core: Tensor):

@@ -332,6 +332,7 @@ _SMALL = TrainConfig(
         width=128,
         background_residual=True,
         draw_temperature=0.25,
+        sharp_prior=True,  # else dreams promise what only luck brings
         unimix=0.001,
     ),
     loss=LossConfig(

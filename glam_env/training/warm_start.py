@@ -10,7 +10,8 @@ from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.training.presets import TrainConfig
 
-FREE = {"num_actions", "unimix", "draw_temperature"}  # of the model's settings, no sizes
+# Of the model's settings, those that are no sizes.
+FREE = {"num_actions", "unimix", "draw_temperature", "sharp_prior"}
 
 
 def open_warm_start(

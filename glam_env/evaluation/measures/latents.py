@@ -65,7 +65,8 @@ class LatentReport(Measure):
 @torch.no_grad()
 def filtered_kl(world_model: WorldModel, dreams: OpenLoop) -> LatentKL:
     """Compare the posterior of each recorded frame with guesses at it."""
-    log_probs, codes, actions = dreams.log_probs, dreams.codes, dreams.actions
+    codes, actions = dreams.codes, dreams.actions
+    log_probs = world_model.prior_target(dreams.log_probs)
     over = torch.from_numpy(dreams.recording.ended).to(actions.device)
     first = torch.ones_like(over[:, 0])
     core = world_model.memory.initial_state(len(actions), actions.device)

@@ -87,7 +87,7 @@ class NativeStepper:
         self._known_rows = 0
         packer = _Packer(vector_sizes(), half=precision == "auto")
         self._half, self._memory = packer.half, packer.memory
-        temperature = temperature * config.draw_temperature
+        temperature = temperature * config.prior_temperature
         self._model = _describe(lay_out(world_model), temperature, packer)
 
     @torch.no_grad()
