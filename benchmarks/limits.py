@@ -11,9 +11,13 @@ checkpoint:
   updates on its latents, so that the images are what is young.
 - ``both``: both from nothing.
 - ``agent``: an agent from nothing in the checkpoint's dreams, which are not trained further.
+- ``soft prior``, ``sharp prior``: a sequence model from nothing whose prior learns the posterior at
+  temperature 1 or at ``draw_temperature`` (``WorldModelConfig.sharp_prior``), and an agent from
+  nothing in its dreams.
 
 World models are compared on held-out play of the checkpoint's agent and of random actions (F1 of
-rewards and of ends of life to step 16 of open-loop dreams), the agent by its score in the game.
+rewards and of ends of life to step 16 of open-loop dreams), agents by their score in the game,
+beside their points in dreams.
 """
 
 from __future__ import annotations
@@ -191,18 +195,21 @@ class Study:
             "endings": endings.real,
         }
 
-    def agent_score(self) -> dict[str, Any]:
-        """Train an agent from nothing in the checkpoint's dreams, and let it play the game."""
-        model, args = self.trained.world_model, self.args
+    def agent_score(self, model: WorldModel) -> dict[str, Any]:
+        """Train an agent from nothing in a model's dreams, and let it play the game."""
+        args = self.args
         torch.manual_seed(args.seed)
         agent = _agent(model.config.feature_dim, model.config.num_actions)
+        points: list[float] = []
         for _ in range(args.agent_updates):
             windows = self.replay.draw_whole(args.dreams, self.config.context + 1, self.rng)
             batch = self.replay.read(windows)
             with torch.no_grad():
                 codes = model.encode(batch.images).argmax(-1)
                 start = model.warm_up(codes, batch.actions[:, :-1])
-            agent.update(imagine(model, agent, start, args.horizon))
+            rollout = imagine(model, agent, start, args.horizon)
+            agent.update(rollout)
+            points.append(1000.0 * float(rollout.rewards.mean()))
         policy = FilteredPolicy(
             model, lambda features, generator: agent.act(features, generator=generator)
         )
@@ -214,7 +221,25 @@ class Study:
             seed=args.seed + 3000,
             play=find_protocol(args.protocol),
         )
-        return {"score": report.mean, "scores": list(report.scores)}
+        last = points[-max(1, len(points) // 10) :]
+        return {
+            "score": report.mean,
+            "scores": list(report.scores),
+            "points_in_1000_dream_steps": sum(last) / len(last),
+        }
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Measure the named row."""
+        if name == "agent":
+            return self.agent_score(self.trained.world_model)
+        if not name.endswith(" prior"):
+            return self.events(self.world_model(name))
+        own = self.config
+        sizes = replace(own.model, sharp_prior=name == "sharp prior")
+        self.config = replace(own, model=sizes)
+        model = self.world_model("sequence model")
+        self.config = own
+        return self.events(model) | self.agent_score(model)
 
 
 def _agent(feature_dim: int, num_actions: int) -> ActorCritic:
@@ -238,8 +263,11 @@ def main() -> None:
     rows = []
     for name in args.rows:
         begin = time.process_time()
-        figures = study.agent_score() if name == "agent" else study.events(study.world_model(name))
-        row = {"young": name, **figures, "cpu_seconds": round(time.process_time() - begin, 1)}
+        row = {
+            "young": name,
+            **study.row(name),
+            "cpu_seconds": round(time.process_time() - begin, 1),
+        }
         rows.append(row)
         print(json.dumps(row), flush=True)
     if args.to is not None:

@@ -12,6 +12,7 @@ from glam_env.evaluation.bootstrap import draw_rows
 from glam_env.evaluation.measures.ranking import (
     RankingReport,
     compare_policies,
+    deviation,
     find_agreement,
     pearson,
     rank_violation,
@@ -61,6 +62,14 @@ def test_the_rank_violation_by_hand():
     # The last two are ranked the wrong way: each is off by 4, the first by 0.
     assert rank_violation(real, np.array([0.0, 5.0, 1.0])) == pytest.approx(8 / 3)
     assert rank_violation(real, -real) == pytest.approx((5 + 4 + 5) / 3)
+
+
+def test_the_deviation_of_returns_is_that_of_the_game_of_chance():
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(500, 6, 1))  # of a moment and a policy: no chance
+    returns = means + 0.5 * rng.normal(size=(500, 6, 2))
+    assert deviation(returns) == pytest.approx(0.5, rel=0.03)
+    assert deviation(np.repeat(means, 3, 2)) < 1e-12
 
 
 def test_an_agreement_has_intervals_over_moments():
@@ -228,7 +237,7 @@ def test_the_report_is_whole(make_world_model):
         moments=4,
         stride=16,
         horizons=(4, 12),
-        futures=1,
+        futures=2,
         dreams=2,
         seed=3,
         on_progress=lambda *part: work.append(part),
@@ -240,6 +249,11 @@ def test_the_report_is_whole(make_world_model):
     titles = [row.title for row in report.rows()]
     assert "correlation over policies, Spearman" in titles
     assert "return, agent, 30% random, dream" in titles
+    assert "standard deviation of a policy's return from one moment, dream" in titles
+    assert [part.horizon for part in report.chances] == [4, 12]
+    older = report.as_json()
+    del older["chances"]
+    assert RankingReport.from_json(older).chances == ()
     assert RankingReport.from_json(report.as_json()) == report
     assert report.about
     with pytest.raises(GlamError, match="policies at least two"):

@@ -71,6 +71,23 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Chance:
+    """How much of a return is chance: sticky actions, the policy's draws, a dream's latents.
+
+    Dreams with less chance than the game promise what only luck brings there.
+
+    Attributes:
+        horizon: In steps.
+        game, dream: Standard deviation of a policy's return from one moment, in points, pooled over
+            policies and moments.
+    """
+
+    horizon: int
+    game: float
+    dream: float
+
+
+@dataclass(frozen=True)
 class RankingReport(Measure):
     """What `compare_policies` found.
 
@@ -80,6 +97,8 @@ class RankingReport(Measure):
         seed: As measured with.
         policies: The policies and their returns.
         agreements: By growing horizon.
+        chances: By growing horizon; none if a policy plays once from a moment, or in results of
+            older versions.
     """
 
     moments: int
@@ -88,6 +107,7 @@ class RankingReport(Measure):
     seed: int
     policies: tuple[PolicyReturn, ...]
     agreements: tuple[Agreement, ...]
+    chances: tuple[Chance, ...] = ()
 
     @classmethod
     def measure(cls, subject: Subject) -> RankingReport | None:
@@ -139,6 +159,15 @@ class RankingReport(Measure):
         rows += [
             Row("range of the policies' returns, game", part.range, horizon=part.horizon)
             for part in self.agreements
+        ]
+        rows += [
+            Row(
+                f"standard deviation of a policy's return from one moment, {world}",
+                getattr(part, world),
+                horizon=part.horizon,
+            )
+            for world in ("game", "dream")
+            for part in self.chances
         ]
         return rows + [
             Row(f"return, {policy.name}, {world}", value, horizon=part.horizon)
@@ -250,7 +279,17 @@ def compare_policies(
             find_agreement(h, theirs[place], ours[place], resamples)
             for place, h in enumerate(horizons)
         ),
+        chances=tuple(
+            Chance(h, deviation(plays[..., :h].sum(-1)), deviation(dreamt[..., :h].sum(-1)))
+            for h in horizons
+            if min(futures, dreams) > 1
+        ),
     )
+
+
+def deviation(returns: np.ndarray) -> float:
+    """Return the standard deviation of (M, P, F) returns over the F futures, pooled."""
+    return float(np.sqrt(returns.var(2, ddof=1, dtype=np.float64).mean()))
 
 
 def find_agreement(
