@@ -14,6 +14,8 @@ checkpoint:
 - ``soft prior``, ``sharp prior``: a sequence model from nothing whose prior learns the posterior at
   temperature 1 or at ``draw_temperature`` (``WorldModelConfig.sharp_prior``), and an agent from
   nothing in its dreams.
+- ``core NAME``: the same with another sequence core, for example ``core transformer``, in the sizes
+  of the preset ``small-NAME``; all cores learn from the same steps and latents.
 
 World models are compared on held-out play of the checkpoint's agent and of random actions (F1 of
 rewards and of ends of life to step 16 of open-loop dreams), agents by their score in the game,
@@ -232,11 +234,15 @@ class Study:
         """Measure the named row."""
         if name == "agent":
             return self.agent_score(self.trained.world_model)
-        if not name.endswith(" prior"):
-            return self.events(self.world_model(name))
         own = self.config
-        sizes = replace(own.model, sharp_prior=name == "sharp prior")
-        self.config = replace(own, model=sizes)
+        kind, _, which = name.partition(" ")
+        if kind in ("soft", "sharp"):
+            self.config = replace(own, model=replace(own.model, sharp_prior=kind == "sharp"))
+        elif kind == "core":
+            preset = "small" if which == "glam" else f"small-{which.replace('_', '-')}"
+            self.config = replace(own, model=replace(own.model, core=PRESETS[preset].model.core))
+        else:
+            return self.events(self.world_model(name))
         model = self.world_model("sequence model")
         self.config = own
         return self.events(model) | self.agent_score(model)
