@@ -256,6 +256,10 @@ def test_the_report_is_whole(make_world_model):
     assert RankingReport.from_json(older).chances == ()
     assert RankingReport.from_json(report.as_json()) == report
     assert report.about
+    once = compare_policies(
+        model, random_act, policies[:2], "Pong", moments=1, stride=1, horizons=(2,), futures=1
+    )
+    assert once.chances == ()  # one play says nothing of chance
     with pytest.raises(GlamError, match="policies at least two"):
         compare_policies(model, random_act, policies[:1], "Pong")
     with pytest.raises(GlamError, match="the same name"):

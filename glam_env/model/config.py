@@ -37,7 +37,8 @@ class WorldModelConfig:
         unimix: Share of the uniform distribution in the latents' categoricals.
         draw_temperature: Temperature at which z is drawn for use: from the posterior of a real
             frame, from the prior in a dream, and for a sequence model that learns from stored
-            latents. The prior's targets, and what is learned along with images, have temperature 1.
+            latents. What is learned along with images has temperature 1, and so have the prior's
+            targets without ``sharp_prior``.
         reward_bins: Bins of the symlog two-hot reward on [−20, 20].
         expected_reward: Whether a predicted reward is its expected value, over the range of
             rewards that were seen. Otherwise, as in STORM, the mean is taken in symlog space, where

@@ -67,6 +67,11 @@ def sample_at(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tens
     return _operations.draw(log_probs.float(), draw, temperature)
 
 
+def sharpened(log_probs: Tensor, temperature: float) -> Tensor:
+    """Return (..., C) normalised log-probabilities at a temperature above 0."""
+    return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
+
+
 def draw_classes(log_probs: Tensor, draw: Tensor, temperature: float) -> Tensor:
     """Compute :func:`sample_at` for a temperature above 0, by the cumulative distribution.
 

@@ -23,6 +23,7 @@ from glam_env.model.distributions import (
     one_hot,
     one_hot_linear,
     sample_codes,
+    sharpened,
     straight_through,
     unimix_log_probs,
 )
@@ -87,15 +88,12 @@ class WorldModel(Memory):
 
     def encode(self, images: Tensor) -> Tensor:
         """Compute :meth:`posterior` at ``draw_temperature``, to draw z from for use."""
-        return self._sharpen(self.posterior(images))
-
-    def _sharpen(self, log_probs: Tensor) -> Tensor:
-        temperature = self.config.draw_temperature
-        return log_probs if temperature == 1.0 else (log_probs / temperature).log_softmax(-1)
+        return sharpened(self.posterior(images), self.config.draw_temperature)
 
     def prior_target(self, log_probs: Tensor) -> Tensor:
         """Map (..., K, C) log-probabilities of the posterior to those that the prior learns."""
-        return self._sharpen(log_probs) if self.config.sharp_prior else log_probs
+        c = self.config
+        return sharpened(log_probs, c.draw_temperature if c.sharp_prior else 1.0)
 
     def decode(self, code: Tensor) -> Tensor:
         """Map (..., K) int64 codes to (..., 64, 64, 3) float32 images in [0, 1]."""

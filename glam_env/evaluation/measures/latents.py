@@ -18,6 +18,8 @@ from glam_env.model.world_model import WorldModel
 class LatentKL:
     """KL(posterior of the next real frame ‖ a guess at it), in nats, mean over a recording.
 
+    With a sharp prior the posterior is the sharpened one, :meth:`WorldModel.prior_target`.
+
     Attributes:
         dream: The guess is the prior, on the filtered path.
         repeat: It is the posterior of the frame before.

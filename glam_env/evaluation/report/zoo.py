@@ -364,7 +364,9 @@ def _parts(entries: Iterable[ZooEntry]) -> list[str]:
     return [
         "Which part fails? The image model loses what real frames drawn from their own latents "
         "lose. The sequence model adds what the dream's first step loses beyond that; its KL "
-        "divergence (nats a step) and its reward F1 say how well it predicts. The agent has used "
+        "divergence (nats a step) and its reward F1 say how well it predicts; the KL of a prior "
+        "that learns sharpened latents (`sharp_prior`) is larger and does not compare with that "
+        "of another. The agent has used "
         "the model's errors where it wins far more in dreams than in the game (points in 1,000 "
         "steps from the same moments).",
         "",
