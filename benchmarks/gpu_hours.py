@@ -21,8 +21,9 @@ import tyro
 from glam_env.bench.report import read_report
 from glam_env.errors import GlamError
 from glam_env.sweep.estimate import phases_left
+from glam_env.training.config import TrainConfig
 from glam_env.training.phases import Step
-from glam_env.training.presets import PRESETS, TrainConfig
+from glam_env.training.presets import PRESETS
 
 IMAGES, LATENTS = "world-model update, images", "world-model update, stored latents"
 JOINT = "a step of joint training"

@@ -14,12 +14,15 @@ checkpoint:
 - ``soft prior``, ``sharp prior``: a sequence model from nothing whose prior learns the posterior at
   temperature 1 or at ``draw_temperature`` (``WorldModelConfig.sharp_prior``), and an agent from
   nothing in its dreams.
+- ``end-to-end``: the checkpoint's images and sequence model, trained together for
+  ``together_updates`` updates, then the sequence model alone on the new latents.
 - ``core NAME``: the same with another sequence core, for example ``core transformer``, in the sizes
   of the preset ``small-NAME``; all cores learn from the same steps and latents.
 
 World models are compared on held-out play of the checkpoint's agent and of random actions (F1 of
-rewards and of ends of life to step 16 of open-loop dreams), agents by their score in the game,
-beside their points in dreams.
+rewards and of ends of life to step 16 of open-loop dreams; error on the foreground of the image
+model alone and after one and 16 steps), agents by their score in the game, beside their points in
+dreams.
 """
 
 from __future__ import annotations
@@ -42,16 +45,19 @@ from glam_env.envs.latent_filter import FilteredPolicy
 from glam_env.envs.recordings.recording import Recording
 from glam_env.evaluation.measures.base import PLAYERS, Settings, Subject
 from glam_env.evaluation.measures.events import EventReport
+from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.play.recording import add_noise, record_play
 from glam_env.evaluation.play.scores import evaluate_policy
 from glam_env.games import find_game
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import find_protocol
+from glam_env.training.config import TrainConfig
 from glam_env.training.export import describe_hardware
 from glam_env.training.imagination import imagine
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.learner import Learner
-from glam_env.training.presets import PRESETS, TrainConfig
+from glam_env.training.phases import END_TO_END, Phase, Step
+from glam_env.training.presets import PRESETS
 from glam_env.training.replay import Replay
 
 
@@ -66,6 +72,8 @@ class Args:
         rows: Which parts are young, one row each.
         image_updates: Of an image model from nothing; the learning rate falls over the second half.
         sequence_updates: Of a sequence model from nothing, likewise.
+        together_updates: Of image and sequence model together.
+        representation: Weight of the representation loss in these.
         long: How many times as many updates a sequence model gets on young images.
         agent_updates: Of an agent from nothing.
         dreams: Dreams in each of these.
@@ -84,6 +92,8 @@ class Args:
     rows: tuple[str, ...] = ("none", "sequence model", "images", "both", "agent")
     image_updates: int = 1500
     sequence_updates: int = 1500
+    together_updates: int = 1000
+    representation: float = 1.0
     long: int = 3
     agent_updates: int = 2000
     dreams: int = 128
@@ -159,6 +169,16 @@ class Study:
                 batch = store.sample(*shape, self.rng)
                 learner.update_model(batch, self._rate(update, total))
 
+    def train_together(self, learner: Learner) -> None:
+        """Train images and sequence model together on sequences of the replay."""
+        freeze = replace(self.config.freeze, representation=self.args.representation)
+        c, total = replace(self.config, freeze=freeze), self.args.together_updates
+        phase = Phase(END_TO_END, "updates", total, Step.END_TO_END_UPDATE)
+        learner.freeze_images(False)
+        for update in range(total):
+            batch = self.replay.sample(c.batch, c.length, self.rng)
+            learner.update_model(batch, phase.learning_rate(c, 0, update), phase.loss(c))
+
     def _rate(self, update: int, total: int) -> float:
         c = self.config
         gone = max(0.0, 2.0 * update / total - 1.0)
@@ -169,7 +189,10 @@ class Study:
         if young == "none":
             return self.trained.world_model
         learner = self.learner()
-        if young == "sequence model":
+        if young == "end-to-end":
+            learner.world_model.load_exported(self.trained.world_model.export_state())
+            self.train_together(learner)
+        elif young == "sequence model":
             self.take_images(learner.world_model)
         else:
             self.train_images(learner)
@@ -178,7 +201,7 @@ class Study:
         return learner.world_model.eval()
 
     def events(self, model: WorldModel) -> dict[str, Any]:
-        """Measure the events that a model's dreams find in the held-out play."""
+        """Measure the events that a model's dreams find in the held-out play, and its images."""
         subject = Subject(
             model,
             self.trained.act(),
@@ -188,7 +211,12 @@ class Study:
         )
         report = EventReport.measure(subject)
         rewards, endings = report.rewards[0], report.endings[0]
+        images = ImageReport.measure(subject)
+        errors = images.images["dream"].foreground_error
         return {
+            "images_alone": images.latents_error,
+            "foreground_error": errors[0],
+            "foreground_error_16": errors[-1],
             "reward_f1": rewards.f1,
             "reward_f1_interval": rewards.f1_interval,
             "rewards": rewards.real,

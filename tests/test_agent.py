@@ -21,8 +21,9 @@ from glam_env.model.config import WorldModelConfig
 from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.distributions import one_hot
 from glam_env.model.world_model import WorldModel
+from glam_env.training.config import HorizonConfig
 from glam_env.training.imagination import Rollout, imagine
-from glam_env.training.presets import PRESETS, HorizonConfig
+from glam_env.training.presets import PRESETS
 
 FEATURES, ACTIONS = 6, 3
 CONFIG = StormConfig(hidden=16, autocast=False)

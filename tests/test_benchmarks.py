@@ -46,9 +46,10 @@ def test_the_limits_of_a_run_are_measured(tmp_path):
     run = tmp_path / "run"
     words = ["train", "Pong", "--preset", "debug", "--total-steps", "300", "--run", str(run)]
     assert main([*words, "--threads", "1"]) == 0
-    few = "--image-updates 4 --sequence-updates 2 --agent-updates 1 --dreams 8 --horizon 3"
+    few = "--image-updates 4 --sequence-updates 2 --together-updates 2 --agent-updates 1"
+    few += " --dreams 8 --horizon 3"
     words = f"Pong --run {run} {few} --steps 800 --games 1 --to {tmp_path / 'limits.json'}"
-    world_models = ["none", "sequence model", "images", "both"]
+    world_models = ["none", "sequence model", "images", "both", "end-to-end"]
     agents = ["agent", "soft prior", "core transformer"]
     done = subprocess.run(
         [sys.executable, "benchmarks/limits.py", *words.split(), "--rows", *world_models, *agents],

@@ -30,7 +30,8 @@ from glam_env.checkpoint.folder import (
 )
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.scores import play_of, stored_scores
-from glam_env.training.presets import PRESETS, TrainConfig
+from glam_env.training.config import TrainConfig
+from glam_env.training.presets import PRESETS
 
 
 def edit_config(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:

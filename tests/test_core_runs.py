@@ -20,8 +20,9 @@ from glam_env.evaluation.report.card import write_card
 from glam_env.fast.choose import make_stepper
 from glam_env.fast.plain import ModelStepper
 from glam_env.model.cores.base import CORES
+from glam_env.training.config import TrainConfig
 from glam_env.training.export import draw_contexts, load_run
-from glam_env.training.presets import PRESETS, TrainConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 

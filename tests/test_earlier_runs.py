@@ -16,10 +16,11 @@ import torch
 from glam_agents import DEFAULT_AGENT, config_of
 
 from glam_env.evaluation.report.history import read_history
+from glam_env.training.config import FreezeConfig
 from glam_env.training.earlier_runs import upgrade_state, upgrade_train
 from glam_env.training.export import read_settings
 from glam_env.training.phases import schedule
-from glam_env.training.presets import PRESETS, FreezeConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 

@@ -66,7 +66,7 @@ def test_there_are_no_others(homes) -> None:
 
 
 def test_code_that_the_page_names_exists() -> None:
-    """``losses:total_loss`` is in a module of the model, ``training/presets.py:X`` by its path."""
+    """``losses:total_loss`` is in a module of the model, ``training/config.py:X`` by its path."""
     named = re.findall(r"`([\w/]+(?:\.py)?):([\w.]+)`", PAGE.read_text(encoding="utf-8"))
     assert len(named) > 20
     package = ROOT / "glam_env"

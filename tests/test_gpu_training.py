@@ -15,7 +15,8 @@ import pytest
 import torch
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
 
-from glam_env.training.presets import PRESETS, HorizonConfig, TrainConfig
+from glam_env.training.config import HorizonConfig, TrainConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 

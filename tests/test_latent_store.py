@@ -13,8 +13,9 @@ from glam_env.model.config import LossConfig
 from glam_env.model.distributions import categorical_kl, sample_codes
 from glam_env.model.structures import LatentBatch, SequenceBatch
 from glam_env.model.world_model import WorldModel
+from glam_env.training.config import FreezeConfig
 from glam_env.training.latent_store import LatentStore
-from glam_env.training.presets import PRESETS, FreezeConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.replay import Replay
 
 STREAMS, CAPACITY, SPARE = 2, 40, 10

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from glam_env.training.config import FreezeConfig, TrainConfig
 from glam_env.training.phases import count_freezes, progress, schedule
-from glam_env.training.presets import PRESETS, FreezeConfig, TrainConfig
+from glam_env.training.presets import PRESETS
 
 SMALL, DEBUG, PAPER = (PRESETS[name] for name in ("small", "debug", "paper"))
 
@@ -37,7 +38,9 @@ def test_after_a_warm_start_the_agent_plays_first():
 
 
 def test_model_warm_up_counts_the_adaptation_before_it():
-    config = replace(DEBUG, model_warmup=5, freeze=replace(DEBUG.freeze, at=(0.0,), adapt=2))
+    config = replace(
+        DEBUG, model_warmup=5, freeze=replace(DEBUG.freeze, at=(0.0,), adapt=2, end_to_end=0)
+    )
     assert listed(config)[2:] == [
         ("image fine-tuning", "updates", 2),
         ("adaptation", "updates", 2),

@@ -121,7 +121,16 @@ def test_behaviour_is_played_under_the_settings(make_world_model, monkeypatch):
 TINY = [
     *("--preset", "debug", "--total-steps", "60", "--random-steps", "40", "--update-every", "5"),
     *("--image-warmup", "1", "--model-warmup", "1", "--freeze.at", "0.8", "--freeze.finetune", "1"),
-    *("--freeze.adapt", "1", "--freeze.latent-length", "20", "--log-every", "1"),
+    *(
+        "--freeze.adapt",
+        "1",
+        "--freeze.end-to-end",
+        "1",
+        "--freeze.latent-length",
+        "20",
+        "--log-every",
+        "1",
+    ),
 ]
 
 
@@ -134,7 +143,7 @@ def test_every_game_trains_under_both_protocols(game, protocol, tmp_path):
     assert main(["train", game, "--run", str(run), "--protocol", protocol, *TINY]) == 0
     state = RunFolder(run).load_checkpoint()
     assert state is not None
-    counts = {"env_steps": 60, "image_updates": 2, "model_updates": 6, "agent_updates": 4}
+    counts = {"env_steps": 60, "image_updates": 2, "model_updates": 8, "agent_updates": 4}
     assert state["counts"] == counts
     trained = load_trained(str(run), "cpu")
     assert (trained.game, trained.play) == (game, PROTOCOLS[protocol])

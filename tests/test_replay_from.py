@@ -18,8 +18,9 @@ from glam_env.checkpoint.config import Provenance, from_json, to_json
 from glam_env.cli.main import main
 from glam_env.evaluation.report.card import write_card
 from glam_env.play.session.session import Session
+from glam_env.training.config import TrainConfig
 from glam_env.training.export import load_run
-from glam_env.training.presets import PRESETS, TrainConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 

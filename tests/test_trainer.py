@@ -17,15 +17,17 @@ from glam_agents.storm import AGENT_PRESETS, ActorCritic
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.errors import GlamError
 from glam_env.model.cores.glam import GlamConfig
+from glam_env.training.config import HorizonConfig
 from glam_env.training.export import draw_contexts, load_run
 from glam_env.training.phases import count_freezes
-from glam_env.training.presets import PRESETS, HorizonConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
 pytestmark = pytest.mark.emulator
 
 DEBUG = replace(PRESETS["debug"], total_steps=400, replay_capacity=300)
+IMAGES_ALONE = replace(DEBUG, freeze=replace(DEBUG.freeze, end_to_end=0))
 
 
 def make(path: Path, config=DEBUG, game: str = "Pong") -> Trainer:
@@ -90,7 +92,7 @@ def advance_to(trainer: Trainer, name: str) -> None:
 
 
 def test_image_model_is_frozen_and_fine_tuned_at_the_given_shares(tmp_path):
-    trainer = make(tmp_path / "run")
+    trainer = make(tmp_path / "run", IMAGES_ALONE)
 
     def encoder() -> dict[str, torch.Tensor]:
         return {k: v.clone() for k, v in trainer.world_model.encoder.state_dict().items()}

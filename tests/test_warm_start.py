@@ -11,8 +11,9 @@ from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.errors import GlamError
 from glam_env.model.cores.glam import GlamConfig
+from glam_env.training.config import FreezeConfig, TrainConfig
 from glam_env.training.export import load_run
-from glam_env.training.presets import PRESETS, FreezeConfig, TrainConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 from glam_env.training.warm_start import open_warm_start

@@ -20,10 +20,11 @@ from glam_env.fast.graphs import WARM_UPS as GRAPH_WARM_UPS
 from glam_env.fast.precision import autocast
 from glam_env.model.structures import DreamState
 from glam_env.model.world_model import WorldModel
+from glam_env.training.config import TrainConfig
 from glam_env.training.imagination import Rollout, imagine
 from glam_env.training.learner import AgentFactory
 from glam_env.training.phases import FINE_TUNING, RANDOM_PLAY
-from glam_env.training.presets import PRESETS, TrainConfig
+from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
@@ -206,7 +207,7 @@ class TrainingParts:
 
 def shortened(config: TrainConfig, frozen: bool, warm_up: int) -> TrainConfig:
     """Return a preset with hardly any random play before the part that is timed."""
-    freeze = replace(config.freeze, at=(0.0,) if frozen else (), finetune=0, adapt=0)
+    freeze = replace(config.freeze, at=(0.0,) if frozen else (), finetune=0, adapt=0, end_to_end=0)
     longest = max(config.length, freeze.latent_length if frozen else 0)
     return replace(
         config,

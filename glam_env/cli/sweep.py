@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from glam_env.sweep.matrix import RunSpec
     from glam_env.sweep.settings import SweepSettings
     from glam_env.sweep.worker import Outcome
-    from glam_env.training.presets import TrainConfig
+    from glam_env.training.config import TrainConfig
 
 FAILED, STOPPED = 1, 130  # exit codes
 FAILURES_SHOWN = 20

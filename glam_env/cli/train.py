@@ -22,7 +22,7 @@ from glam_env.errors import GlamError
 if TYPE_CHECKING:
     from glam_agents import AgentKind
 
-    from glam_env.training.presets import TrainConfig
+    from glam_env.training.config import TrainConfig
     from glam_env.training.run_folder import RunFolder
 else:  # its module imports torch: the defaults below bring the class when they are needed
     TrainConfig = Any

@@ -37,8 +37,8 @@ class WorldModelConfig:
         unimix: Share of the uniform distribution in the latents' categoricals.
         draw_temperature: Temperature at which z is drawn for use: from the posterior of a real
             frame, from the prior in a dream, and for a sequence model that learns from stored
-            latents. What is learned along with images has temperature 1, and so have the prior's
-            targets without ``sharp_prior``.
+            latents. Without ``sharp_prior`` what is learned along with images has temperature 1,
+            and so have the prior's targets.
         reward_bins: Bins of the symlog two-hot reward on [−20, 20].
         expected_reward: Whether a predicted reward is its expected value, over the range of
             rewards that were seen. Otherwise, as in STORM, the mean is taken in symlog space, where
@@ -70,6 +70,11 @@ class WorldModelConfig:
     def prior_temperature(self) -> float:
         """Temperature at which z is drawn from the prior, in a dream."""
         return 1.0 if self.sharp_prior else self.draw_temperature
+
+    @property
+    def target_temperature(self) -> float:
+        """Temperature of the posterior that the prior learns, and of draws along with images."""
+        return self.draw_temperature if self.sharp_prior else 1.0
 
     def validate(self) -> None:
         """Check all values.

@@ -92,8 +92,7 @@ class WorldModel(Memory):
 
     def prior_target(self, log_probs: Tensor) -> Tensor:
         """Map (..., K, C) log-probabilities of the posterior to those that the prior learns."""
-        c = self.config
-        return sharpened(log_probs, c.draw_temperature if c.sharp_prior else 1.0)
+        return sharpened(log_probs, self.config.target_temperature)
 
     def decode(self, code: Tensor) -> Tensor:
         """Map (..., K) int64 codes to (..., 64, 64, 3) float32 images in [0, 1]."""
@@ -233,7 +232,8 @@ class WorldModel(Memory):
         b, length = batch.actions.shape
         x, logits = self.encoder(batch.images.flatten(0, 1))
         log_probs = unimix_log_probs(logits, self.config.unimix)  # (B·L, K, C)
-        codes = sample_codes(log_probs.detach())  # (B·L, K)
+        temperature = self.config.target_temperature
+        codes = sample_codes(log_probs.detach(), temperature=temperature)  # (B·L, K)
         z = straight_through(log_probs, codes).flatten(-2)  # (B·L, K·C)
 
         shown, targets, valid = z, batch.images.flatten(0, 1), batch.valid.flatten()

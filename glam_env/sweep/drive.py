@@ -14,7 +14,7 @@ from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.table import Display
 from glam_env.sweep.views import RunView, is_done, view
 from glam_env.sweep.worker import Outcome
-from glam_env.training.presets import TrainConfig
+from glam_env.training.config import TrainConfig
 
 POLL_SECONDS = 1.0  # between two looks at the runs
 

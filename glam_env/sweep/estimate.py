@@ -15,9 +15,9 @@ from glam_env.bench.training import NEVER, shortened
 from glam_env.console import clock
 from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.status import read_status, read_tail
+from glam_env.training.config import TrainConfig
 from glam_env.training.learner import AgentFactory
-from glam_env.training.phases import Phase, Step, schedule
-from glam_env.training.presets import TrainConfig
+from glam_env.training.phases import FREEZING, Phase, Step, schedule
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
@@ -85,7 +85,7 @@ def phases_left(config: TrainConfig) -> list[tuple[Phase, bool]]:
             left = replace(phase, total=max(0, phase.total - played))
             played = max(played, phase.total)
         phases.append((left, frozen))
-        frozen |= phase.step is Step.FINE_TUNING_UPDATE
+        frozen |= phase.step in FREEZING
     return phases
 
 
@@ -113,6 +113,7 @@ class _Units:
             Step.IMAGE_UPDATE: ("images", False),
             Step.FINE_TUNING_UPDATE: ("images", False),
             Step.MODEL_UPDATE: ("model", frozen),
+            Step.END_TO_END_UPDATE: ("model", False),
             Step.JOINT: ("joint", frozen),
         }
         kind = kinds[phase.step]

@@ -10,8 +10,8 @@ from glam_env.console import clock
 from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.status import read_status, read_tail
 from glam_env.sweep.worker import Outcome
+from glam_env.training.config import TrainConfig
 from glam_env.training.phases import progress
-from glam_env.training.presets import TrainConfig
 
 ORDER = ("running", "failed", "stopped", "finished", "waiting")
 

@@ -10,9 +10,9 @@ import torch
 from glam_env.device import upload
 from glam_env.envs.atari.emulator import Emulator, EmulatorState, Episode
 from glam_env.envs.latent_filter import LatentFilter
+from glam_env.training.config import TrainConfig
 from glam_env.training.exploration import Exploration
 from glam_env.training.learner import Learner
-from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 
 

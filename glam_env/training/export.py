@@ -21,9 +21,9 @@ from glam_env.files import reading
 from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
+from glam_env.training.config import TrainConfig
 from glam_env.training.earlier_runs import upgrade_train
 from glam_env.training.kept import Kept
-from glam_env.training.presets import TrainConfig
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import open_replay

@@ -16,8 +16,8 @@ from glam_env.games import Game
 from glam_env.model.config import LossConfig
 from glam_env.model.structures import DreamState, LatentBatch, Posterior, SequenceBatch
 from glam_env.model.world_model import WorldModel
+from glam_env.training.config import TrainConfig
 from glam_env.training.imagination import Agent, Annealed, Capturable, imagine
-from glam_env.training.presets import TrainConfig
 from glam_env.training.warm_start import open_warm_start
 
 AgentFactory = Callable[[int, int], Agent]
@@ -89,22 +89,31 @@ class Learner:
         return self._run("images", loss_config, update, images)  # type: ignore[no-any-return]
 
     def update_model(
-        self, batch: SequenceBatch | LatentBatch, learning_rate: float
+        self,
+        batch: SequenceBatch | LatentBatch,
+        learning_rate: float,
+        loss_config: LossConfig | None = None,
     ) -> dict[str, Tensor]:
-        """Update the world model; given latents, its sequence model alone."""
-        kind = type(batch)
+        """Update the world model; given latents, its sequence model alone.
+
+        Args:
+            batch: Sequences of frames or of latents.
+            learning_rate: For this update.
+            loss_config: Weights of the losses; None: those of the run.
+        """
+        kind, weights = type(batch), loss_config or self.config.loss
         loss_of: Any = (
             self.world_model.loss if kind is SequenceBatch else self.world_model.latent_loss
         )
 
         def update(*parts: Tensor) -> tuple[dict[str, Tensor], Posterior]:
             with self.autocast():
-                loss, metrics, posterior = loss_of(kind(*parts), self.config.loss)
+                loss, metrics, posterior = loss_of(kind(*parts), weights)
             self._step_optimizer(loss)
             return metrics, posterior
 
         self._set_learning_rate(learning_rate)
-        metrics, self._posterior = self._run("model", kind, update, *batch)
+        metrics, self._posterior = self._run("model", (kind, weights), update, *batch)
         return metrics  # type: ignore[no-any-return]
 
     def update_agent(self, start: DreamState, horizon: int, rate: float = 1.0) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from glam_env.console import Progress
 from glam_env.errors import GlamError
+from glam_env.training.config import TrainConfig
 from glam_env.training.phases import progress as position
-from glam_env.training.presets import TrainConfig
 
 _SHOWN = {
     "recent_return": "return",

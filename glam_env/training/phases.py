@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from itertools import pairwise
 from typing import Any, Literal
 
-from glam_env.training.presets import TrainConfig
+from glam_env.model.config import LossConfig
+from glam_env.training.config import FreezeConfig, TrainConfig
 
 RANDOM_PLAY = "random play"
 FIRST_PLAY = "first play"
 IMAGE_WARM_UP = "image warm-up"
 FINE_TUNING = "image fine-tuning"
 ADAPTATION = "adaptation"
+END_TO_END = "end-to-end training"
 MODEL_WARM_UP = "model warm-up"
 JOINT_TRAINING = "joint training"
 
@@ -39,8 +41,15 @@ class Step(Enum):
     """One update of the image model, with a falling learning rate. The end freezes it."""
     MODEL_UPDATE = auto()
     """One update of the world model."""
+    END_TO_END_UPDATE = auto()
+    """One update of images and sequence model together, with a falling learning rate. The end
+    freezes the image model."""
     JOINT = auto()
     """One step of every game, then the updates of the world model and the agent that are due."""
+
+
+FREEZING = (Step.FINE_TUNING_UPDATE, Step.END_TO_END_UPDATE)
+"""The steps of phases that end with frozen images."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,34 @@ class Phase:
     step: Step
     target_error: float = 0.0
 
+    def loss(self, config: TrainConfig) -> LossConfig:
+        """Return the weights of the losses in this phase."""
+        if self.step not in FREEZING:
+            return config.loss
+        own = config.freeze
+        names = ["margin", "margin_weight", "empty_weight", "image_entropy"]
+        names += ["foreground_weight"] if own.foreground_weight > 0.0 else []
+        names += ["representation"] if self.step is Step.END_TO_END_UPDATE else []
+        return replace(config.loss, **{name: getattr(own, name) for name in names})
+
+    def learning_rate(self, config: TrainConfig, env_steps: int, updates: int) -> float:
+        """Return the world model's learning rate.
+
+        Args:
+            config: The run's settings.
+            env_steps: Environment steps since the run began.
+            updates: Updates since this phase began.
+        """
+        rate = config.learning_rate_at(env_steps)
+        alone = self.step in (Step.IMAGE_UPDATE, Step.FINE_TUNING_UPDATE)
+        if alone and config.image_learning_rate > 0.0:
+            rate = config.image_learning_rate
+        if self.step in FREEZING:
+            start = config.freeze.decay_from * self.total
+            gone = max(0.0, updates - start) / max(1.0, self.total - start)
+            rate += (config.final_learning_rate - rate) * gone
+        return rate
+
 
 def schedule(config: TrainConfig) -> list[Phase]:
     """Build the phases of a run, in order. The last one ends with the run."""
@@ -80,15 +117,25 @@ def schedule(config: TrainConfig) -> list[Phase]:
         if start > played:
             phases.append(Phase(JOINT_TRAINING, "steps", start, Step.JOINT))
             played = _whole_steps(start, c.num_envs)
-        phases.append(Phase(FINE_TUNING, "updates", freeze.finetune, Step.FINE_TUNING_UPDATE))
-        if freeze.adapt > 0 and following > played:  # else the latents change again at once
-            phases.append(Phase(ADAPTATION, "updates", freeze.adapt, Step.MODEL_UPDATE))
+        adapt = following > played and freeze.adapt  # else the latents change again at once
+        adaptation = [Phase(ADAPTATION, "updates", adapt, Step.MODEL_UPDATE)] if adapt else []
+        phases += _freezing(freeze, adaptation, first=start == starts[0])
     phases.append(Phase(JOINT_TRAINING, "steps", c.total_steps, Step.JOINT))
 
     first_joint = [phase.step for phase in phases].index(Step.JOINT)
     if (left := c.model_warmup - adaptation_updates(phases[:first_joint])) > 0:
         phases.insert(first_joint, Phase(MODEL_WARM_UP, "updates", left, Step.MODEL_UPDATE))
     return phases
+
+
+def _freezing(freeze: FreezeConfig, adaptation: list[Phase], *, first: bool) -> list[Phase]:
+    """Return the phases at a freeze; each but the adaptations ends with frozen images."""
+    finetune = Phase(FINE_TUNING, "updates", freeze.finetune, Step.FINE_TUNING_UPDATE)
+    if freeze.end_to_end == 0:
+        return [finetune, *adaptation]
+    together = Phase(END_TO_END, "updates", freeze.end_to_end, Step.END_TO_END_UPDATE)
+    # A prior that knows nothing yet would teach the latents to say nothing.
+    return [*([finetune, *adaptation] if first else []), together, *adaptation]
 
 
 def _whole_steps(steps: int, num_envs: int) -> int:
@@ -103,7 +150,7 @@ def adaptation_updates(phases: Iterable[Phase]) -> int:
 
 def count_freezes(phases: Iterable[Phase]) -> int:
     """Count how often the image model is frozen in some phases."""
-    return sum(phase.step is Step.FINE_TUNING_UPDATE for phase in phases)
+    return sum(phase.step in FREEZING for phase in phases)
 
 
 def progress(config: TrainConfig, line: Mapping[str, Any]) -> tuple[int, int, str]:

@@ -8,7 +8,7 @@ from glam_env.envs.recordings.recording import Recording, load_recording
 from glam_env.errors import GlamError
 from glam_env.files import expand
 from glam_env.games import Game
-from glam_env.training.presets import TrainConfig
+from glam_env.training.config import TrainConfig
 from glam_env.training.replay import Replay
 
 

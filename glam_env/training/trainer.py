@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,21 @@ from glam_env.games import Game, find_game
 from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch, tree_map
 from glam_env.training.collector import Collector
+from glam_env.training.config import TrainConfig
 from glam_env.training.earlier_runs import upgrade_state
 from glam_env.training.kept import Kept, save_kept
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.learner import AgentFactory, Learner
 from glam_env.training.memory import keep_freed_memory
 from glam_env.training.metrics import Metrics
-from glam_env.training.phases import ERROR_WINDOW, Phase, Step, count_freezes, schedule
-from glam_env.training.presets import TrainConfig
+from glam_env.training.phases import (
+    ERROR_WINDOW,
+    FREEZING,
+    Phase,
+    Step,
+    count_freezes,
+    schedule,
+)
 from glam_env.training.recorded import add_recordings, read_recordings
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
@@ -146,7 +153,7 @@ class Trainer:
                     self._collect(random=False)
                 case Step.IMAGE_UPDATE | Step.FINE_TUNING_UPDATE:
                     self._update_images()
-                case Step.MODEL_UPDATE:
+                case Step.MODEL_UPDATE | Step.END_TO_END_UPDATE:
                     self._update_model()
                 case Step.JOINT:
                     self._collect_and_learn()
@@ -157,7 +164,7 @@ class Trainer:
             self._error, self._good_enough = 0.0, False
             if phase.step is Step.RANDOM_PLAY:
                 self._set_background()
-            elif phase.step is Step.FINE_TUNING_UPDATE:
+            elif phase.step in FREEZING:
                 self._freeze_images()
             self.save()
 
@@ -201,29 +208,13 @@ class Trainer:
 
     # --- updates -------------------------------------------------------------------------------
 
-    @property
-    def _learning_rate(self) -> float:
-        """The world model's, for the next update."""
-        c, step = self.config, self.phase.step
-        rate = c.learning_rate_at(self.env_steps)
-        if step in (Step.IMAGE_UPDATE, Step.FINE_TUNING_UPDATE) and c.image_learning_rate > 0.0:
-            rate = c.image_learning_rate
-        if step is Step.FINE_TUNING_UPDATE:
-            start = c.freeze.decay_from * self.phase.total
-            gone = max(0.0, self.phase_updates - start) / max(1.0, self.phase.total - start)
-            rate += (c.final_learning_rate - rate) * gone
-        return rate
-
     def _update_images(self) -> None:
         """Do one update of the image model alone."""
-        c, loss_config = self.config, self.config.loss
+        c, loss_config = self.config, self.phase.loss(self.config)
         if self.phase.step is Step.FINE_TUNING_UPDATE:
-            names = ["margin", "margin_weight", "empty_weight", "image_entropy"]
-            names += ["foreground_weight"] if c.freeze.foreground_weight > 0.0 else []
-            loss_config = replace(c.loss, **{name: getattr(c.freeze, name) for name in names})
             self.learner.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
-        rate = self._learning_rate
+        rate = self.phase.learning_rate(c, self.env_steps, self.phase_updates)
         metrics = self.learner.update_images(images, loss_config, rate)
         self.metrics.averages.add(metrics)
         self.image_updates += 1
@@ -239,15 +230,18 @@ class Trainer:
         """Do one update of the world model; of its sequence model alone while images are frozen."""
         c, freeze = self.config, self.config.freeze
         batch: SequenceBatch | LatentBatch
-        if self.latents is None:
+        together = self.phase.step is Step.END_TO_END_UPDATE
+        if together:
+            self.learner.freeze_images(False)
+        if together or self.latents is None:
             batch = self.replay.sample(c.batch, c.length, self.rng, self.device)
         else:
             with self.learner.autocast():
                 self.latents.catch_up()
             shape = freeze.latent_batch, freeze.latent_length
             batch = self.latents.sample(*shape, self.rng, self.device)
-        rate = self._learning_rate
-        self.metrics.averages.add(self.learner.update_model(batch, rate))
+        rate = self.phase.learning_rate(c, self.env_steps, self.phase_updates)
+        self.metrics.averages.add(self.learner.update_model(batch, rate, self.phase.loss(c)))
         self.model_updates += 1
         self.phase_updates += 1
         self._maybe_log(self.model_updates, rate)

@@ -8,7 +8,7 @@ from typing import Any
 from glam_env.checkpoint.config import to_json
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
-from glam_env.training.presets import TrainConfig
+from glam_env.training.config import TrainConfig
 
 # Of the model's settings, those that are no sizes.
 FREE = {"num_actions", "unimix", "draw_temperature", "sharp_prior"}

@@ -1,0 +1,171 @@
+"""Image and sequence model that learn together before the images are frozen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY
+from glam_agents.storm import AGENT_PRESETS, ActorCritic
+
+from glam_env.model.config import LossConfig
+from glam_env.model.structures import SequenceBatch
+from glam_env.model.world_model import WorldModel
+from glam_env.training.config import FreezeConfig
+from glam_env.training.phases import count_freezes, schedule
+from glam_env.training.presets import PRESETS
+from glam_env.training.run_folder import RunFolder
+from glam_env.training.trainer import Trainer
+
+DEBUG = replace(
+    PRESETS["debug"],
+    total_steps=320,
+    replay_capacity=300,
+    model_warmup=0,
+    decay_from=1.0,
+    freeze=replace(
+        PRESETS["debug"].freeze,
+        at=(0.0, 0.9),
+        end_to_end=4,
+        representation=0.7,
+        foreground_weight=9.0,
+        decay_from=0.5,
+    ),
+)
+PHASE = "end-to-end training"
+
+
+def make(path: Path, config=DEBUG) -> Trainer:
+    exists = (path / "config.json").exists()
+    run = RunFolder(path, None if exists else {"train": asdict(config)})
+
+    def agent(width: int, actions: int) -> ActorCritic:
+        return ActorCritic(AGENT_PRESETS["debug"], width, actions)
+
+    return Trainer("Pong", config, run, agent)
+
+
+def test_schedule():
+    """The first freeze gives it a prior that has learned; a later one has such a prior already."""
+    freeze = FreezeConfig(at=(0.0, 0.9), finetune=3, adapt=4, end_to_end=5)
+    phases = schedule(replace(DEBUG, freeze=freeze))
+    assert [(phase.name, phase.total) for phase in phases[2:]] == [
+        ("image fine-tuning", 3),
+        ("adaptation", 4),
+        (PHASE, 5),
+        ("adaptation", 4),
+        ("joint training", 288),
+        (PHASE, 5),
+        ("adaptation", 4),
+        ("joint training", 320),
+    ]
+    assert count_freezes(phases) == 3
+
+
+@pytest.mark.emulator
+def test_images_and_sequence_model_learn_and_images_are_frozen_after_it(tmp_path, monkeypatch):
+    trainer = make(tmp_path / "run")
+    model, calls = trainer.world_model, []
+    update = trainer.learner.update_model
+
+    def watch(batch, rate, loss_config):
+        calls.append((trainer.phase.name, type(batch), rate, loss_config))
+        return update(batch, rate, loss_config)
+
+    def weights() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in model.state_dict().items()}
+
+    def changed(before: dict[str, torch.Tensor]) -> set[str]:
+        return {
+            name.split(".")[0]
+            for name, value in model.named_parameters()
+            if not torch.equal(value, before[name])
+        }
+
+    monkeypatch.setattr(trainer.learner, "update_model", watch)
+    while trainer.phase.name != PHASE:
+        trainer.advance()
+    before, store = weights(), trainer.latents
+    while trainer.phase.name == PHASE:
+        trainer.advance()
+    assert {"encoder", "decoder", "core", "prior", "reward"} <= changed(before)
+    assert trainer.latents is not None
+    assert trainer.latents is not store
+    frozen = weights()
+    while trainer.phase.name == "adaptation":
+        trainer.advance()
+    assert changed(frozen).isdisjoint({"encoder", "decoder"})
+    assert "core" in changed(frozen)
+
+    together = [call for call in calls if call[0] == PHASE]
+    assert len(together) == DEBUG.freeze.end_to_end
+    assert {kind for _, kind, *_ in together} == {SequenceBatch}
+    rates = [rate for *_, rate, _ in together]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5.5e-4])  # to 1e-4 over the second half
+    names = ["margin", "margin_weight", "foreground_weight", "representation"]
+    expected = replace(DEBUG.loss, **{name: getattr(DEBUG.freeze, name) for name in names})
+    assert {used for *_, used in together} == {expected}
+    assert {used for name, *_, used in calls if name == "adaptation"} == {DEBUG.loss}
+    trainer.close()
+
+
+@pytest.mark.emulator
+@pytest.mark.parametrize("freeze", [1, 3])
+def test_a_run_resumed_in_the_middle_of_it_is_the_same(tmp_path, freeze):
+    whole = make(tmp_path / "whole")
+    assert whole.train()
+    trainer = make(tmp_path / "parts")
+    while trainer.phase.name != PHASE or count_freezes(trainer.phases[: trainer.phase_index]) < min(
+        freeze, 2
+    ):
+        trainer.advance()
+    trainer.advance()
+    assert trainer.phase_updates == 1
+    trainer.save()
+    trainer.close()
+    resumed = make(tmp_path / "parts")
+    assert (resumed.phase.name, resumed.phase_updates) == (PHASE, 1)
+    assert resumed.train()
+    ended = zip(whole.learner.state()["world_model"].items(),
+                resumed.learner.state()["world_model"].values(), strict=True)  # fmt: skip
+    for (name, value), other in ended:
+        assert torch.equal(value, other), name
+    whole.close()
+    resumed.close()
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_representation_loss_makes_the_latents_what_the_prior_says(sharp):
+    """Its gradient alone moves the encoder so that the posterior comes near a fixed prior."""
+    torch.manual_seed(0)
+    model = WorldModel(replace(TINY, sharp_prior=sharp, draw_temperature=0.5))
+    images = torch.randint(256, (2, 12, 64, 64, 3), dtype=torch.uint8)
+    actions = torch.randint(6, (2, 12))
+    none, valid = torch.zeros(2, 12), torch.ones(2, 12, dtype=torch.bool)
+    batch = SequenceBatch(images, actions, none, none.bool(), valid)
+    weights = LossConfig(representation=100.0, dynamics=0.0, variation=0.0, free_nats=0.0)
+    weights = replace(weights, latent_gradient=0.0)
+    rate = torch.optim.Adam(model.encoder.parameters(), lr=1e-2)
+
+    def distance() -> float:
+        """Mean KL of the posterior that the prior learns to the model's marginal latent."""
+        with torch.no_grad():
+            log_probs = model.prior_target(model.posterior(images)).flatten(0, 1)
+        mean = log_probs.exp().mean(0).log()
+        return float(F.kl_div(mean.expand_as(log_probs), log_probs, log_target=True,
+                              reduction="batchmean"))  # fmt: skip
+
+    with torch.no_grad():  # latents that differ from frame to frame, which the prior cannot know
+        for parameter in model.encoder.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, 0.2)
+    before = distance()
+    for _ in range(60):
+        loss, *_ = model.loss(batch, weights)
+        rate.zero_grad()
+        loss.backward()
+        rate.step()
+    assert distance() < 0.5 * before
