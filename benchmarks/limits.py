@@ -10,12 +10,12 @@ checkpoint:
 - ``images``: an image model from nothing, and a sequence model trained for ``long`` times as many
   updates on its latents, so that the images are what is young.
 - ``both``: both from nothing.
+- ``end-to-end``: the checkpoint's images and sequence model, trained together for
+  ``together_updates`` updates, then the sequence model alone on the new latents.
 - ``agent``: an agent from nothing in the checkpoint's dreams, which are not trained further.
 - ``soft prior``, ``sharp prior``: a sequence model from nothing whose prior learns the posterior at
   temperature 1 or at ``draw_temperature`` (``WorldModelConfig.sharp_prior``), and an agent from
   nothing in its dreams.
-- ``end-to-end``: the checkpoint's images and sequence model, trained together for
-  ``together_updates`` updates, then the sequence model alone on the new latents.
 - ``core NAME``: the same with another sequence core, for example ``core transformer``, in the sizes
   of the preset ``small-NAME``; all cores learn from the same steps and latents.
 

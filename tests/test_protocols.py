@@ -121,16 +121,8 @@ def test_behaviour_is_played_under_the_settings(make_world_model, monkeypatch):
 TINY = [
     *("--preset", "debug", "--total-steps", "60", "--random-steps", "40", "--update-every", "5"),
     *("--image-warmup", "1", "--model-warmup", "1", "--freeze.at", "0.8", "--freeze.finetune", "1"),
-    *(
-        "--freeze.adapt",
-        "1",
-        "--freeze.end-to-end",
-        "1",
-        "--freeze.latent-length",
-        "20",
-        "--log-every",
-        "1",
-    ),
+    *("--freeze.adapt", "1", "--freeze.end-to-end", "1", "--freeze.latent-length", "20"),
+    *("--log-every", "1"),
 ]
 
 
