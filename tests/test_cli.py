@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import mistake
 
+from glam_env.checkpoint import folder
 from glam_env.cli.main import COMMANDS, main
 from glam_env.cli.options import options_of
 from glam_env.training.run_folder import RunFolder
@@ -67,7 +68,6 @@ ROOT = Path(__file__).parents[1]
         ),
         (["eval", "Pong", "--kept"], "--kept needs the folder of a run of `glam train`"),
         (["train", "Pong", "--keep-every", "2"], "keep_every must be in [0, 1]"),
-        (["eval", "Krull"], "glam train Krull"),
         (["eval", "nowhere/at/all"], "is not a checkpoint"),
         (["fidelity", "Pong", "--check", "--horizon", "8"], "horizon of at least 32"),
         (["info", "--plot", "curves.png"], "glam info RUN --plot FILE"),
@@ -94,6 +94,11 @@ def test_mistakes_get_one_line(words, expected, capsys, tmp_path, monkeypatch):
     assert expected in line
     assert not re.search(r"[╭╮╰╯│─]|\b(\w+ \w+) \1\b", line)  # no box, no doubled words
     assert list(tmp_path.iterdir()) == []  # and nothing was written
+
+
+def test_a_game_without_a_checkpoint_names_the_command(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_PACKAGE", tmp_path / "glam_env")
+    assert "glam train Krull" in mistake(capsys, "eval", "Krull")
 
 
 def test_a_run_folder_that_cannot_be_written_gets_one_line(capsys, tmp_path):

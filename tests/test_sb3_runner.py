@@ -21,6 +21,7 @@ from glam_agents.sb3.settings import Sb3Settings
 from stable_baselines3 import DQN, PPO
 
 from glam_env import console as interruption
+from glam_env.checkpoint import folder
 from glam_env.cli.main import main
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.errors import GlamError
@@ -333,7 +334,6 @@ def test_replay_buffer_fills_again_before_it_is_drawn_from(begin):
     [
         ([], "GAME is missing"),
         (["Ping"], "Pong"),
-        (["Krull"], "glam train Krull"),
         (["Pong", "--algo", "sac"], "ppo, a2c, dqn, qrdqn; got 'sac'"),
         (["Pong", "--obs", "ram"], "latent, rgb; got 'ram'"),
         (["Pong", "--steps", "0"], "steps must be a whole number >= 1"),
@@ -350,6 +350,11 @@ def test_mistakes_get_one_line(words, message, capsys, tmp_path):
     before = sorted(tmp_path.iterdir())
     assert message in mistake(capsys, *words)
     assert sorted(tmp_path.iterdir()) == before  # and nothing was written
+
+
+def test_a_game_without_a_checkpoint_names_the_command(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_PACKAGE", tmp_path / "glam_env")
+    assert "glam train Krull" in mistake(capsys, "Krull")
 
 
 def test_qrdqn_without_its_library(capsys, monkeypatch):

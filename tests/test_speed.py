@@ -30,6 +30,7 @@ from glam_env.bench.report import (
     speed_table,
 )
 from glam_env.bench.world import find_weights, make_world
+from glam_env.checkpoint import folder
 from glam_env.cli.main import main
 from glam_env.envs.dream.engine import DreamEngine
 
@@ -141,11 +142,12 @@ def test_peak_memory_counts_what_is_freed_again():
 # --- the worlds ----------------------------------------------------------------------------------
 
 
-def test_a_preset_is_timed_with_the_checkpoint_of_its_sizes():
+def test_a_preset_is_timed_with_the_checkpoint_of_its_sizes(monkeypatch, tmp_path):
     found = find_weights("Pong", ("small", "paper"), None)
     assert found["small"] is not None
     assert found["small"].path.name == "Pong"
     assert found["paper"] is None
+    monkeypatch.setattr(folder, "_PACKAGE", tmp_path / "glam_env")
     assert find_weights("Krull", ("small",), None) == {"small": None}
 
 
