@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from short_games import cut_games
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, PlaySettings
@@ -51,7 +52,7 @@ def trained(average: ModuleType, tmp_path_factory) -> TrainedRun:
     """A debug run with that core, read back from its folder."""
     debug = PRESETS["debug"]
     model = replace(debug.model, core=average.AverageConfig(steps=4))
-    config = replace(debug, total_steps=400, replay_capacity=300, model=model)
+    config = replace(debug, total_steps=240, random_steps=100, replay_capacity=200, model=model)
     run = RunFolder(
         tmp_path_factory.mktemp("runs") / "Pong",
         {"game": "Pong", "preset": "debug", "train": asdict(config)},
@@ -175,7 +176,8 @@ def act(features: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.randint(6, (len(features),), generator=generator)
 
 
-def test_it_is_evaluated(trained: TrainedRun) -> None:
+def test_it_is_evaluated(trained: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_games(monkeypatch)
     report, _ = examine(
         trained.world_model,
         act,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from glam_agents import AGENTS, AgentKind, config_of, find_agent, load_agent
+from short_games import cut_games
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
@@ -25,6 +26,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "add_an_agent.md"
 FILE, LINE, THROUGH_GYMNASIUM = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 SHORT = ["--fidelity-steps", "400", "--behavior-steps", "400", "--branch-steps", "0"]
 SHORT += ["--ranking-moments", "0"]
+RUN = ["--total-steps", "200", "--random-steps", "60"]
 
 
 @pytest.fixture
@@ -39,10 +41,14 @@ def reinforce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AgentKind:
 
 
 @pytest.mark.emulator
-def test_a_toy_agent_trains_is_exported_dreams_and_is_evaluated(reinforce, capsys, tmp_path):
+def test_a_toy_agent_trains_is_exported_dreams_and_is_evaluated(
+    reinforce, capsys, tmp_path, monkeypatch
+):
     words = re.findall(r'"([^"]+)"', LINE.split("main(")[1])
     assert words[:3] == ["train", "Pong", "--preset"]
-    assert main([*words, "--replay-capacity", "700"]) == 0
+    short = ["--total-steps", "300", "--random-steps", "100"]
+    assert main([*words, *short, "--replay-capacity", "700"]) == 0
+    cut_games(monkeypatch)
     run = RunFolder(tmp_path / "runs" / "Pong")
     stored = {"class": "reinforce", "hidden": 32, "gamma": 0.985, "learning_rate": 0.001}
     assert run.settings["agent"] == stored
@@ -84,15 +90,15 @@ def test_a_toy_agent_trains_is_exported_dreams_and_is_evaluated(reinforce, capsy
 @pytest.mark.emulator
 def test_a_run_goes_on_with_its_own_agent(reinforce, tmp_path):
     words = ["train", "Pong", "--preset", "debug"]
-    assert main([*words, "--algorithm", "reinforce", "--total-steps", "500"]) == 0
+    assert main([*words, "--algorithm", "reinforce", *RUN]) == 0
     path = tmp_path / "runs" / "Pong" / "config.json"
     settings = json.loads(path.read_text())
-    settings["train"]["total_steps"] = 540
+    settings["train"]["total_steps"] = 240
     path.write_text(json.dumps(settings))
     assert main(["train", "Pong", "--resume"]) == 0
     state = RunFolder(path.parent).load_checkpoint()
     assert state is not None
-    assert state["counts"]["env_steps"] == 540
+    assert state["counts"]["env_steps"] == 240
     assert set(state["agent"]["agent"]) >= {"policy.0.weight"}
 
 
@@ -134,6 +140,7 @@ def test_a_player_draws_what_act_draws(reinforce):
 @pytest.mark.emulator
 def test_the_agent_through_gymnasium_plays_the_real_game(saved_checkpoint, monkeypatch, capsys):
     monkeypatch.setenv("GLAM_CHECKPOINTS", str(saved_checkpoint.parent))
+    cut_games(monkeypatch)
     exec(compile(THROUGH_GYMNASIUM, str(PAGE), "exec"), {})
     assert re.fullmatch(r"one game of Pong: [+-]\d+\n", capsys.readouterr().out)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from glam_agents.frozen import new_agent, save_with_agent
+from short_games import cut_games
 
 from glam_env.bench.world import make_world
 from glam_env.checkpoint.folder import Checkpoint
@@ -41,25 +43,26 @@ def test_an_iteration_of_this_code_is_measured_in_both_phases():
 
 
 @pytest.mark.emulator
-def test_the_limits_of_a_run_are_measured(tmp_path):
+def test_the_limits_of_a_run_are_measured(tmp_path, monkeypatch, capsys):
     """Each row, on a debug run."""
+    cut_games(monkeypatch)
     run = tmp_path / "run"
-    words = ["train", "Pong", "--preset", "debug", "--total-steps", "300", "--run", str(run)]
-    assert main([*words, "--threads", "1"]) == 0
+    words = ["train", "Pong", "--preset", "debug", "--total-steps", "200", "--run", str(run)]
+    assert main([*words, "--random-steps", "100", "--threads", "1"]) == 0
     few = "--image-updates 4 --sequence-updates 2 --together-updates 2 --agent-updates 1"
     few += " --dreams 8 --horizon 3"
     words = f"Pong --run {run} {few} --steps 800 --games 1 --to {tmp_path / 'limits.json'}"
+    words += " --threads 1"
     world_models = ["none", "sequence model", "images", "both", "end-to-end"]
     agents = ["agent", "soft prior", "core transformer"]
-    done = subprocess.run(
-        [sys.executable, "benchmarks/limits.py", *words.split(), "--rows", *world_models, *agents],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    capsys.readouterr()
+    named = ["--rows", *world_models, *agents]
+    monkeypatch.setattr(sys, "argv", ["limits.py", *words.split(), *named])
+    with pytest.raises(SystemExit) as ended:  # by its path: tests have a module of this name
+        runpy.run_path(str(ROOT / "benchmarks" / "limits.py"), run_name="__main__")
+    assert not ended.value.code
     rows = json.loads((tmp_path / "limits.json").read_text())["rows"]
-    assert [json.loads(line) for line in done.stdout.splitlines()] == rows
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
     assert [row["young"] for row in rows] == [*world_models, *agents]
     with_dreams = [row for row in rows if row["young"] != "agent"]
     assert all(row["rewards"] > 0 and 0.0 <= row["reward_f1"] <= 1.0 for row in with_dreams)

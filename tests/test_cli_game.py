@@ -11,24 +11,46 @@ import numpy as np
 import pytest
 import torch
 from command_line import mistake
+from short_games import cut_games
 
 from glam_env.checkpoint.config import CheckpointConfig, from_json, to_json
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.evaluation.measures import ranking
+from glam_env.evaluation.play import scores
 from glam_env.evaluation.report.card import write_card
 from glam_env.training.export import load_run
 from glam_env.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.emulator
 
+STEPS, UPDATES = 300, 23
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_play():
+    """Cut the real games, and rank three policies of twelve; yield how scores were played."""
+    standard, make, played = ranking.standard_policies, scores.Emulator, []
+
+    def emulator(*given, **options):
+        played.append((options["repeat_action_probability"], options["noop_max"]))
+        return make(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        cut_games(patch)
+        patch.setattr(ranking, "standard_policies", lambda *given: standard(*given)[::4])
+        patch.setattr(scores, "Emulator", emulator)
+        yield played
+
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory) -> Path:
+def life(little_play, tmp_path_factory) -> Path:
     """A folder in which Pong was trained (debug) and exported."""
     folder = tmp_path_factory.mktemp("life")
     run, to = str(folder / "runs" / "Pong"), str(folder / "checkpoints" / "Pong")
     words = ["--run", run, "--preset", "debug", "--replay-capacity", "700"]
+    words += ["--total-steps", str(STEPS), "--random-steps", "100"]
     assert main(["train", "pong", *words]) == 0
     words = ["--run", run, "--to", to, "--contexts", "40", "--episodes", "1"]
     words += ["--fidelity-steps", "400", "--behavior-steps", "400", "--branch-steps", "120"]
@@ -37,7 +59,7 @@ def life(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_exported_card_has_its_origin_and_its_results(life):
+def test_the_exported_card_has_its_origin_and_its_results(life, little_play):
     folder = life / "checkpoints" / "Pong"
     assert {p.name for p in folder.iterdir()} == {
         "config.json",
@@ -49,16 +71,16 @@ def test_the_exported_card_has_its_origin_and_its_results(life):
     }
     config = Checkpoint.open(folder).config
     assert (config.game, config.provenance.preset) == ("Pong", "debug")
-    assert config.provenance.environment_steps == 600
-    assert config.provenance.updates == 33
+    assert config.provenance.environment_steps == STEPS
+    assert config.provenance.updates == UPDATES
     card = (folder / "CARD.md").read_text()
-    scores = config.results["scores"]
-    assert [score["protocol"] for score in scores] == ["atari100k", "published"]
-    assert scores[0]["lengths"] != scores[1]["lengths"]
+    results = config.results["scores"]
+    assert [score["protocol"] for score in results] == ["atari100k", "published"]
+    assert little_play[:2] == [(0.0, 30), (0.25, 0)]
     for words in (
         "debug",
-        "600",
-        *(f"this checkpoint | {score['mean']:.2f} ±" for score in scores),
+        str(STEPS),
+        *(f"this checkpoint | {score['mean']:.2f} ±" for score in results),
         "| GLAM | 18.0 | published | 0.25 | no no-ops | published |",
         "| DreamerV3 | 18.0 | atari100k | 0 | up to 30 no-ops | published |",
         "| human | 14.6 | – | – | – | published |",
@@ -84,7 +106,7 @@ def test_a_warm_start_is_named_on_the_card(life, tmp_path):
     assert from_json(CheckpointConfig, to_json(config), "test") == config
     card = write_card(config)
     assert "| seed | 3 |" in card
-    earlier_run = "| `debug` | 600 | 33 |"
+    earlier_run = f"| `debug` | {STEPS} | {UPDATES} |"
     assert earlier_run in card
     assert "\nIt rained.\n" in card
     assert earlier_run not in (folder / "CARD.md").read_text()
@@ -147,11 +169,11 @@ def test_eval_repeats_the_score_of_the_card(life, capsys):
     config = Checkpoint.open(folder).config
     assert (report["protocol"], report["scores"]) == ("atari100k", games(config)["atari100k"])
     assert report["trained_under"] == to_json(config.protocol)
-    assert report["real_steps"] == 600
+    assert report["real_steps"] == STEPS
     assert main(["eval", str(folder), "--episodes", "1", "--protocol", "published"]) == 0
     printed = capsys.readouterr().out
     assert "protocol: published (sticky actions 0.25, no no-ops)" in printed
-    assert "trained under: atari100k (sticky actions 0, up to 30 no-ops); 600 real" in printed
+    assert "trained under: atari100k (sticky actions 0, up to 30 no-ops); 300 real" in printed
     assert -21 <= report["mean"] <= 21
     assert report["published"]["GLAM"] == 18
     assert main(["eval", "Pong", "--random", "--episodes", "2", "--num-envs", "2"]) == 0
@@ -218,7 +240,7 @@ def test_info_of_everything_of_a_checkpoint_and_of_a_run(life, capsys):
     assert facts["settings"]["preset"] == "debug"
     assert facts["history"]["phases"][-1]["name"] == "joint training"
     done = sum(phase["model_updates"] for phase in facts["history"]["phases"])
-    assert 0 < done <= 33  # to the last line that was logged
+    assert 0 < done <= UPDATES  # to the last line that was logged
     assert main(["info", str(run), "--plot", str(life / "run.png")]) == 0
     printed = capsys.readouterr().out
     for words in ("play before learning", "joint training", "foreground_error", "hours"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from same_runs import assert_same_runs
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, PlaySettings
@@ -27,7 +28,7 @@ from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
 OTHERS = [name for name in CORES if name != "glam"]
-SHORT = {"total_steps": 260, "random_steps": 200, "checkpoint_every": 20, "log_every": 1}
+SHORT = {"total_steps": 120, "random_steps": 60, "checkpoint_every": 20, "log_every": 1}
 
 
 def config_of(name: str) -> TrainConfig:
@@ -52,10 +53,10 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory) -> SimpleNamespace
     folder = tmp_path_factory.mktemp(name)
     settings = {"game": "Pong", "preset": "debug", "train": asdict(config)}
     first = trainer_of(RunFolder(folder / "run", settings), config)
-    assert not first.train(lambda: first.env_steps >= 230)
+    assert not first.train(lambda: first.env_steps >= 90)
     first.close()
     second = trainer_of(RunFolder(folder / "run"), config)
-    assert second.env_steps == 230
+    assert second.env_steps == 90
     assert second.train()
     second.close()
     run = load_run(RunFolder(folder / "run"), torch.device("cpu"))
@@ -90,9 +91,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_never_stopped(trained) -> No
     whole = trainer_of(RunFolder(trained.folder / "whole", trained.settings), trained.config)
     assert whole.train()
     whole.close()
-    one = load_run(RunFolder(trained.folder / "whole"), torch.device("cpu")).world_model
-    for key, value in trained.run.world_model.state_dict().items():
-        assert torch.equal(value, one.state_dict()[key]), key
+    assert_same_runs(trained.folder / "run", trained.folder / "whole")
 
 
 @pytest.mark.emulator

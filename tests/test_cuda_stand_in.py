@@ -38,6 +38,7 @@ def run(*words: str) -> str:
 def test_gpu_tests_pass_on_it() -> None:
     files = sorted(map(str, TESTS.glob("test_gpu*.py")))
     few = "not double and not global"  # cores that are made of the parts of others
+    few += " and not CrazyClimber and not KungFuMaster and not Boxing"  # games of equal models
     output = run("-m", "pytest", "-m", "gpu", "-k", few, "-q", "-p", "no:cacheprovider", *files)
     last = output.strip().splitlines()[-1]
     assert "skipped" not in last

@@ -11,6 +11,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch
+from short_games import cut_games
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.checkpoint.folder import (
@@ -20,6 +21,7 @@ from glam_env.checkpoint.folder import (
 from glam_env.cli.main import main
 from glam_env.envs.dream.engine import DreamEngine
 from glam_env.envs.dream.options import DreamOptions
+from glam_env.evaluation.measures import ranking
 
 pytestmark = [
     pytest.mark.gpu,
@@ -84,15 +86,15 @@ def test_the_shipped_agent_wins_real_pong_from_there(capsys) -> None:
 
 
 @pytest.mark.emulator
-def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys) -> None:
+def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys, monkeypatch) -> None:
     run, exported = tmp_path / "run", tmp_path / "Pong"
     train = ["train", "Pong", "--preset", "debug", "--device", "cuda", "--run", str(run)]
-    assert not main([*train, "--total-steps", "300"])
+    assert not main([*train, "--total-steps", "140", "--random-steps", "100"])
     settings = json.loads((run / "config.json").read_text())
-    settings["train"]["total_steps"] = 600
+    settings["train"]["total_steps"] = 280
     (run / "config.json").write_text(json.dumps(settings))
     assert not main([*train[:2], "--device", "cuda", "--run", str(run), "--resume"])
-    assert "finished at step 600" in capsys.readouterr().out
+    assert "finished at step 280" in capsys.readouterr().out
     folders = ["--run", str(run), "--to", str(exported)]
     short = [
         "--episodes",
@@ -106,6 +108,9 @@ def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys) -> N
         "--ranking-moments",
         "4",
     ]
+    cut_games(monkeypatch)
+    standard = ranking.standard_policies
+    monkeypatch.setattr(ranking, "standard_policies", lambda *given: standard(*given)[::4])
     assert not main(["export", "Pong", "--device", "cuda", *folders, *short])
     assert Checkpoint.open(exported).config.game == "Pong"
     for state in (

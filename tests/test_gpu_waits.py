@@ -143,7 +143,8 @@ def test_the_world_model_s_update_does_not_wait(world_model, bfloat16) -> None:
 @pytest.mark.parametrize("graphs", [False, True])
 def test_a_trainer_s_updates_do_not_wait(tmp_path, graphs) -> None:
     """Neither does the sampling of batches, from images and from stored latents."""
-    config = replace(PRESETS["debug"], log_every=1000, graphs=graphs)
+    few = {"total_steps": 240, "random_steps": 100}
+    config = replace(PRESETS["debug"], **few, log_every=1000, graphs=graphs)
     run = RunFolder(tmp_path / "run", {"train": asdict(config)})
 
     def make_agent(width: int, actions: int) -> ActorCritic:

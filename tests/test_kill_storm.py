@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from glam_env.training.run_folder import RunFolder
+from same_runs import assert_same_runs
 
 KILLS = 8
 STORM = """
@@ -20,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+import torch._dynamo  # an optimiser imports it, for two seconds; children find it here
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
 
 from glam_env.training.presets import PRESETS
@@ -29,7 +28,12 @@ from glam_env.training.trainer import Trainer
 SAVES = 20  # about as many as a run makes; kills come within 0 to 4 of them, and between two
 torch.set_num_threads(1)
 config = replace(
-    PRESETS["debug"], total_steps=300, replay_capacity=250, checkpoint_every=20, exploration=(0.3,)
+    PRESETS["debug"],
+    total_steps=200,
+    random_steps=60,
+    replay_capacity=160,
+    checkpoint_every=20,
+    exploration=(0.3,),
 )
 
 
@@ -74,7 +78,7 @@ for _ in range(kills):
     while saves and alive(child):
         if (found := newest(killed)) != last:
             saves, last = saves - 1, found
-        time.sleep(0.001)
+        time.sleep(0.003)
     time.sleep(generator.uniform(0.0, 2.0 * span / SAVES))
     os.kill(child, signal.SIGKILL)
     codes.append(wait(child))
@@ -83,24 +87,6 @@ for _ in range(kills):
 assert wait(fork(killed)) == 0
 print(json.dumps({"codes": codes, "steps": steps}))
 """
-
-
-def metrics(path: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def tensors(value: object) -> list[torch.Tensor]:
-    """List all tensors and numbers of a checkpoint, in order, but for the time and its digits."""
-    if isinstance(value, dict):
-        return [
-            t for k, v in value.items() if k not in ("seconds", "metrics_size") for t in tensors(v)
-        ]
-    if isinstance(value, list | tuple):
-        return [t for v in value for t in tensors(v)]
-    if isinstance(value, torch.Tensor | int | float):
-        return [torch.as_tensor(value)]
-    return []
 
 
 @pytest.mark.emulator
@@ -116,11 +102,4 @@ def test_a_storm_of_kills_changes_no_bit_of_a_run(tmp_path: Path) -> None:
     assert storm["codes"].count(-9) >= int(kills) / 2  # the others had ended by then
     assert storm["steps"] == sorted(storm["steps"])  # no kill cost a checkpoint
     assert len(set(storm["steps"])) > 2  # they came at different moments
-    assert metrics(killed) == metrics(whole)
-    one, other = (RunFolder(path).load_checkpoint() for path in (whole, killed))
-    assert one is not None
-    assert other is not None
-    pairs = list(zip(tensors(one), tensors(other), strict=True))
-    assert len(pairs) > 100
-    for a, b in pairs:
-        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+    assert_same_runs(killed, whole)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from command_line import mistake
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from short_games import cut_games
 
 from glam_env.cli.main import main
 from glam_env.cli.trained import load_trained
@@ -67,7 +68,7 @@ def begin_alike(frames: np.ndarray) -> bool:
 @pytest.mark.emulator
 @pytest.mark.parametrize("play", PROTOCOLS.values())
 def test_recordings_are_played_under_the_settings(play):
-    recording = record_play(RandomPolicy(7), "Assault", steps=8, num_envs=8, seed=0, play=play)
+    recording = record_play(RandomPolicy(7), "Assault", steps=4, num_envs=4, seed=0, play=play)
     assert begin_alike(recording.frames[:, 0]) == (play == PUBLISHED)
 
 
@@ -84,7 +85,8 @@ class Watcher(RandomPolicy):
 
 @pytest.mark.emulator
 @pytest.mark.parametrize("play", PROTOCOLS.values())
-def test_scores_are_played_under_the_settings(play):
+def test_scores_are_played_under_the_settings(play, monkeypatch):
+    cut_games(monkeypatch)
     policy = Watcher(7)
     report = evaluate_policy(policy, "Assault", episodes=4, num_envs=4, seed=0, play=play)
     assert report.play == play
@@ -98,6 +100,7 @@ def test_sticky_actions_reach_the_emulator_of_a_score(monkeypatch):
     monkeypatch.setattr(
         scores, "Emulator", lambda *a, **k: made.append(emulator(*a, **k)) or made[-1]
     )
+    cut_games(monkeypatch)
     evaluate_policy(RandomPolicy(6), "Pong", episodes=1, seed=0, play=PlaySettings(0.1))
     assert made[0].repeat_action_probability == 0.1
 
@@ -119,7 +122,8 @@ def test_behaviour_is_played_under_the_settings(make_world_model, monkeypatch):
 # --- training ------------------------------------------------------------------------------------
 
 TINY = [
-    *("--preset", "debug", "--total-steps", "60", "--random-steps", "40", "--update-every", "5"),
+    *("--preset", "debug", "--total-steps", "40", "--random-steps", "20", "--update-every", "5"),
+    *("--num-envs", "1"),
     *("--image-warmup", "1", "--model-warmup", "1", "--freeze.at", "0.8", "--freeze.finetune", "1"),
     *("--freeze.adapt", "1", "--freeze.end-to-end", "1", "--freeze.latent-length", "20"),
     *("--log-every", "1"),
@@ -135,7 +139,7 @@ def test_every_game_trains_under_both_protocols(game, protocol, tmp_path):
     assert main(["train", game, "--run", str(run), "--protocol", protocol, *TINY]) == 0
     state = RunFolder(run).load_checkpoint()
     assert state is not None
-    counts = {"env_steps": 60, "image_updates": 2, "model_updates": 8, "agent_updates": 4}
+    counts = {"env_steps": 40, "image_updates": 2, "model_updates": 8, "agent_updates": 4}
     assert state["counts"] == counts
     trained = load_trained(str(run), "cpu")
     assert (trained.game, trained.play) == (game, PROTOCOLS[protocol])
@@ -144,7 +148,7 @@ def test_every_game_trains_under_both_protocols(game, protocol, tmp_path):
 @pytest.mark.emulator
 @pytest.mark.parametrize("play", PROTOCOLS.values())
 def test_the_games_of_a_training_are_played_under_its_settings(tmp_path, play):
-    config = replace(PRESETS["debug"], num_envs=8, **play.emulator)
+    config = replace(PRESETS["debug"], num_envs=4, **play.emulator)
     assert config.play == play
 
     def agent(width: int, actions: int) -> ActorCritic:
@@ -166,7 +170,8 @@ def run(tmp_path_factory) -> str:
 
 
 @pytest.mark.emulator
-def test_a_run_stores_its_settings_and_is_played_by_them(run, capsys):
+def test_a_run_stores_its_settings_and_is_played_by_them(run, capsys, monkeypatch):
+    cut_games(monkeypatch)
     own = replace(PUBLISHED, noop_max=2)
     assert load_trained(run, "cpu").play == own
     assert main(["eval", run, "--episodes", "1", "--json"]) == 0

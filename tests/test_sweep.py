@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import mistake
@@ -239,9 +240,21 @@ learning-rate = 1e30
 """
 
 
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory) -> dict[str, list[dict[str, Any]]]:
+    """Train both games without a sweep and undisturbed; return their metrics."""
+    found = {}
+    for game in ("Pong", "Boxing"):
+        options = ["--preset=debug", *(f"--{word}" for word in [*EVERY, *SHORT])]
+        path = tmp_path_factory.mktemp("whole") / game
+        assert main(["train", game, *options, "--threads=1", f"--run={path}"]) == 0
+        found[game] = metrics(path)
+    return found
+
+
 @pytest.mark.emulator
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
-def test_ctrl_c_stops_all_and_a_broken_run_leaves_the_others(tmp_path) -> None:
+def test_ctrl_c_stops_all_and_a_broken_run_leaves_the_others(wholes, tmp_path) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
     (tmp_path / "mixed.toml").write_text(SWEEP)
     folder = tmp_path / "runs" / "mixed"
@@ -266,10 +279,7 @@ def test_ctrl_c_stops_all_and_a_broken_run_leaves_the_others(tmp_path) -> None:
             line.startswith(f"{game}/broken-seed0 failed: train: training broke:") for line in lines
         )
         run = folder / game / "glam-seed0"
-        options = ["--preset=debug", *(f"--{word}" for word in [*EVERY, *SHORT])]
-        whole = tmp_path / "whole" / game
-        assert main(["train", game, *options, "--threads=1", f"--run={whole}"]) == 0
-        assert metrics(run) == metrics(whole)
+        assert metrics(run) == wholes[game]
     assert lines[-1] == "2 of 4 runs finished, 2 failed; the same command goes on"
     assert json.loads((folder / "sweep-settings.json").read_text())["variants"] == [
         "glam",
@@ -279,7 +289,7 @@ def test_ctrl_c_stops_all_and_a_broken_run_leaves_the_others(tmp_path) -> None:
 
 @pytest.mark.emulator
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
-def test_submitit_requeues_what_was_signalled_and_what_was_killed(tmp_path) -> None:
+def test_submitit_requeues_what_was_signalled_and_what_was_killed(wholes, tmp_path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
     folder = tmp_path / "sweep"
     words = ["sweep", "--games", "Pong", "Boxing", "--preset", "debug", "--on", "local"]
@@ -302,10 +312,7 @@ def test_submitit_requeues_what_was_signalled_and_what_was_killed(tmp_path) -> N
     for game in ("Pong", "Boxing"):
         status = json.loads((folder / game / "glam-seed0" / "sweep.json").read_text())
         assert status["attempt"] == 2
-        options = ["--preset=debug", *(f"--{word}" for word in [*EVERY, *SHORT])]
-        whole = tmp_path / "whole" / game
-        assert main(["train", game, *options, "--threads=1", f"--run={whole}"]) == 0
-        assert metrics(folder / game / "glam-seed0") == metrics(whole)
+        assert metrics(folder / game / "glam-seed0") == wholes[game]
     log = (folder / "Pong" / "glam-seed0" / "log.txt").read_text()
     assert "stopped at step" in log  # it had saved, rather than been killed
 

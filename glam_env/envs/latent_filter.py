@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glam_env.device import upload
 from glam_env.model.cores.glam import GlamCore, GlamState
+from glam_env.model.cores.window import evaluating
 from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState, tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
@@ -57,10 +58,8 @@ class LatentFilter:
         """
         device = self._first.device
         images, self._first = upload(frames, device), upload(first, device)
-        training = self.world_model.training
-        self.world_model.eval()  # BatchNorm with its running statistics
-        log_probs = self.world_model.encode(images)
-        self.world_model.train(training)
+        with evaluating(self.world_model.encoder):  # BatchNorm with its running statistics
+            log_probs = self.world_model.encode(images)
         code = sample_codes(log_probs, generator=self.generator)
         h = self.state.h.masked_fill(self._first[:, None], 0.0)
         self.state = DreamState(code, h, self.state.core)

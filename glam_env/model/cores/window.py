@@ -123,8 +123,10 @@ class WindowCore(SequenceCore):
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Have a module in evaluation mode inside, without dropout."""
     training = module.training
-    module.eval()
+    if training:  # setting the mode of all parts takes as long as a step of a small model
+        module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        if training:
+            module.train()
