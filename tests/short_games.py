@@ -10,8 +10,5 @@ STEPS = 200
 
 
 def cut_games(patch: pytest.MonkeyPatch) -> None:
-    """Cut the games of all emulators made from now on; a whole one of Pong has 900 steps.
-
-    No-ops count: games of one protocol are longer than those of another.
-    """
+    """Cut the games of all emulators made from now on; a whole one of Pong has 900 steps."""
     patch.setattr("glam_env.envs.atari.emulator.MAX_FRAMES", FRAME_SKIP * STEPS)
