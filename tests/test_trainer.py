@@ -165,7 +165,8 @@ def test_image_warm_up_ends_where_its_error_is_good_enough(tmp_path, monkeypatch
 def test_fine_tuning_has_weights_of_its_own(tmp_path, monkeypatch):
     own = {"margin": 1, "margin_weight": 3.0, "empty_weight": 0.5, "image_entropy": 2.0}
     own |= {"foreground_weight": 10.0}
-    config = replace(DEBUG, freeze=replace(DEBUG.freeze, **own))
+    loss = replace(DEBUG.loss, diversity=3.0)
+    config = replace(DEBUG, loss=loss, freeze=replace(DEBUG.freeze, **own))
     trainer, used = make(tmp_path / "run", config), {}
     update = trainer.learner.update_images
 
@@ -178,7 +179,7 @@ def test_fine_tuning_has_weights_of_its_own(tmp_path, monkeypatch):
     advance_past(trainer, "image fine-tuning")
     assert used == {
         "image warm-up": config.loss,
-        "image fine-tuning": replace(config.loss, **own),
+        "image fine-tuning": replace(config.loss, diversity=0.0, **own),
     }
     trainer.close()
 

@@ -1,5 +1,6 @@
 """The world model: its losses by hand, its gradients, dreams, and the filter of real frames."""
 
+import copy
 from dataclasses import replace
 from functools import partial
 
@@ -392,6 +393,34 @@ def test_the_entropy_of_latents_is_part_of_the_image_models_loss():
         loss.backward()
         optimizer.step()
     assert metrics["posterior_entropy"].item() < 0.5 * entropy
+
+
+def test_the_diversity_of_latents_is_part_of_the_image_models_loss():
+    model, images = make_model().eval(), make_batch(3, 9).images.flatten(0, 1)
+    torch.manual_seed(0)
+    plain, _ = model.autoencoder_loss(images, OPEN)
+    torch.manual_seed(0)
+    loss, metrics = model.autoencoder_loss(images, replace(OPEN, diversity=2.0))
+    mean = model.posterior(images).double().exp().mean(0)
+    entropy = -(mean * mean.log()).sum().item()
+    assert metrics["latent_diversity"].item() == pytest.approx(entropy, rel=1e-5)
+    assert loss.item() == pytest.approx(plain.item() - 2.0 * entropy, rel=1e-5)
+
+
+def test_diversity_keeps_classes_in_use():
+    model, images, used = make_model(), make_batch(3, 9).images.flatten(0, 1), {}
+    start = copy.deepcopy(model.state_dict())
+    for weight in (0.0, 1000.0):
+        model.load_state_dict(start)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(30):
+            loss, metrics = model.autoencoder_loss(images, replace(OPEN, diversity=weight))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        used[weight] = metrics["latent_diversity"].item()
+    most = TINY.categoricals * np.log(TINY.classes)
+    assert used[0.0] < 0.9 * most < used[1000.0] <= most
 
 
 def test_image_models_learn_from_draws_of_their_temperature(monkeypatch):

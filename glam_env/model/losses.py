@@ -6,6 +6,7 @@ latent's categoricals and classes, M stands for any leading dimensions.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -145,6 +146,26 @@ def entropy_loss(log_probs: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]
     """
     entropy = -(log_probs.exp() * log_probs).sum((-2, -1)).mean()
     return config.image_entropy * entropy, entropy.detach()
+
+
+def diversity_loss(log_probs: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Compute how many classes a batch uses, so that all of them stay in use.
+
+    The loss is the diversity loss of wav2vec 2.0 (Baevski et al., 2020, arXiv:2006.11477, eq. 4)
+    with the sum over the categoricals instead of the mean.
+
+    Args:
+        log_probs: (M, K, C) of z.
+        config: Weights.
+
+    Returns:
+        The weighted negative entropy in nats of the latents' mean over the frames, summed over the
+        categoricals, and that entropy without gradient: K ln C if all classes are used alike, 0 if
+        all frames have the same latents, without chance.
+    """
+    mean = log_probs.logsumexp(0) - math.log(len(log_probs))  # (K, C)
+    entropy = -(mean.exp() * mean).sum()
+    return -config.diversity * entropy, entropy.detach()
 
 
 def reward_loss(

@@ -80,7 +80,7 @@ class Phase:
         names = ["margin", "margin_weight", "empty_weight", "image_entropy"]
         names += ["foreground_weight"] if own.foreground_weight > 0.0 else []
         names += ["representation"] if self.step is Step.END_TO_END_UPDATE else []
-        return replace(config.loss, **{name: getattr(own, name) for name in names})
+        return replace(config.loss, diversity=0.0, **{name: getattr(own, name) for name in names})
 
     def learning_rate(self, config: TrainConfig, env_steps: int, updates: int) -> float:
         """Return the world model's learning rate.

@@ -56,6 +56,7 @@ LOSS_RANGES = {
             "reward_weight",
             "empty_weight",
             "image_entropy",
+            "diversity",
         ],
         _AMOUNT,
     ),
