@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from glam_env.training.config import FreezeConfig, TrainConfig
-from glam_env.training.phases import count_freezes, progress, schedule
+from glam_env.training.phases import FREEZING, count_freezes, progress, schedule
 from glam_env.training.presets import PRESETS
 
 SMALL, DEBUG, PAPER = (PRESETS[name] for name in ("small", "debug", "paper"))
@@ -58,6 +58,17 @@ def test_no_adaptation_to_latents_that_change_again_at_once():
     ]
     assert names[2:4] == ["image fine-tuning"] * 2
     assert names[4:] == ["adaptation", "joint training"]
+
+
+def test_the_margin_begins_at_a_later_freeze():
+    freeze = replace(DEBUG.freeze, at=(0.3, 0.6, 0.9), margin=4, margin_weight=9.0, margin_after=1)
+    config = replace(DEBUG, freeze=freeze, loss=replace(DEBUG.loss, margin=1, margin_weight=2.0))
+    used = [
+        (phase.loss(config).margin, phase.loss(config).margin_weight)
+        for phase in schedule(config)
+        if phase.step in FREEZING
+    ]
+    assert used == [(1, 2.0), (1, 2.0), (4, 9.0), (4, 9.0)]  # fine-tuning comes first, once
 
 
 def test_a_freeze_without_fine_tuning_is_a_phase():

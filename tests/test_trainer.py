@@ -165,7 +165,7 @@ def test_image_warm_up_ends_where_its_error_is_good_enough(tmp_path, monkeypatch
 def test_fine_tuning_has_weights_of_its_own(tmp_path, monkeypatch):
     own = {"margin": 1, "margin_weight": 3.0, "empty_weight": 0.5, "image_entropy": 2.0}
     own |= {"foreground_weight": 10.0}
-    loss = replace(DEBUG.loss, diversity=3.0)
+    loss = replace(DEBUG.loss, diversity=0.1)
     config = replace(DEBUG, loss=loss, freeze=replace(DEBUG.freeze, **own))
     trainer, used = make(tmp_path / "run", config), {}
     update = trainer.learner.update_images

@@ -140,9 +140,9 @@ class LossConfig:
             that hardly vary are easier to predict.
         image_temperature: Temperature of the latents' draws where the image model learns alone.
             Draws with less noise teach it faster.
-        diversity: Weight of the entropy of a batch's mean latents where the image model learns
-            alone and is not yet fine-tuned. Otherwise the latents of some games become constant
-            before the decoder can use them, and stay so.
+        diversity: Weight of the entropy of a batch's mean latents, in shares of the reconstruction
+            loss, where the image model learns alone and is not yet fine-tuned. Otherwise the
+            latents of some games become constant before the decoder can use them, and stay so.
         reward_weight: Weight of the reward loss on transitions whose reward is not zero (1: all
             alike).
     """

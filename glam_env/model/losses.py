@@ -148,14 +148,18 @@ def entropy_loss(log_probs: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]
     return config.image_entropy * entropy, entropy.detach()
 
 
-def diversity_loss(log_probs: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
+def diversity_loss(
+    log_probs: Tensor, reconstruction: Tensor, config: LossConfig
+) -> tuple[Tensor, Tensor]:
     """Compute how many classes a batch uses, so that all of them stay in use.
 
     The loss is the diversity loss of wav2vec 2.0 (Baevski et al., 2020, arXiv:2006.11477, eq. 4)
-    with the sum over the categoricals instead of the mean.
+    with the sum over the categoricals instead of the mean, and a weight in proportion to the
+    reconstruction loss, which differs between games by a factor of forty.
 
     Args:
         log_probs: (M, K, C) of z.
+        reconstruction: Weighted reconstruction loss of the same frames, a scalar.
         config: Weights.
 
     Returns:
@@ -165,7 +169,8 @@ def diversity_loss(log_probs: Tensor, config: LossConfig) -> tuple[Tensor, Tenso
     """
     mean = log_probs.logsumexp(0) - math.log(len(log_probs))  # (K, C)
     entropy = -(mean.exp() * mean).sum()
-    return -config.diversity * entropy, entropy.detach()
+    weight = config.diversity * reconstruction.detach()
+    return -weight * entropy, entropy.detach()
 
 
 def reward_loss(

@@ -286,7 +286,7 @@ class WorldModel(Memory):
         z = straight_through(log_probs, codes)
         reconstruction, metrics = self.reconstruction(z.flatten(-2), images, config)
         entropy_loss, entropy = losses.entropy_loss(log_probs, config)
-        diversity_loss, diversity = losses.diversity_loss(log_probs, config)
+        diversity_loss, diversity = losses.diversity_loss(log_probs, reconstruction, config)
         metrics |= {"reconstruction": reconstruction.detach(), "posterior_entropy": entropy}
         metrics |= {"latent_diversity": diversity}
         return reconstruction + entropy_loss + diversity_loss, metrics

@@ -60,7 +60,7 @@ _SMALL = TrainConfig(
         rare_share=0.1,  # else Breakout's ball is not drawn
         latent_gradient=0.0,
         image_temperature=0.5,
-        diversity=3.0,  # else Assault's latents are constant after 400 updates
+        diversity=0.004,  # else Assault's latents are constant after 400 updates
     ),
     log_every=200,
     checkpoint_every=10_000,

@@ -35,7 +35,7 @@ RANGES = {
 }
 HORIZON_RANGES = {"initial": _SIZE, "increase": _UPDATES, "every": _COUNT, "maximum": _SIZE}
 FREEZE_RANGES = {
-    **dict.fromkeys(("finetune", "adapt", "end_to_end"), _UPDATES),
+    **dict.fromkeys(("finetune", "adapt", "end_to_end", "margin_after"), _UPDATES),
     **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
     "margin": _MARGIN,
     "margin_weight": _POSITIVE,
@@ -56,13 +56,12 @@ LOSS_RANGES = {
             "reward_weight",
             "empty_weight",
             "image_entropy",
-            "diversity",
         ],
         _AMOUNT,
     ),
     **dict.fromkeys(("foreground_weight", "margin_weight", "image_temperature"), _POSITIVE),
     "foreground_threshold": _SHARE,
-    "rare_share": _SHARE,
+    **dict.fromkeys(("rare_share", "diversity"), _SHARE),
     "margin": _MARGIN,
     "decode_fraction": "(0, 1]",
 }
