@@ -177,7 +177,7 @@ class Study:
         learner.freeze_images(False)
         for update in range(total):
             batch = self.replay.sample(c.batch, c.length, self.rng)
-            learner.update_model(batch, phase.learning_rate(c, 0, update), phase.loss(c))
+            learner.update_model(batch, phase.learning_rate(c, 0, update), phase.loss(c, update))
 
     def _rate(self, update: int, total: int) -> float:
         c = self.config

@@ -60,15 +60,12 @@ def test_no_adaptation_to_latents_that_change_again_at_once():
     assert names[4:] == ["adaptation", "joint training"]
 
 
-def test_the_margin_begins_at_a_later_freeze():
-    freeze = replace(DEBUG.freeze, at=(0.3, 0.6, 0.9), margin=4, margin_weight=9.0, margin_after=1)
+def test_the_margin_begins_within_the_fine_tuning():
+    freeze = FreezeConfig((0.9,), 10, margin=4, margin_weight=9.0, margin_from=0.25)
     config = replace(DEBUG, freeze=freeze, loss=replace(DEBUG.loss, margin=1, margin_weight=2.0))
-    used = [
-        (phase.loss(config).margin, phase.loss(config).margin_weight)
-        for phase in schedule(config)
-        if phase.step in FREEZING
-    ]
-    assert used == [(1, 2.0), (1, 2.0), (4, 9.0), (4, 9.0)]  # fine-tuning comes first, once
+    (phase,) = [phase for phase in schedule(config) if phase.step in FREEZING]
+    used = [(own.margin, own.margin_weight) for own in (phase.loss(config, n) for n in range(10))]
+    assert used == [(1, 2.0)] * 3 + [(4, 9.0)] * 7
 
 
 def test_a_freeze_without_fine_tuning_is_a_phase():

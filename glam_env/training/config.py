@@ -59,8 +59,9 @@ class FreezeConfig:
             than in the warm-up draws a small object sharp, once it is found.
         margin: Value of loss.margin during these updates, in pixels.
         margin_weight: Value of loss.margin_weight during these updates.
-        margin_after: Number of freezes that keep loss.margin, before the first one with this
-            margin. A margin sharpens what is drawn already; what is not stays dim with it.
+        margin_from: Share of these updates in [0, 1] after which margin and margin_weight count,
+            instead of loss.margin and loss.margin_weight. A margin sharpens what is drawn already;
+            what is not stays dim with it.
         empty_weight: Value of loss.empty_weight during these updates.
         image_entropy: Value of loss.image_entropy during these updates. An image model from nothing
             learns nothing with it: its latents become constant first.
@@ -81,7 +82,7 @@ class FreezeConfig:
     foreground_weight: float = 0.0
     margin: int = 0
     margin_weight: float = 1.0
-    margin_after: int = 0
+    margin_from: float = 0.0
     empty_weight: float = 0.0
     image_entropy: float = 0.0
     adapt: int = 0

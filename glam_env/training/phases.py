@@ -64,7 +64,6 @@ class Phase:
         step: The work that it repeats.
         target_error: The phase is complete before, once the mean ``rare_error`` of
             ``ERROR_WINDOW`` updates is below this.
-        margin: Whether the margin of ``freeze`` counts in it.
     """
 
     name: str
@@ -72,15 +71,19 @@ class Phase:
     total: int
     step: Step
     target_error: float = 0.0
-    margin: bool = True
 
-    def loss(self, config: TrainConfig) -> LossConfig:
-        """Return the weights of the losses in this phase."""
+    def loss(self, config: TrainConfig, updates: int) -> LossConfig:
+        """Return the weights of the losses in this phase.
+
+        Args:
+            config: The run's settings.
+            updates: Updates since this phase began.
+        """
         if self.step not in FREEZING:
             return config.loss
         own = config.freeze
         names = ["empty_weight", "image_entropy"]
-        names += ["margin", "margin_weight"] if self.margin else []
+        names += ["margin", "margin_weight"] if updates >= own.margin_from * self.total else []
         names += ["foreground_weight"] if own.foreground_weight > 0.0 else []
         names += ["representation"] if self.step is Step.END_TO_END_UPDATE else []
         return replace(config.loss, diversity=0.0, **{name: getattr(own, name) for name in names})
@@ -116,13 +119,13 @@ def schedule(config: TrainConfig) -> list[Phase]:
         phases.append(Phase(IMAGE_WARM_UP, *work, c.target_error))
     played = _whole_steps(c.random_steps, c.num_envs)
     starts = [math.ceil(share * c.total_steps) for share in freeze.at]
-    for index, (start, following) in enumerate(pairwise([*starts, c.total_steps])):
+    for start, following in pairwise([*starts, c.total_steps]):
         if start > played:
             phases.append(Phase(JOINT_TRAINING, "steps", start, Step.JOINT))
             played = _whole_steps(start, c.num_envs)
         adapt = following > played and freeze.adapt  # else the latents change again at once
         adaptation = [Phase(ADAPTATION, "updates", adapt, Step.MODEL_UPDATE)] if adapt else []
-        phases += _freezing(freeze, adaptation, index)
+        phases += _freezing(freeze, adaptation, first=start == starts[0])
     phases.append(Phase(JOINT_TRAINING, "steps", c.total_steps, Step.JOINT))
 
     first_joint = [phase.step for phase in phases].index(Step.JOINT)
@@ -131,25 +134,14 @@ def schedule(config: TrainConfig) -> list[Phase]:
     return phases
 
 
-def _freezing(freeze: FreezeConfig, adaptation: list[Phase], index: int) -> list[Phase]:
-    """Return the phases at a freeze; each but the adaptations ends with frozen images.
-
-    Args:
-        freeze: What happens at freezes.
-        adaptation: The phase of adaptation, or nothing.
-        index: Number of freezes before this one.
-    """
-    finetune, together = (
-        Phase(name, "updates", total, step, margin=index >= freeze.margin_after)
-        for name, total, step in (
-            (FINE_TUNING, freeze.finetune, Step.FINE_TUNING_UPDATE),
-            (END_TO_END, freeze.end_to_end, Step.END_TO_END_UPDATE),
-        )
-    )
+def _freezing(freeze: FreezeConfig, adaptation: list[Phase], *, first: bool) -> list[Phase]:
+    """Return the phases at a freeze; each but the adaptations ends with frozen images."""
+    finetune = Phase(FINE_TUNING, "updates", freeze.finetune, Step.FINE_TUNING_UPDATE)
     if freeze.end_to_end == 0:
         return [finetune, *adaptation]
+    together = Phase(END_TO_END, "updates", freeze.end_to_end, Step.END_TO_END_UPDATE)
     # A prior that knows nothing yet would teach the latents to say nothing.
-    return [*([finetune, *adaptation] if index == 0 else []), together, *adaptation]
+    return [*([finetune, *adaptation] if first else []), together, *adaptation]
 
 
 def _whole_steps(steps: int, num_envs: int) -> int:

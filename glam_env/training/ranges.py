@@ -35,14 +35,14 @@ RANGES = {
 }
 HORIZON_RANGES = {"initial": _SIZE, "increase": _UPDATES, "every": _COUNT, "maximum": _SIZE}
 FREEZE_RANGES = {
-    **dict.fromkeys(("finetune", "adapt", "end_to_end", "margin_after"), _UPDATES),
+    **dict.fromkeys(("finetune", "adapt", "end_to_end"), _UPDATES),
     **dict.fromkeys(("latent_batch", "latent_length"), _SIZE),
     "margin": _MARGIN,
     "margin_weight": _POSITIVE,
     **dict.fromkeys(
         ("empty_weight", "image_entropy", "foreground_weight", "representation"), _AMOUNT
     ),
-    "decay_from": _SHARE,
+    **dict.fromkeys(("decay_from", "margin_from"), _SHARE),
 }
 LOSS_RANGES = {
     **dict.fromkeys(

@@ -210,11 +210,12 @@ class Trainer:
 
     def _update_images(self) -> None:
         """Do one update of the image model alone."""
-        c, loss_config = self.config, self.phase.loss(self.config)
+        c = self.config
         if self.phase.step is Step.FINE_TUNING_UPDATE:
             self.learner.freeze_images(False)
         images = self.replay.sample_images(c.image_batch, self.rng, self.device)
         rate = self.phase.learning_rate(c, self.env_steps, self.phase_updates)
+        loss_config = self.phase.loss(c, self.phase_updates)
         metrics = self.learner.update_images(images, loss_config, rate)
         self.metrics.averages.add(metrics)
         self.image_updates += 1
@@ -241,7 +242,8 @@ class Trainer:
             shape = freeze.latent_batch, freeze.latent_length
             batch = self.latents.sample(*shape, self.rng, self.device)
         rate = self.phase.learning_rate(c, self.env_steps, self.phase_updates)
-        self.metrics.averages.add(self.learner.update_model(batch, rate, self.phase.loss(c)))
+        loss_config = self.phase.loss(c, self.phase_updates)
+        self.metrics.averages.add(self.learner.update_model(batch, rate, loss_config))
         self.model_updates += 1
         self.phase_updates += 1
         self._maybe_log(self.model_updates, rate)
