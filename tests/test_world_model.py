@@ -1,6 +1,5 @@
 """The world model: its losses by hand, its gradients, dreams, and the filter of real frames."""
 
-import copy
 from dataclasses import replace
 from functools import partial
 
@@ -8,38 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import OPEN, TINY, make_batch, make_model
 
 from glam_env.envs.latent_filter import LatentFilter
 from glam_env.model import world_model as module
 from glam_env.model.config import LossConfig, WorldModelConfig
 from glam_env.model.cores.glam import GlamConfig
 from glam_env.model.distributions import sample_codes
-from glam_env.model.structures import SequenceBatch
 from glam_env.model.world_model import WorldModel
 
-TINY = WorldModelConfig(num_actions=3, stem=4, categoricals=3, classes=5, width=16, reward_bins=41)
-OPEN = LossConfig(free_nats=0.0, variation_free_nats=0.0)  # lower bounds would hide small terms
 START = TINY.core.context - 1
-
-
-def make_model(**changes):
-    """Make a tiny model in training mode, with random numbers in the heads that start at zero."""
-    torch.manual_seed(2)
-    model = WorldModel(replace(TINY, **changes))
-    with torch.no_grad():
-        for head in (model.reward, model.termination):
-            head.layers[-1].weight.normal_(0.0, 0.5)
-        model.prior.weight.normal_(0.0, 0.5)
-    return model
-
-
-def make_batch(rows=2, length=9, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (rows, length, 64, 64, 3), dtype=torch.uint8, generator=g)
-    actions = torch.randint(3, (rows, length), generator=g)
-    rewards = torch.randint(-2, 3, (rows, length), generator=g).float()
-    life_lost = torch.rand(rows, length, generator=g) < 0.4
-    return SequenceBatch(images, actions, rewards, life_lost, torch.ones_like(life_lost))
 
 
 def make_codes(*shape, seed=0):
@@ -346,123 +323,6 @@ def test_foreground_and_reward_weights_by_hand(rare):
     assert torch.equal(
         seeded_loss(model, quiet, heavy)[1]["reward"], seeded_loss(model, quiet, OPEN)[1]["reward"]
     )
-
-
-def test_pixels_that_equal_the_background_count_more_where_few_differ():
-    model = make_model(background_residual=True).eval()
-    images = torch.full((4, 64, 64, 3), 100, dtype=torch.uint8)
-    model.set_background(images)
-    images[0, 0, 0] = images[1, 30, 30] = images[:, 50:, 50:] = 200
-    config = replace(OPEN, foreground_weight=7.0, rare_share=0.5, empty_weight=0.25)
-    z = torch.rand(4, 15)
-    loss, _ = model.reconstruction(z, images, config)
-    with torch.no_grad():
-        error = ((model.decoder(z) - images / 255.0) ** 2).sum(-1).double().numpy()
-    differs = (images[..., 0] == 200).numpy()
-    weight = np.empty((4, 64, 64))
-    for y in range(64):
-        for x in range(64):
-            around = differs[:, max(0, y - 4) : y + 5, max(0, x - 4) : x + 5].mean()
-            empty = max(1.0, 0.25 * 0.5 / max(around, 0.002))
-            own = 7.0 * max(1.0, 0.5 / max(differs[:, y, x].mean(), 0.25))
-            weight[:, y, x] = np.where(differs[:, y, x], own, empty)
-    assert weight[0, 20, 10] == 62.5  # nothing differs around it
-    assert 1.0 < weight[0, 29, 31] < 62.5
-    assert weight[0, 48, 60] == 1.0  # beside what always differs
-    assert loss.item() == pytest.approx((weight * error).sum() / 4, rel=1e-5)
-    plain, _ = model.reconstruction(z, images, replace(config, empty_weight=0.0))
-    assert plain.item() < loss.item()
-
-
-def test_the_entropy_of_latents_is_part_of_the_image_models_loss():
-    model, images = make_model().eval(), make_batch(3, 9).images.flatten(0, 1)
-    torch.manual_seed(0)
-    plain, metrics = model.autoencoder_loss(images, OPEN)
-    torch.manual_seed(0)
-    loss, again = model.autoencoder_loss(images, replace(OPEN, image_entropy=2.0))
-    p = model.posterior(images).double().exp()
-    entropy = -(p * p.log()).sum((-1, -2)).mean().item()
-    assert again["posterior_entropy"].item() == pytest.approx(entropy, rel=1e-5)
-    assert loss.item() == pytest.approx(plain.item() + 2.0 * entropy, rel=1e-5)
-    assert again["reconstruction"] == metrics["reconstruction"] == plain
-
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(20):
-        loss, metrics = model.autoencoder_loss(images, replace(OPEN, image_entropy=100.0))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert metrics["posterior_entropy"].item() < 0.5 * entropy
-
-
-def test_the_diversity_of_latents_is_part_of_the_image_models_loss():
-    model, images = make_model().eval(), make_batch(3, 9).images.flatten(0, 1)
-    torch.manual_seed(0)
-    plain, _ = model.autoencoder_loss(images, OPEN)
-    torch.manual_seed(0)
-    loss, metrics = model.autoencoder_loss(images, replace(OPEN, diversity=0.02))
-    mean = model.posterior(images).double().exp().mean(0)
-    entropy = -(mean * mean.log()).sum().item()
-    assert metrics["latent_diversity"].item() == pytest.approx(entropy, rel=1e-5)
-    assert loss.item() == pytest.approx(plain.item() * (1.0 - 0.02 * entropy), rel=1e-5)
-
-
-def test_diversity_keeps_classes_in_use():
-    model, images, used = make_model(), make_batch(3, 9).images.flatten(0, 1), {}
-    start = copy.deepcopy(model.state_dict())
-    for weight in (0.0, 1000.0):
-        model.load_state_dict(start)
-        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        for _ in range(30):
-            loss, metrics = model.autoencoder_loss(images, replace(OPEN, diversity=weight))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        used[weight] = metrics["latent_diversity"].item()
-    most = TINY.categoricals * np.log(TINY.classes)
-    assert used[0.0] < 0.9 * most < used[1000.0] <= most
-
-
-def test_image_models_learn_from_draws_of_their_temperature(monkeypatch):
-    model, images, seen = make_model().eval(), make_batch(3, 9).images.flatten(0, 1), []
-    decoder = model.decoder.forward
-    monkeypatch.setattr(model.decoder, "forward", lambda z: (seen.append(z), decoder(z))[1])
-    torch.manual_seed(0)
-    model.autoencoder_loss(images, replace(OPEN, image_temperature=0.5))
-    torch.manual_seed(0)
-    log_probs = model.posterior(images).detach()
-    codes = sample_codes(log_probs, temperature=0.5)
-    assert torch.equal(seen[0].unflatten(-1, log_probs.shape[1:]).argmax(-1), codes)
-    torch.manual_seed(0)
-    assert not torch.equal(sample_codes(log_probs), codes)
-
-
-@pytest.mark.parametrize("rare", [0.0, 0.8])
-def test_the_margin_is_around_the_foreground(rare):
-    """And counts as much more as the pixels that it is around."""
-    model = make_model(background_residual=True).eval()
-    images = torch.full((2, 64, 64, 3), 100, dtype=torch.uint8)
-    model.set_background(images)
-    places = [(0, 10, 20), (0, 12, 21), (1, 0, 63), (1, 12, 21)]  # one of them in a corner
-    for place in places:
-        images[place] = 200
-    config = replace(OPEN, foreground_weight=7.0, margin=2, margin_weight=3.0, rare_share=rare)
-    z = torch.rand(2, 15)
-    loss, metrics = model.reconstruction(z, images, config)
-    with torch.no_grad():
-        error = ((model.decoder(z) - images / 255.0) ** 2).sum(-1).double().numpy()
-    factors = [max(1.0, rare / share) for share in (0.5, 1.0, 0.5, 1.0)]
-    weight = np.ones((2, 64, 64))
-    for (image, y, x), factor in zip(places, factors, strict=True):
-        part = weight[image, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
-        part[:] = np.maximum(part, 3.0 * factor)
-    around = weight > 1.0
-    assert around.sum() == 25 + 25 - 12 + 9 + 25
-    for place, factor in zip(places, factors, strict=True):
-        weight[place] = 7.0 * factor
-    assert loss.item() == pytest.approx((weight * error).sum() / 2, rel=1e-5)
-    worth = len(places) * 3 * (100 / 255) ** 2
-    assert metrics["margin_error"].item() == pytest.approx((error * around).sum() / worth, rel=1e-4)
 
 
 # --- dreams ------------------------------------------------------------------------------

@@ -128,6 +128,9 @@ class LossConfig:
         rare_share: Pixels that differ in a smaller share of a batch's frames count as much in all
             as if they differed in this share (0: each counts as it comes). Otherwise a ball that is
             never drawn costs little, since it is seldom anywhere.
+        frame_share: What the pixels of one frame that differ count as, together, is at most this
+            share of a frame (0: no limit). Otherwise flashes of the whole screen outweigh all else,
+            and no pixel differs seldom.
         empty_weight: Pixels that equal the background weigh empty_weight * rare_share / s, at least
             1, where a share s of the pixels around them differs (0: they weigh 1). Otherwise the
             decoder paints faint balls wherever a ball may be.
@@ -155,6 +158,7 @@ class LossConfig:
     decode_fraction: float = 1.0
     foreground_weight: float = 1.0
     rare_share: float = 0.0
+    frame_share: float = 0.0
     empty_weight: float = 0.0
     foreground_threshold: float = 0.05
     margin: int = 0

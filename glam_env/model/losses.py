@@ -72,7 +72,7 @@ def reconstruction_loss(
 
     The error is summed over pixels and channels. Pixels that differ from the background may have
     more weight, those that seldom do still more, and so may a margin around them, and pixels that
-    equal the background where few differ.
+    equal the background where few differ. What a frame's pixels weigh together may have a limit.
 
     Args:
         drawn: (M, 64, 64, 3) float32, from the decoder.
@@ -94,7 +94,12 @@ def reconstruction_loss(
     shown = 1.0 if valid is None else valid[:, None, None, None]
     # Share of the frames in which each pixel differs, (64, 64, 1); one frame at least.
     share = (mask * shown).float().mean(0).clamp_min(1.0 / len(mask))
-    counts = mask * (config.rare_share / share).clamp_min(1.0)  # as so many pixels; 0: background
+    seldom = share
+    if config.frame_share > 0.0:  # a flash does not make rare what moves elsewhere
+        seldom = (_limited(mask.float(), config) * shown).mean(0).clamp_min(1.0 / len(mask))
+    counts = mask * (config.rare_share / seldom).clamp_min(1.0)  # as so many pixels; 0: background
+    if config.frame_share > 0.0:
+        counts = _limited(counts, config)
     weight: Tensor | float = 1.0
     if config.foreground_weight != 1.0:
         weight = torch.where(mask, config.foreground_weight * counts, 1.0)
@@ -117,6 +122,17 @@ def reconstruction_loss(
             metrics["margin_error"] = (error * around * shown).sum() / worst
     weighted = error if isinstance(weight, float) else weight * error
     return valid_mean(weighted.sum((1, 2, 3)), valid), metrics
+
+
+def _limited(counts: Tensor, config: LossConfig) -> Tensor:
+    """Scale what the pixels of frames count as, so that no frame's mean exceeds ``frame_share``.
+
+    Args:
+        counts: (M, 64, 64, 1) float32.
+        config: Weights.
+    """
+    means = counts.mean((1, 2, 3), keepdim=True)
+    return counts * (config.frame_share / means.clamp_min(config.frame_share))
 
 
 def _empty_weight(mask: Tensor, config: LossConfig) -> Tensor:

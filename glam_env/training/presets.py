@@ -58,6 +58,7 @@ _SMALL = TrainConfig(
         decode_fraction=0.25,
         foreground_weight=50.0,
         rare_share=0.1,  # else Breakout's ball is not drawn
+        frame_share=0.2,  # else Assault's flashes of the whole screen outweigh its enemies
         latent_gradient=0.0,
         image_temperature=0.5,
         diversity=0.004,  # else Assault's latents are constant after 400 updates

@@ -61,7 +61,7 @@ LOSS_RANGES = {
     ),
     **dict.fromkeys(("foreground_weight", "margin_weight", "image_temperature"), _POSITIVE),
     "foreground_threshold": _SHARE,
-    **dict.fromkeys(("rare_share", "diversity"), _SHARE),
+    **dict.fromkeys(("rare_share", "frame_share", "diversity"), _SHARE),
     "margin": _MARGIN,
     "decode_fraction": "(0, 1]",
 }
