@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from glam_env.checkpoint.config import CheckpointConfig, from_json, to_json
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.envs.dream.env import DreamVectorEnv
+from glam_env.evaluation import examine
 from glam_env.evaluation.measures import ranking
 from glam_env.evaluation.play import scores
 from glam_env.evaluation.report.card import write_card
@@ -187,7 +189,10 @@ ACTIONS = ["--branch-steps", "120", "--ranking-moments", "2"]
 NO_ACTIONS = ["--branch-steps", "0", "--ranking-moments", "0"]
 
 
-def test_fidelity_check_fails_below_the_thresholds(life, capsys, tmp_path):
+def test_fidelity_check_fails_below_the_thresholds(life, capsys, tmp_path, monkeypatch):
+    windows = partial(examine.dream_windows, count=1)
+    monkeypatch.setattr(examine, "dream_windows", windows)
+    monkeypatch.setattr(examine, "save_plots", lambda *_: [])  # they have tests of their own
     folder = str(life / "checkpoints" / "Pong")
     words = ["--check", "--json", "--out", str(tmp_path / "out")]
     assert main(["fidelity", folder, *SHORT, *ACTIONS, *words]) == 1

@@ -229,7 +229,7 @@ def test_the_table_fits_the_terminal_and_shows_what_runs_first() -> None:
 # --- whole sweeps --------------------------------------------------------------------------------
 
 SWEEP = f"""
-games = ["Pong", "Boxing"]
+games = ["Pong"]
 cpus = 2
 [train]
 preset = "debug"
@@ -274,13 +274,10 @@ def test_ctrl_c_stops_all_and_a_broken_run_leaves_the_others(wholes, tmp_path) -
     out, err = driver.communicate(timeout=600)
     assert driver.returncode == 1, err
     lines = out.splitlines()
-    for game in ("Pong", "Boxing"):
-        assert any(
-            line.startswith(f"{game}/broken-seed0 failed: train: training broke:") for line in lines
-        )
-        run = folder / game / "glam-seed0"
-        assert metrics(run) == wholes[game]
-    assert lines[-1] == "2 of 4 runs finished, 2 failed; the same command goes on"
+    broke = "Pong/broken-seed0 failed: train: training broke:"
+    assert any(line.startswith(broke) for line in lines)
+    assert metrics(folder / "Pong" / "glam-seed0") == wholes["Pong"]
+    assert lines[-1] == "1 of 2 runs finished, 1 failed; the same command goes on"
     assert json.loads((folder / "sweep-settings.json").read_text())["variants"] == [
         "glam",
         "broken",
