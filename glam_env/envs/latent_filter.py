@@ -11,8 +11,8 @@ from torch import Tensor
 
 from glam_env.device import upload
 from glam_env.model.cores.glam import GlamCore, GlamState
-from glam_env.model.cores.window import evaluating
 from glam_env.model.distributions import sample_codes
+from glam_env.model.mode import evaluating
 from glam_env.model.structures import DreamState, tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
 

@@ -6,14 +6,13 @@ state on instead, which costs less and forgets nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glam_env.model.cores.base import CoreOutput, SequenceCore, require_length
+from glam_env.model.mode import evaluating
 
 WINDOW_STEPS = 16
 """The paper's context length l, in imagination and on the real game (table 3)."""
@@ -117,16 +116,3 @@ class WindowCore(SequenceCore):
         index = (positions + 1 - count)[:, None] + place  # (N, n)
         features = e.detach()[rows[:, None], index.clamp_max(e.shape[1] - 1)].float()
         return WindowState(features.masked_fill((place >= count[:, None])[..., None], 0.0), count)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Have a module in evaluation mode inside, without dropout."""
-    training = module.training
-    if training:  # setting the mode of all parts takes as long as a step of a small model
-        module.eval()
-    try:
-        yield
-    finally:
-        if training:
-            module.train()
