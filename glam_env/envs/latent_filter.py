@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glam_env.device import upload
 from glam_env.model.cores.glam import GlamCore, GlamState
-from glam_env.model.distributions import sample_codes
+from glam_env.model.distributions import sample_codes, sharpened
 from glam_env.model.mode import evaluating
 from glam_env.model.structures import DreamState, tree_map, tree_tensors
 from glam_env.model.world_model import WorldModel
@@ -30,7 +30,14 @@ class LatentFilter:
         world_model: It is used in evaluation mode; the filter restores the mode that it had.
         num_envs: E.
         generator: For the posterior's samples, on the model's device.
+
+    Attributes:
+        state: What is known of the streams.
+        posterior: (E, K, C) float32 log-probabilities of the latents of the frames seen last, not
+            sharpened.
     """
+
+    posterior: Tensor
 
     def __init__(
         self, world_model: WorldModel, num_envs: int, generator: torch.Generator | None = None
@@ -59,8 +66,9 @@ class LatentFilter:
         device = self._first.device
         images, self._first = upload(frames, device), upload(first, device)
         with evaluating(self.world_model.encoder):  # BatchNorm with its running statistics
-            log_probs = self.world_model.encode(images)
-        code = sample_codes(log_probs, generator=self.generator)
+            self.posterior = self.world_model.posterior(images)
+        temperature = self.world_model.config.draw_temperature
+        code = sample_codes(sharpened(self.posterior, temperature), generator=self.generator)
         h = self.state.h.masked_fill(self._first[:, None], 0.0)
         self.state = DreamState(code, h, self.state.core)
         return self.world_model.features(self.state)

@@ -13,6 +13,7 @@ from glam_env.envs.latent_filter import LatentFilter
 from glam_env.training.config import TrainConfig
 from glam_env.training.exploration import Exploration
 from glam_env.training.learner import Learner
+from glam_env.training.new_play import NewPlay
 from glam_env.training.replay import Replay
 
 
@@ -29,6 +30,7 @@ class Collector:
         emulator: The games.
         filter: Follows their frames for the agent.
         exploration: Draws the random actions.
+        new_play: Compares what the world model expects with what follows.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Collector:
             game.name, config.num_envs, seed=config.seed, **config.play.emulator
         )
         self.filter = LatentFilter(learner.world_model, config.num_envs)
+        self.new_play = NewPlay(self.filter)
 
     def reset(self) -> None:
         """Begin the first episodes; of a resumed run :meth:`load_state` takes its place."""
@@ -62,6 +65,8 @@ class Collector:
         """
         actions = self._random_actions() if random else self._agent_actions()
         step = self.emulator.step(actions)
+        if not random:
+            self.new_play.earn(step.reward)
         self._replay.add(
             self._frames, actions, step.reward, step.life_lost, step.terminated, step.truncated
         )
@@ -80,7 +85,9 @@ class Collector:
         """The agent's actions, and random ones at the rates of exploration."""
         learner = self._learner
         with learner.autocast():
-            choice = learner.agent.act(self.filter.see(self._frames, self._first))
+            features = self.filter.see(self._frames, self._first)
+            self.new_play.see(self._first)
+            choice = learner.agent.act(features)
             if self.exploration.chances.any():
                 drawn = self.exploration.draw(self._rng)
                 others, explored = (upload(array, learner.device) for array in drawn)
@@ -96,6 +103,7 @@ class Collector:
             "exploration": self.exploration.state(),
             "frames_first": torch.from_numpy(self._first),
             "filter": self.filter.memory(),
+            "new_play": self.new_play.memory(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -105,6 +113,7 @@ class Collector:
         self._first = state["frames_first"].cpu().numpy()
         self.exploration.load_state(state["exploration"])
         self.filter.load_memory(state["filter"])
+        self.new_play.load_memory(state["new_play"])
 
     def close(self) -> None:
         """Stop the emulator."""

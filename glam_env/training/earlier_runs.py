@@ -55,6 +55,8 @@ def upgrade_state(state: Mapping[str, Any], phases: list[Phase]) -> dict[str, An
     if "exploration" not in state:  # from before random actions were held
         none = torch.zeros(state["replay"]["streams"], dtype=torch.int64)
         state["exploration"] = {"action": none, "left": none}
+    if "new_play" not in state:  # from before new play was compared with what was expected
+        state["new_play"] = torch.zeros(state["replay"]["streams"], dtype=torch.int64)
     return state
 
 

@@ -195,6 +195,8 @@ class Trainer:
     def _collect(self, *, random: bool) -> None:
         """Step every game once, and log the returns of episodes that ended."""
         finished = self.collector.step(random=random)
+        if not random:
+            self.metrics.averages.add(self.collector.new_play.read())
         self.env_steps += self.config.num_envs
         for episode in finished:
             self.metrics.add_return(episode.return_)

@@ -30,9 +30,11 @@ CURVES = {
     "foreground_error": "error on the foreground",
     "reconstruction": "reconstruction loss",
     "dynamics_kl": "dynamics KL (nats)",
+    "new_play_kl": "the same on new play",
     "variation_kl": "variation KL (nats)",
     "reward": "reward loss",
     "rewards_found": "share of rewards found",
+    "new_play_rewards_found": "the same on new play",
     "termination": "termination loss",
     "dream_reward": "reward of a dreamt step",
     "dream_return": "λ-return in dreams",
@@ -41,7 +43,14 @@ CURVES = {
     "learning_rate": "learning rate",
 }
 """Figures that a run logs, in the order in which they are shown, with their titles."""
-LOGARITHMIC = ("foreground_error", "reconstruction", "dynamics_kl", "reward", "termination")
+LOGARITHMIC = (
+    "foreground_error",
+    "reconstruction",
+    "dynamics_kl",
+    "new_play_kl",
+    "reward",
+    "termination",
+)
 
 
 @dataclass(frozen=True)
