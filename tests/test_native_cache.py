@@ -8,6 +8,7 @@ import pwd
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,17 @@ pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing())
 @pytest.fixture
 def model() -> WorldModel:
     return make_model()
+
+
+@pytest.fixture(scope="module")
+def stepped() -> tuple[WorldModel, Any, Any]:
+    """Step a model in PyTorch, where its scan has this machine's library; return the results too.
+
+    In an empty cache folder that library would be compiled first, and then again by each test.
+    """
+    model = make_model()
+    state = start(model)
+    return model, state, play(TorchStepper(model), state, slice(None))
 
 
 @pytest.fixture
@@ -98,12 +110,9 @@ def test_only_the_first_compilation_is_announced(compilations, monkeypatch, caps
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="options of that CPU")
 @pytest.mark.parametrize(("option", "lanes"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
-def test_shorter_vectors_give_the_same_numbers(fresh, monkeypatch, option, lanes) -> None:
+def test_shorter_vectors_give_the_same_numbers(stepped, fresh, monkeypatch, option, lanes) -> None:
     """Compile for CPUs with shorter vectors, which have no native renderer."""
-    model = make_model()
-    state = start(model)
-    expected = play(TorchStepper(model), state, slice(None))
-    bindings.load_library.cache_clear()  # the scan has loaded it
+    model, state, expected = stepped
     monkeypatch.setenv("CXX", f"{' '.join(build.find_compiler())} {option}")
     assert vector_sizes().lanes <= lanes
     assert not can_draw()
