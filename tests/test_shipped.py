@@ -83,18 +83,20 @@ def test_gym_make_dreams(game):
 
 @pytest.mark.parametrize("game", SHIPPED)
 @pytest.mark.parametrize("obs", ["rgb", "latent"])
-def test_64_dreams_of_a_shipped_game_take_200_steps(game, obs):
-    env = gym.make_vec(f"GLAMDream-{game}-v0", num_envs=64, obs_type=obs)
+def test_dreams_of_a_shipped_game_take_200_steps(game, obs):
+    """64 dreams; drawn are 16 of those of other games than Pong, as drawing takes most time."""
+    count = 16 if obs == "rgb" and game != "Pong" else 64
+    env = gym.make_vec(f"GLAMDream-{game}-v0", num_envs=count, obs_type=obs)
     first, _ = env.reset(seed=0)
     env.action_space.seed(0)
-    total, ended = np.zeros(64), np.zeros(64, int)
+    total, ended = np.zeros(count), np.zeros(count, int)
     for _ in range(200):
         seen, rewards, terminated, truncated, _ = env.step(env.action_space.sample())
         assert np.isfinite(rewards).all()
         total += rewards
         ended += terminated | truncated
     assert seen in env.observation_space
-    assert (seen != first).reshape(64, -1).any(-1).all()  # no dream is stuck
+    assert (seen != first).reshape(count, -1).any(-1).all()  # no dream is stuck
     assert (ended >= 1).all()  # the horizon is shorter
     assert len(np.unique(total)) > 1
     env.close()
