@@ -24,12 +24,16 @@ from glam_env.model.world_model import WorldModel
 
 SLOWEST = (
     "cuda_stand_in",
-    "sweep_runs",
+    "env_contract",
     "protocols",
-    "trainer",
-    "sweep",
-    "add_an_agent",
+    "cli_game",
     "benchmarks",
+    "sweep",
+    "sweep_runs",
+    "shipped",
+    "trainer",
+    "atari",
+    "web",
 )
 """Files whose tests take longest. They come first, or one core would wait for the last of them."""
 
