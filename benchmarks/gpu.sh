@@ -31,11 +31,13 @@ export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$PWD:$PWD/agents"
 
 if [ "${GLAM_TINY:-}" = 1 ]; then
   small=debug paper=debug episodes=1
+  training=(--total-steps 300 --random-steps 100)
   envs=(--envs 1 4 --repeats 1 --seconds 0.05)
   profile=(--preset debug --turns 1) scans=(--lengths 4 --batch 2 --inner 32 --repeats 1)
   export_=(--episodes 1 --fidelity-steps 400 --behavior-steps 400 --branch-steps 0 --ranking-moments 0)
 else
   small=small paper=paper episodes=20
+  training=()
   envs=(--envs 1 256 4096 16384 65536 --repeats 3 --seconds 0.2)
   profile=() scans=()
   export_=()
@@ -110,7 +112,7 @@ profile)
   ;;
 zoo)
   for game; do
-    run=$runs/$game how=(--preset "$small")
+    run=$runs/$game how=(--preset "$small" "${training[@]}")
     [ -d "$run/checkpoints" ] && how=(--resume)
     start "train-$game" "${cli[@]}" train "$game" "${how[@]}" --run "$run" --device cuda --graphs \
       --threads $(($(nproc) / $# > 0 ? $(nproc) / $# : 1)) --minutes "$minutes"
