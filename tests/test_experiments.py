@@ -83,4 +83,4 @@ def test_it_runs_at_small_size_as_its_comment_says(name: str) -> None:
     settings = read_command([*words, str(FOLDER / f"{name}.toml")])._settings()
     for each in check_variants(settings):
         assert each.preset == "small"
-        assert (each.config.total_steps, each.config.model.width) == (200_000, 128)
+        assert (each.config.total_steps, each.config.model.width) == (400_000, 128)

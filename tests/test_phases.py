@@ -21,10 +21,10 @@ def test_small_preset():
         ("image warm-up", "updates", 1_200),
         ("image fine-tuning", "updates", 4_000),
         ("adaptation", "updates", 6_000),
-        ("joint training", "steps", 120_000),
+        ("joint training", "steps", 240_000),
         ("image fine-tuning", "updates", 4_000),
         ("adaptation", "updates", 6_000),
-        ("joint training", "steps", 200_000),
+        ("joint training", "steps", 400_000),
     ]
     assert count_freezes(schedule(SMALL)) == 2
 

@@ -15,7 +15,8 @@ from glam_env.training.config import FreezeConfig, HorizonConfig, TrainConfig
 _PAPER = TrainConfig()
 
 _SMALL = TrainConfig(
-    total_steps=200_000,
+    # A small replay is learned by heart, and a real step costs far less than an update.
+    total_steps=400_000,
     random_steps=40_000,
     num_envs=8,
     exploration=(0.0, 0.0, 0.1, 0.25, 0.0, 0.5, 0.0, 1.0),
@@ -25,10 +26,10 @@ _SMALL = TrainConfig(
     # Sticky actions show the model what held actions do, and keep the agent from learning a game by
     # heart.
     repeat_action_probability=0.25,
-    replay_capacity=200_000,
+    replay_capacity=400_000,
     batch=8,
     length=32,
-    update_every=24,
+    update_every=64,
     model_updates=4,  # of few sequences: four such learn more than one of four times as many
     image_warmup=1_200,
     image_batch=32,
@@ -38,6 +39,9 @@ _SMALL = TrainConfig(
         finetune=4_000,
         decay_from=0.5,
         foreground_weight=10.0,
+        margin=3,  # else balls are clouds: whether a paddle meets one is decided within a pixel
+        margin_weight=5.0,
+        margin_from=0.5,
         adapt=6_000,
         latent_batch=4,
     ),
@@ -64,7 +68,7 @@ _SMALL = TrainConfig(
         diversity=0.004,  # else Assault's latents are constant after 400 updates
     ),
     log_every=200,
-    checkpoint_every=10_000,
+    checkpoint_every=20_000,
 )
 
 _DEBUG = replace(
