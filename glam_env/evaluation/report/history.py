@@ -330,14 +330,17 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
     from glam_env.evaluation.report.plots import pyplot, save_figure
 
     plt = pyplot()
+    from matplotlib.ticker import EngFormatter
+
     names = [name for name in CURVES if any(name in h.figures for h in histories.values())]
     columns = 3
     rows = math.ceil(len(names) / columns)
     figure = plt.figure(figsize=(13, 4.5 + 2.4 * rows), layout="constrained")
     grid = figure.add_gridspec(rows + 2, columns)
-    score = figure.add_subplot(grid[:2, :])
+    score = figure.add_subplot(grid[:2, : columns - 1])
     axes = [figure.add_subplot(grid[2 + i // columns, i % columns]) for i in range(len(names))]
-    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    pairs = plt.get_cmap("tab20").colors  # dark and light by turns
+    colors = [*pairs[::2], *pairs[1::2]]
     for i, (label, history) in enumerate(histories.items()):
         color = colors[i % len(colors)]
         returns = history.returns
@@ -372,5 +375,8 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
         ):
             score.axhline(value, color="gray", linewidth=0.9, linestyle=style, label=name)
     score.set(title="return of training episodes", xlabel="environment steps")
-    score.legend()
+    beside = figure.add_subplot(grid[:2, columns - 1], frameon=False, xticks=[], yticks=[])
+    beside.legend(*score.get_legend_handles_labels(), loc="upper left", borderaxespad=0.0)
+    for axis in (score, *axes):
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     save_figure(figure, path)
