@@ -218,7 +218,8 @@ def test_the_curve_of_real_scores_is_drawn_and_printed(run, games, capsys, monke
     assert history.as_json()["real_scores"][0]["best"] == 228
     save_curves(tmp_path / "curves.png", {"run": history})
     score = figures[0].axes[0]
-    assert "run, whole games, atari100k" in [text.get_text() for text in score.get_legend().texts]
+    legend = figures[0].axes[-1].get_legend()  # beside the curves
+    assert "run, whole games, atari100k" in [text.get_text() for text in legend.texts]
     (container,) = score.containers
     assert container[0].get_xdata().tolist() == KEPT
     assert container[0].get_ydata().tolist() == [5.0, 1.0]
