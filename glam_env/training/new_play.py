@@ -42,7 +42,7 @@ class NewPlay:
         """
         latents, world_model = self._filter, self._filter.world_model
         self._age = np.where(first, 0, self._age)
-        if (known := self._known).any():
+        if len(known := np.flatnonzero(self._known)):  # places, since a mask waits for the device
             target = world_model.prior_target(latents.posterior)
             kl = categorical_kl(target, world_model.prior_log_probs(latents.state.h))  # (E)
             self._figures["new_play_kl"] = kl[upload(known, kl.device)].mean()
@@ -52,7 +52,7 @@ class NewPlay:
     def earn(self, rewards: np.ndarray) -> None:
         """Compare the rewards (E) float32 of the actions just taken with what was expected."""
         latents, world_model = self._filter, self._filter.world_model
-        if (events := (rewards != 0.0) & self._known).any():
+        if len(events := np.flatnonzero((rewards != 0.0) & self._known)):
             h = latents.state.h[upload(events, latents.state.h.device)]
             earned = upload(rewards[events], h.device)
             expected = world_model.reward_code.mean(world_model.reward(h))
