@@ -195,8 +195,7 @@ class Trainer:
     def _collect(self, *, random: bool) -> None:
         """Step every game once, and log the returns of episodes that ended."""
         finished = self.collector.step(random=random)
-        if not random:
-            self.metrics.averages.add(self.collector.new_play.read())
+        self.metrics.averages.add(self.collector.new_play.read())  # nothing of random play
         self.env_steps += self.config.num_envs
         for episode in finished:
             self.metrics.add_return(episode.return_)
