@@ -17,9 +17,9 @@ _SHOWN = {
     "recent_return": "return",
     "foreground_error": "foreground",
     "dynamics_kl": "kl",
-    "new_play_kl": "of new play",
+    "new_play_kl": "kl on new play",
     "rewards_found": "rewards found",
-    "new_play_rewards_found": "of new play",
+    "new_play_rewards_found": "found on new play",
     "dream_return": "dream return",
     "entropy": "entropy",
 }
