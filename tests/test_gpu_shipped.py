@@ -100,6 +100,8 @@ def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys, monk
     (run / "config.json").write_text(json.dumps(settings))
     assert not main([*train[:2], "--device", "cuda", "--run", str(run), "--resume"])
     assert "finished at step 280" in capsys.readouterr().out
+    if cuda_stand_in.installed():
+        return  # exports on it are those of test_gpu_script
     folders = ["--run", str(run), "--to", str(exported)]
     short = [
         "--episodes",
