@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 import gymnasium as gym
@@ -46,9 +47,14 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.fixture
-def world_model() -> WorldModel:
+@pytest.fixture(scope="module")
+def shipped() -> WorldModel:
     return Checkpoint.open("Pong").world_model().to(DEVICE)
+
+
+@pytest.fixture
+def world_model(shipped) -> WorldModel:
+    return deepcopy(shipped)
 
 
 @pytest.mark.parametrize(
