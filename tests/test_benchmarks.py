@@ -106,6 +106,29 @@ def test_exploitability_is_measured_on_the_way(checkpoint, frozen, tmp_path, alg
     assert (tmp_path / f"exploitability-{algo}.png").stat().st_size > 10_000
 
 
+@pytest.mark.emulator
+def test_ghosts_are_counted(checkpoint, frozen, tmp_path, capsys):
+    """A frame of known play is its own nearest one; a shifted one is as far as it says."""
+    import ghosts
+
+    known = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
+    known[1], known[2] = 51, 255
+    far = ghosts.nearest(torch.cat([known[1:2], known[:1] + 102]), known)
+    assert far.tolist() == pytest.approx([0.0, 0.2 * (64 * 64 * 3) ** 0.5], rel=1e-3)
+
+    file = tmp_path / "ghosts.json"
+    few = {"steps": 400, "num_envs": 4, "windows": 3, "at": (1, 4), "to": file}
+    assert ghosts.main(ghosts.Args((str(checkpoint),), **few)) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    assert (row["game"], row["windows"], row["known"]) == ("Pong", 3, 200)
+    assert row["figures"].keys() == set(ghosts.KINDS)
+    shown = [figures for kind in row["figures"].values() for figures in kind.values()]
+    assert len(shown) == 6
+    assert all(0 <= each["other_class"] <= 1 and each["nearest"] >= 0 for each in shown)
+    assert capsys.readouterr().out.count("Pong") == 2
+    assert ghosts.main(ghosts.Args((str(checkpoint),), **{**few, "num_envs": 3})) == 2
+
+
 def test_the_step_from_which_training_hurts(frozen):
     from exploitability import turning_point
 
