@@ -3,8 +3,8 @@
     python benchmarks/ghosts.py KungFuMaster Breakout --threads 1 --to ghosts.json
 
 The categoricals of a latent are drawn one by one, so a dream may draw a combination that no frame
-has. For real frames of held-out play, each drawn from its own latent, and for dreams along that
-play, two figures say how often:
+has. For real frames of held-out play, each drawn from its likeliest latent, and for dreams along
+that play, two figures say how often:
 
 - other class: the share of the categoricals which the encoder reads as another class from the
   drawn frame than was drawn;
@@ -29,6 +29,7 @@ import tyro
 from torch import Tensor
 
 from glam_env.cli.trained import load_trained
+from glam_env.envs.dream.pool import draw_frames
 from glam_env.errors import GlamError
 from glam_env.evaluation.play.recording import record_play, window_starts
 from glam_env.fast.choose import make_stepper
@@ -69,8 +70,7 @@ class Args:
 
 def draw(world_model: WorldModel, codes: Tensor) -> Tensor:
     """Draw latents (N, K) as uint8 frames (N, 64, 64, 3)."""
-    parts = [world_model.decode(part) for part in codes.split(BATCH)]
-    return (torch.cat(parts).clamp(0, 1) * 255).round().byte()
+    return torch.cat([draw_frames(world_model, part) for part in codes.split(BATCH)])
 
 
 def read(world_model: WorldModel, frames: Tensor) -> Tensor:

@@ -87,10 +87,8 @@ def test_step_and_drawing_are_those_of_pytorch(
 ) -> None:
     """Both sides dream on their own, from the same starts with the same actions and draws."""
     steps = STEPS[source]
-    model, values = (
-        trained.world_model,
-        RewardValues(trained.world_model.reward_code, trained.reward_values),
-    )
+    model = trained.world_model
+    values = RewardValues(model.reward_code, trained.reward_values)
     stepper, generator = ModelStepper(model), torch.Generator().manual_seed(3)
     _, given = read_starts(folder)
     core = [name for name in given if name.startswith("core.")]
