@@ -30,7 +30,8 @@ def make_model(**changes) -> WorldModel:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         for head in (model.reward, model.termination):
             head.layers[-1].weight.normal_(0.0, 0.5)
-        model.prior.weight.normal_(0.0, 0.7)
+        *_, last = model.prior.modules()
+        last.weight.normal_(0.0, 0.7)
     model.reward_code.see(torch.tensor([-3.0, 50.0]))
     return model.eval().requires_grad_(False)
 
@@ -56,6 +57,10 @@ def tensors(state: DreamState) -> list[torch.Tensor]:
         {"unimix": 0.1, "draw_temperature": 0.5},
         {"draw_temperature": 0.25, "sharp_prior": True},
         {"expected_reward": True},
+        {"embed_hidden": 48},
+        {"prior_hidden": 48},
+        {"embed_hidden": 5, "prior_hidden": 7},
+        {"embed_hidden": 32, "prior_hidden": 64, "core": GlamConfig(global_depth=2)},
     ],
     ids=str,
 )

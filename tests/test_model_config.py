@@ -73,6 +73,8 @@ def test_a_core_that_is_not_one_is_refused(core, message) -> None:
         ("stem", [0]),
         ("categoricals", [0]),
         ("width", [0, -8]),
+        ("embed_hidden", [-1, 16_385]),
+        ("prior_hidden", [-1, 16_385]),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(name, values) -> None:

@@ -31,9 +31,9 @@ pytestmark = pytest.mark.skipif(bool(native.missing()), reason=native.missing())
 ROWS = 150  # more than two blocks, and the last one is not full
 
 
-@pytest.fixture
-def model() -> WorldModel:
-    return make_model()
+@pytest.fixture(params=[{}, {"embed_hidden": 48, "prior_hidden": 48}], ids=["plain", "hidden"])
+def model(request: pytest.FixtureRequest) -> WorldModel:
+    return make_model(**request.param)
 
 
 @pytest.fixture
@@ -120,8 +120,9 @@ def test_outcomes_and_features_are_those_of_the_step(stepper, model) -> None:
     assert all(map(torch.equal, stepper.outcome(step.state.h), outcome))
 
 
-def test_entropy_is_exact_where_the_prior_is_sure(model) -> None:
+def test_entropy_is_exact_where_the_prior_is_sure() -> None:
     """Probabilities near 0 add almost nothing to the entropy, and no NaN."""
+    model = make_model()
     model.prior.weight.zero_()
     model.prior.bias.zero_()
     model.prior.bias.view(3, 5)[:, 2] = 300.0

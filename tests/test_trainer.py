@@ -316,7 +316,7 @@ def test_sigterm_saves_and_leaves_with_one_line(tmp_path):
 def test_losses_that_are_not_finite_stop_the_run(tmp_path):
     trainer = make(tmp_path)
     with torch.no_grad():
-        trainer.world_model.prior.weight.fill_(float("nan"))
+        trainer.world_model.reward.layers[-1].weight.fill_(float("nan"))
     with pytest.raises(GlamError, match="not finite"):
         trainer.train()
     trainer.close()
@@ -344,7 +344,7 @@ def test_filter_starts_again_where_random_play_ends(tmp_path):
 @pytest.mark.parametrize(
     ("part", "match"),
     [
-        (lambda t: t.world_model.prior.weight, "the world model's weights not finite"),
+        (lambda t: t.world_model.reward.layers[-1].weight, "the world model's weights not finite"),
         (lambda t: t.agent.actor.layers[0].weight, "the agent's weights not finite"),
         (
             lambda t: t.agent.optimizer.state[t.agent.actor.layers[0].weight]["exp_avg"],

@@ -188,6 +188,32 @@ def test_metrics_are_finite_detached_scalars_and_the_posterior_has_its_shapes():
     assert posterior.core.h.shape == (2, 9 - START, 16)
 
 
+@torch.no_grad()
+def test_hidden_layers_of_feature_encoder_and_prior_by_hand():
+    model = make_model(embed_hidden=24, prior_hidden=7).eval()
+    weights = {name: value.double().numpy() for name, value in model.state_dict().items()}
+
+    def hidden(x, part):  # linear without bias, LayerNorm, ReLU
+        x = weights[f"{part}.0.weight"] @ x
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+        return np.maximum(x * weights[f"{part}.1.weight"] + weights[f"{part}.1.bias"], 0.0)
+
+    codes, h = torch.tensor([[4, 0, 2]]), torch.linspace(-2.0, 2.0, 16)
+    z = np.zeros(15 + 3)
+    z[[4, 5, 12, 15 + 1]] = 1.0  # one class of each categorical, and action 1
+    e = weights["feature_encoder.3.weight"] @ hidden(z, "feature_encoder")
+    for embedded in (
+        model.embed_codes(codes, torch.tensor([1])),
+        model.embed(F.one_hot(codes, 5).flatten(-2).float(), torch.tensor([1])),
+    ):
+        np.testing.assert_allclose(embedded[0], e, atol=1e-5)
+    logits = weights["prior.3.weight"] @ hidden(h.double().numpy(), "prior")
+    logits = (logits + weights["prior.3.bias"]).reshape(3, 5)
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    probs = 0.99 * probs + 0.01 / 5
+    np.testing.assert_allclose(model.prior_log_probs(h).exp(), probs, atol=1e-6)
+
+
 def test_the_loss_is_float32_under_bfloat16_autocast():
     model, batch = make_model(), make_batch()
     plain = seeded_loss(model, batch, OPEN)
@@ -201,7 +227,7 @@ def test_the_loss_is_float32_under_bfloat16_autocast():
 
 
 def test_every_trainable_parameter_gets_a_gradient_and_the_fixed_projection_none():
-    model = make_model(core=GlamConfig(global_depth=2, local_depth=2))
+    model = make_model(core=GlamConfig(global_depth=2, local_depth=2), prior_hidden=8)
     loss, _, _ = seeded_loss(model, make_batch(), OPEN)
     loss.backward()
     for name, parameter in model.named_parameters():

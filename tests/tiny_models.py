@@ -19,7 +19,8 @@ def make_model(**changes):
     with torch.no_grad():
         for head in (model.reward, model.termination):
             head.layers[-1].weight.normal_(0.0, 0.5)
-        model.prior.weight.normal_(0.0, 0.5)
+        *_, last = model.prior.modules()
+        last.weight.normal_(0.0, 0.5)
     return model
 
 

@@ -58,7 +58,7 @@ class FrozenDreams:
             raise GlamError(f"dreams and horizon must be at least 1, not {dreams} and {horizon}")
         self.world_model, self.dreams, self.horizon = world_model, dreams, horizon
         self.reward_scale, self.steps = reward_scale, 0
-        device = world_model.prior.weight.device
+        device = world_model.device
         self._generator = torch.Generator(device).manual_seed(seed)
         self._starts = warm_up(world_model, contexts)
 
@@ -92,7 +92,7 @@ class FrozenDreams:
 @torch.no_grad()
 def warm_up(world_model: WorldModel, contexts: Contexts) -> DreamState:
     """Return the states at the ends of all contexts, on the model's device."""
-    device = world_model.prior.weight.device
+    device = world_model.device
     parts = [
         world_model.warm_up(codes.long().to(device), actions.long().to(device))
         for codes, actions in zip(
@@ -125,7 +125,7 @@ def new_agent(
         torch.manual_seed(seed)
         agent = kind.make(config, sizes.feature_dim, sizes.num_actions)
     if isinstance(agent, torch.nn.Module):
-        agent = agent.to(world_model.prior.weight.device)
+        agent = agent.to(world_model.device)
     return agent, kind.as_json(config)
 
 

@@ -72,7 +72,7 @@ def preset_sizes(game: str, preset: str) -> WorldModelConfig:
 def find_weights(
     game: str, presets: tuple[str, ...], checkpoint: str | None
 ) -> dict[str, Checkpoint | None]:
-    """Find for each preset the checkpoint that has its sizes, None if there is none.
+    """Find for each preset the checkpoint of that preset or of its sizes, None if there is none.
 
     Args:
         game: A game's name.
@@ -80,19 +80,23 @@ def find_weights(
         checkpoint: A checkpoint, as for dreams; None for the game's own, if it has one.
 
     Raises:
-        GlamError: If the named checkpoint is broken, or has the sizes of none of the presets.
+        GlamError: If the named checkpoint is broken, or neither is of one of the presets nor has
+            the sizes of one.
     """
     sizes = {preset: preset_sizes(game, preset) for preset in presets}
     if checkpoint is None and game not in shipped_checkpoints():
         return dict.fromkeys(presets)
     opened = Checkpoint.open(game if checkpoint is None else checkpoint, game)
+    trained_with = opened.config.provenance.preset  # its sizes then may have been others
     found = {
-        preset: opened if _same_sizes(own, opened.config.world_model) else None
+        preset: opened
+        if preset == trained_with or _same_sizes(own, opened.config.world_model)
+        else None
         for preset, own in sizes.items()
     }
     if checkpoint is not None and not any(found.values()):
         raise GlamError(
-            f"checkpoint {opened.path} has the sizes of no preset named here "
+            f"checkpoint {opened.path} is of no preset named here "
             f"({', '.join(presets)}); name its own with --preset"
         )
     return found

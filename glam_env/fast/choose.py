@@ -88,7 +88,7 @@ def make_stepper(
     if backend == "native" and world_model.recomputes:
         raise GlamError("native steps carry the core's state on; with a window take 'torch'")
     if backend == "auto":
-        on_cpu = world_model.prior.weight.device.type == "cpu"
+        on_cpu = world_model.device.type == "cpu"
         suited = on_cpu and not plain
         native = suited and available() and stepper.suits(world_model.config)
         backend = "native" if native else "torch"

@@ -53,12 +53,12 @@ class Layout:
     """See the module's docstring; it holds copies, but for the modules that it names.
 
     A part is GMamba or LMamba, P of them: two, or one if LMamba is a stack of blocks. D is the
-    feature width.
+    feature width, M that of the feature encoder's hidden layer.
 
     Attributes:
         config: Sizes of the world model.
         window: s, the features that LMamba sees.
-        table: (K·C + A, D) the feature encoder's first layer, a row for each class and action.
+        table: (K·C + A, M) the feature encoder's first layer, a row for each class and action.
         embed_norm: The feature encoder's LayerNorm.
         embed_out: Its last layer.
         lower: GMamba's blocks below its last one.
@@ -69,7 +69,8 @@ class Layout:
         out: (P, d_inner + D, D) output projections, from [gated y, input of the block].
         out_bias: (P, 1, D).
         variation_norm: GMamba's last LayerNorm.
-        prior: The prior's layer.
+        prior_hidden: The prior's hidden layer, linear and LayerNorm; None if there is none.
+        prior: The prior's last layer.
         heads_into: (D, 2·D) first layers of the reward and termination heads, side by side.
         first_scale: (1, 2, D) of both heads' first LayerNorms.
         first_shift: (1, 2, D).
@@ -97,6 +98,7 @@ class Layout:
     out: Tensor
     out_bias: Tensor
     variation_norm: nn.LayerNorm
+    prior_hidden: tuple[nn.Linear, nn.LayerNorm] | None
     prior: nn.Linear
     heads_into: Tensor
     first_scale: Tensor
@@ -131,6 +133,7 @@ def lay_out(world_model: WorldModel) -> Layout:
     pairs = list(zip(parts, tops, strict=True))
 
     embed_first, embed_norm, _, embed_out = world_model.feature_encoder
+    *hidden, prior = _layers(world_model.prior)
     code = world_model.reward_code
     reward, termination = world_model.reward.layers, world_model.termination.layers
     heads = list(zip(reward, termination, strict=True))  # layer by layer
@@ -152,7 +155,8 @@ def lay_out(world_model: WorldModel) -> Layout:
         out=torch.stack([_joined(part.project, top.mamba) for part, top in pairs]),
         out_bias=torch.stack([part.project.bias for part in parts]).unsqueeze(1),
         variation_norm=gmamba.norm,
-        prior=world_model.prior,
+        prior_hidden=(_linear(hidden[0]), _norm(hidden[1])) if hidden else None,
+        prior=_linear(prior),
         heads_into=torch.cat(both(0, "weight")).T.contiguous(),
         first_scale=torch.stack(both(1, "weight")).unsqueeze(0),
         first_shift=torch.stack(both(1, "bias")).unsqueeze(0),
@@ -194,6 +198,10 @@ def _joined(projection: nn.Linear, mamba: Mamba) -> Tensor:
     """Join two layers: (d_inner + D, D) projects base + out_proj(y), from [y, base]."""
     weight = projection.weight.double()
     return torch.cat([weight @ mamba.out_proj.weight.double(), weight], 1).T.float()
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    return list(module) if isinstance(module, nn.Sequential) else [module]
 
 
 def _linear(module: nn.Module) -> nn.Linear:

@@ -233,8 +233,11 @@ class TorchStepper:
 
     def _probs(self, h: Tensor) -> Tensor:
         """Return the next latent's probabilities, (E·K, C)."""
-        c = self._layout.config
-        probs = self._layout.prior(h).view(-1, c.classes).softmax(-1)
+        layout, c = self._layout, self._layout.config
+        if layout.prior_hidden is not None:
+            linear, norm = layout.prior_hidden
+            h = norm(linear(h)).relu_()
+        probs = layout.prior(h).view(-1, c.classes).softmax(-1)
         return probs.mul_(1.0 - c.unimix).add_(c.unimix / c.classes)
 
     def _draw_latent(self, probs: Tensor, draw: Tensor) -> Tensor:

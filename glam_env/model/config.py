@@ -16,6 +16,8 @@ _SIZES = {
     "categoricals": (1, 1024),
     "classes": (2, 256),
     "width": (1, 16_384),
+    "embed_hidden": (0, 16_384),
+    "prior_hidden": (0, 16_384),
     "reward_bins": (2, 65_536),
 }
 
@@ -46,6 +48,10 @@ class WorldModelConfig:
         sharp_prior: Whether the prior learns the posterior at ``draw_temperature``, instead of at
             1, and is drawn as it is. A prior that is drawn sharply keeps the likeliest outcome of a
             step alone: dreams of a game of chance are then too certain, and too good.
+        embed_hidden: Width of the feature encoder's hidden layer; 0: D, as in the paper.
+        prior_hidden: Width of a hidden layer between h and the prior; 0: none, as in the paper.
+            A latent is an arbitrary code of what is where, and takes more units to read and to
+            write than to remember.
     """
 
     num_actions: int
@@ -60,6 +66,8 @@ class WorldModelConfig:
     reward_bins: int = 255
     expected_reward: bool = False
     sharp_prior: bool = False
+    embed_hidden: int = 0
+    prior_hidden: int = 0
 
     @property
     def feature_dim(self) -> int:

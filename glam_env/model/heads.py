@@ -5,6 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+def make_prior(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    """Make the prior's layers: a linear one, behind a hidden one unless ``hidden`` is 0."""
+    if not hidden:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(
+        nn.Linear(inputs, hidden, bias=False),
+        nn.LayerNorm(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outputs),
+    )
+
+
 class Head(nn.Module):
     """Two hidden layers (linear without bias, LayerNorm, ReLU), then a linear layer.
 

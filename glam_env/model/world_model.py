@@ -27,7 +27,7 @@ from glam_env.model.distributions import (
     straight_through,
     unimix_log_probs,
 )
-from glam_env.model.heads import Head
+from glam_env.model.heads import Head, make_prior
 from glam_env.model.losses import LossTerms
 from glam_env.model.memory import Memory
 from glam_env.model.structures import (
@@ -60,14 +60,15 @@ class WorldModel(Memory):
         k, c, d = config.categoricals, config.classes, config.width
         self.encoder = ImageEncoder(config.stem, k, c)
         self.decoder = ImageDecoder(config.stem, k, c, residual=config.background_residual)
+        inner = config.embed_hidden or d
         self.feature_encoder = nn.Sequential(
-            nn.Linear(k * c + config.num_actions, d, bias=False),
-            nn.LayerNorm(d),
+            nn.Linear(k * c + config.num_actions, inner, bias=False),
+            nn.LayerNorm(inner),
             nn.ReLU(inplace=True),
-            nn.Linear(d, d, bias=False),
+            nn.Linear(inner, d, bias=False),
         )
         self.core = make_core(d, config.core)
-        self.prior = nn.Linear(d, k * c)
+        self.prior = make_prior(d, config.prior_hidden, k * c)
         self.reward = Head(d, d, config.reward_bins, zero=True)
         self.reward_code = SymlogTwoHot(config.reward_bins, expected=config.expected_reward)
         self.termination = Head(d, d, 1)
@@ -77,6 +78,11 @@ class WorldModel(Memory):
             # categoricals cannot learn: it is a fixed random projection.
             self.variation_target = nn.Linear(self.encoder.feature_dim, k * c, bias=False)
             self.variation_target.requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.background.device
 
     # --- encode and decode -------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ _SMALL = TrainConfig(
         num_actions=18,
         stem=16,
         width=128,
+        embed_hidden=512,  # with both layers a sequence model needs half of the updates
+        prior_hidden=512,
         background_residual=True,
         draw_temperature=0.25,
         sharp_prior=True,  # else dreams promise what only luck brings
@@ -100,7 +102,9 @@ _DEBUG = replace(
     ),
     imagination_batch=8,
     horizon=HorizonConfig(initial=4, increase=2, every=300, maximum=6),
-    model=replace(_SMALL.model, stem=4, categoricals=4, classes=4, width=16),
+    model=replace(
+        _SMALL.model, stem=4, categoricals=4, classes=4, width=16, embed_hidden=32, prior_hidden=32
+    ),
     autocast=False,
     log_every=5,
     checkpoint_every=100,

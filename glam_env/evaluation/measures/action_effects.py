@@ -262,7 +262,7 @@ def dream_branches(
     Returns:
         (M, A) float32, the mean return of `futures` dreams.
     """
-    device, num_actions = world_model.prior.weight.device, world_model.config.num_actions
+    device, num_actions = world_model.device, world_model.config.num_actions
     stepper = make_stepper(world_model)
     generator = torch.Generator(device).manual_seed(seed)
     means = []

@@ -127,7 +127,7 @@ def play_on(
     Returns:
         (M, P, futures, horizon) float32 points; 0 after a lost life.
     """
-    device = world_model.prior.weight.device
+    device = world_model.device
     rows = len(policies) * futures
     games = [RewindableGame(game, play) for _ in range(rows)]
     for one in games:
@@ -182,7 +182,7 @@ def dream_on(
     Returns:
         (M, P, futures, horizon) float32 expected points; 0 after an end that is likelier than not.
     """
-    device = world_model.prior.weight.device
+    device = world_model.device
     stepper = make_stepper(world_model)
     each = torch.arange(len(moments), device=device).repeat_interleave(futures)
     together = tree_map(lambda *parts: torch.cat(parts), *(moment.state for moment in moments))

@@ -155,7 +155,7 @@ def dream_along(
     Raises:
         GlamError: If no window fits into the recording.
     """
-    device = world_model.prior.weight.device
+    device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
     env, start = window_starts(recording, context, horizon, stride, BEYOND).T
     log_probs = _posterior(world_model, recording.frames)
@@ -248,7 +248,7 @@ def follow(
 
 def _posterior(world_model: WorldModel, frames: np.ndarray) -> Tensor:
     """(E, T, 64, 64, 3) uint8 frames to (E, T, K, C) log-probabilities, an env's at a time."""
-    device = world_model.prior.weight.device
+    device = world_model.device
     return torch.stack(
         [
             torch.cat([world_model.posterior(part.to(device)) for part in stream.split(256)])

@@ -60,7 +60,7 @@ def take_contexts(
         context: Steps before the moment.
         seed: Of the posterior's draws.
     """
-    device = world_model.prior.weight.device
+    device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
     env, step = starts[:, :1], starts[:, 1:] + np.arange(context + 1)
     codes = []
@@ -99,7 +99,7 @@ def play_dreams_from(
     Raises:
         GlamError: For an impossible value.
     """
-    device = world_model.prior.weight.device
+    device = world_model.device
     if dreams_per_moment < 1:
         raise GlamError(f"dreams_per_moment must be at least 1, not {dreams_per_moment}")
     indices = torch.arange(contexts.count, device=device).repeat_interleave(dreams_per_moment)

@@ -82,7 +82,7 @@ def dream_windows(
     chosen = np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int)
     env, start = starts[chosen].T
 
-    device = world_model.prior.weight.device
+    device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
     known = env[:, None], start[:, None] + np.arange(context + 1)
     ahead = env[:, None], start[:, None] + context + np.arange(horizon)

@@ -49,7 +49,7 @@ class Model(ctypes.Structure):
 
     _fields_ = [
         *_fields(c_int64, "categoricals classes actions width inner size taps window rank bins"),
-        *_fields(c_int64, "lanes_of_categoricals expand"),
+        *_fields(c_int64, "lanes_of_categoricals embed_width prior_width expand"),
         *_fields(c_float, "unimix temperature"),
         *_fields(c_void_p, "table embed_scale embed_shift"),
         *_fields(Dense, "embed"),
@@ -57,6 +57,8 @@ class Model(ctypes.Structure):
         *_fields(Scan * 2, "scan"),
         *_fields(Dense * 2, "out"),
         *_fields(c_void_p, "variation_scale variation_shift"),
+        *_fields(Dense, "prior_hidden"),
+        *_fields(c_void_p, "prior_scale prior_shift"),
         *_fields(Dense, "prior heads"),
         *_fields(c_void_p, "first_scale first_shift second_scale second_shift"),
         *_fields(Dense * 2, "middle"),

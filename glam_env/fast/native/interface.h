@@ -29,15 +29,18 @@ struct Scan {
 struct Model {
   int64_t categoricals, classes, actions, width, inner, size, taps, window, rank, bins;
   int64_t lanes_of_categoricals;  // categoricals rounded up to whole vectors
+  int64_t embed_width, prior_width;  // of hidden layers; the prior has none if prior_width is 0
   int64_t expand;  // whether bin_values are in symlog units
   float unimix, temperature;
-  const float *table;  // (categoricals · classes + actions, width)
+  const float *table;  // (categoricals · classes + actions, embed_width)
   const float *embed_scale, *embed_shift;
   Dense embed;
   Dense into[2];  // of GMamba and LMamba, as all pairs
   Scan scan[2];
   Dense out[2];
   const float *variation_scale, *variation_shift;
+  Dense prior_hidden;
+  const float *prior_scale, *prior_shift;
   Dense prior;  // outputs class by class, each lanes_of_categoricals wide
   Dense heads;  // the first layers of reward and termination side by side
   const float *first_scale, *first_shift, *second_scale, *second_shift;  // (2, width)

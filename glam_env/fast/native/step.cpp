@@ -35,20 +35,21 @@ void normalise(const float *x, float *y, int64_t width, const float *scale, cons
 
 // Computes the features e (rows, embed.outputs) of codes and actions.
 void embed(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena, float *e) {
-  float *x = arena.take(rows * m.width);
+  const int64_t width = m.embed_width;
+  float *x = arena.take(rows * width);
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t *code = r.code + (first + row) * m.categoricals;
-    float *sum = x + row * m.width;
-    const float *action = m.table + (m.categoricals * m.classes + r.action[first + row]) * m.width;
-    for (int64_t i = 0; i < m.width; i += LANES) {
+    float *sum = x + row * width;
+    const float *action = m.table + (m.categoricals * m.classes + r.action[first + row]) * width;
+    for (int64_t i = 0; i < width; i += LANES) {
       V v = load(action + i);
       for (int64_t k = 0; k < m.categoricals; ++k)
-        v += load(m.table + (k * m.classes + code[k]) * m.width + i);
+        v += load(m.table + (k * m.classes + code[k]) * width + i);
       store(sum + i, v);
     }
-    normalise<true>(sum, sum, m.width, m.embed_scale, m.embed_shift);
+    normalise<true>(sum, sum, width, m.embed_scale, m.embed_shift);
   }
-  dense(m.embed, x, m.width, e, rows, arena);
+  dense(m.embed, x, width, e, rows, arena);
 }
 
 // Computes the products B_j ⊙ C (count, size); returns the sum of the last row.
@@ -275,7 +276,19 @@ bool observe(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &
 bool draw(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &arena) {
   const int64_t lanes = m.lanes_of_categoricals;
   float *logits = arena.take(rows * m.prior.outputs), *draws = arena.take(lanes);
-  dense(m.prior, r.new_h + first * m.width, m.width, logits, rows, arena);
+  const float *h = r.new_h + first * m.width;
+  if (m.prior_width) {
+    const int64_t stride = m.prior_hidden.outputs;
+    float *hidden = arena.take(rows * stride);
+    dense(m.prior_hidden, h, m.width, hidden, rows, arena);
+    for (int64_t row = 0; row < rows; ++row) {
+      float *of_row = hidden + row * stride;
+      normalise<true>(of_row, of_row, m.prior_width, m.prior_scale, m.prior_shift);
+    }
+    dense(m.prior, hidden, stride, logits, rows, arena);
+  } else {
+    dense(m.prior, h, m.width, logits, rows, arena);
+  }
   const V kept = splat(1.0f - m.unimix), mixed = splat(m.unimix / float(m.classes));
   const V tiny = splat(1e-37f), least = splat(-87.0f);
   const V power = splat(std::fmin(1.0f / m.temperature, 1e37f));

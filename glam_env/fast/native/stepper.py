@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ def suits(config: WorldModelConfig) -> bool:
     return (
         core.global_depth == core.local_depth == 1
         and config.width % lanes == core.expand * config.width % lanes == 0
+        and config.embed_hidden % lanes == config.prior_hidden % lanes == 0
         and core.local_window * core.state_size <= WINDOW_NUMBERS
     )
 
@@ -70,7 +72,7 @@ class NativeStepper:
         self, world_model: WorldModel, *, temperature: float = 1.0, precision: str = "auto"
     ) -> None:
         config = world_model.config
-        if world_model.prior.weight.device.type != "cpu" or not suits(config):
+        if world_model.device.type != "cpu" or not suits(config):
             raise GlamError(
                 "the native step needs a CPU, the core 'glam' with one Mamba block of each kind, "
                 f"and widths that are multiples of {vector_sizes().lanes}; "
@@ -351,6 +353,11 @@ def _describe(layout: Layout, temperature: float, packer: _Packer) -> Model:
     c, keep, dense = layout.config, packer.memory.keep, packer.dense
     lanes = -(-c.categoricals // packer.sizes.lanes) * packer.sizes.lanes
     reward = dense(layout.reward.T, layout.reward_bias, beyond=-math.inf)
+    hidden: dict[str, Any] = {}
+    if layout.prior_hidden is not None:
+        linear, norm = layout.prior_hidden
+        hidden["prior_hidden"] = dense(linear.weight.T)
+        hidden |= {"prior_scale": keep(norm.weight), "prior_shift": keep(norm.bias)}
     ending = layout.termination
     return Model(
         categoricals=c.categoricals,
@@ -363,6 +370,8 @@ def _describe(layout: Layout, temperature: float, packer: _Packer) -> Model:
         window=layout.window,
         rank=layout.scans[0].dt.shape[1],
         bins=c.reward_bins,
+        embed_width=layout.table.shape[1],
+        prior_width=c.prior_hidden,
         lanes_of_categoricals=lanes,
         expand=layout.expand,
         unimix=c.unimix,
@@ -377,6 +386,7 @@ def _describe(layout: Layout, temperature: float, packer: _Packer) -> Model:
         out=_pair(*(dense(layout.out[at], layout.out_bias[at, 0]) for at in range(2))),
         variation_scale=keep(layout.variation_norm.weight),
         variation_shift=keep(layout.variation_norm.bias),
+        **hidden,
         prior=packer.prior(layout.prior, c, lanes),
         heads=dense(layout.heads_into),
         first_scale=keep(layout.first_scale),

@@ -25,7 +25,7 @@ class Player:
 
     def __init__(self, policy: Policy, world_model: WorldModel, seed: int) -> None:
         self.policy, self.world_model = policy, world_model
-        device = world_model.prior.weight.device
+        device = world_model.device
         self.generator = torch.Generator(device).manual_seed(seed)
         self._choose: Callable[[DreamState, np.ndarray], Tensor] | None = None
 

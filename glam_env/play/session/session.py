@@ -319,7 +319,7 @@ class Session:
 
     def _engine(self, count: int, purpose: int) -> DreamEngine:
         subject = self.subject
-        device = subject.world_model.prior.weight.device
+        device = subject.world_model.device
         options = replace(
             subject.options, device=device, obs_type="rgb", max_episode_steps=MAX_STEPS
         )

@@ -171,7 +171,7 @@ class RealWorld(World):
 
     def __init__(self, game: Game, world_model: WorldModel, play: PlaySettings, seed: int) -> None:
         self.game = RewindableGame(game, play)
-        device = world_model.prior.weight.device
+        device = world_model.device
         self._posterior = torch.Generator(device).manual_seed(seed)
         self._episodes = np.random.default_rng(seed)
         self.filter = LatentFilter(world_model, 1, self._posterior)
