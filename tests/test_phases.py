@@ -20,13 +20,15 @@ def test_small_preset():
         ("random play", "steps", 40_000),
         ("image warm-up", "updates", 1_200),
         ("image fine-tuning", "updates", 4_000),
-        ("adaptation", "updates", 6_000),
+        ("adaptation", "updates", 2_000),
+        ("end-to-end training", "updates", 1_000),
+        ("adaptation", "updates", 2_000),
         ("joint training", "steps", 240_000),
-        ("image fine-tuning", "updates", 4_000),
-        ("adaptation", "updates", 6_000),
+        ("end-to-end training", "updates", 1_000),
+        ("adaptation", "updates", 2_000),
         ("joint training", "steps", 400_000),
     ]
-    assert count_freezes(schedule(SMALL)) == 2
+    assert count_freezes(schedule(SMALL)) == 3
 
 
 def test_paper_preset_is_algorithm_1():

@@ -42,7 +42,9 @@ _SMALL = TrainConfig(
         margin=3,  # else balls are clouds: whether a paddle meets one is decided within a pixel
         margin_weight=5.0,
         margin_from=0.5,
-        adapt=6_000,
+        end_to_end=1_000,  # else latents vary at random, and Breakout learns half as fast
+        representation=0.5,
+        adapt=2_000,  # more, and random play is learned by heart
         latent_batch=4,
     ),
     learning_rate=1e-3,
