@@ -84,6 +84,10 @@ class ToyModel(nn.Module):
 
     memory = core
 
+    @property
+    def device(self):
+        return torch.device("cpu")
+
     def initial_state(self, batch, device):
         return None
 
