@@ -13,7 +13,7 @@ demo: $(READY)
 # A file's tests share fixtures: they run on one core, in order. Files run side by side.
 SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations 40
 
 # Style, types, and the direction of imports.
 check: $(READY)
@@ -33,13 +33,13 @@ oldest: $(READY)
 	PYTHONPATH=build/oldest $(BIN)/python -c \
 	  "import gymnasium; assert gymnasium.__version__ == '$(OLDEST)', gymnasium.__version__"
 	PYTHONPATH=build/oldest $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not one_gymnasium" \
-	  tests/test_env_contract.py tests/test_wrappers.py tests/test_env_lifetime.py tests/test_habits.py
+	  tests/contract tests/test_wrappers.py tests/test_env_lifetime.py tests/test_habits.py
 
 # The fast part of the tests on another Python, `make python PYTHON=python3.13`, in a venv of its own
 # without the libraries of the examples.
 OTHER = build/$(notdir $(PYTHON))
-FAST  = $(addprefix tests/test_, $(addsuffix .py, \
-  env_contract env_lifetime wrappers habits atari import model_config world_model checkpoints \
+FAST  = tests/contract $(addprefix tests/test_, $(addsuffix .py, \
+  env_lifetime wrappers habits atari import model_config world_model checkpoints \
   reward_values inference cli console sweep))
 python: $(OTHER)/.ready
 	$(OTHER)/bin/python -m pytest $(SIDE_BY_SIDE) $(FAST)

@@ -1,4 +1,4 @@
-"""Dream envs, beyond the contract in test_env_contract.py."""
+"""Dream envs, beyond the contract of both worlds (tests/contract)."""
 
 from __future__ import annotations
 
