@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glam_agents import AgentKind
@@ -31,6 +30,7 @@ from glam_env.fast.precision import autocast
 from glam_env.model.distributions import (
     SymlogTwoHot,
     categorical_entropy,
+    embed_codes,
     one_hot_linear,
     sample_codes,
 )
@@ -202,9 +202,7 @@ class ActorCritic(ModuleAgent):
 
         @torch.no_grad()
         def act(code: Tensor, h: Tensor, generator: torch.Generator | None) -> Tensor:
-            count = code.shape[-1]
-            places = torch.arange(0, one_hot_width, one_hot_width // count, device=code.device)
-            x = torch.addmm(F.embedding_bag(code + places, table, mode="sum"), h, others)
+            x = torch.addmm(embed_codes(table, code), h, others)
             return sample_codes(self.actor.after_first(x), generator=generator)
 
         return act

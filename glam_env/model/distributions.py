@@ -121,12 +121,17 @@ def one_hot_linear(weight: Tensor, codes: Tensor, rest: Tensor) -> Tensor:
         (..., outputs) float32.
     """
     width = weight.shape[1] - rest.shape[-1]
-    added = _operations.sum_rows(weight[:, :width].float().t(), codes)
+    added = embed_codes(weight[:, :width].float().t(), codes)
     return added + F.linear(rest.float(), weight[:, width:].float())
 
 
+def embed_codes(table: Tensor, codes: Tensor) -> Tensor:
+    """Map (..., K) codes to (..., outputs): the sum of their rows in a (K·C, outputs) table."""
+    return _operations.sum_rows(table, codes)
+
+
 def sum_rows(table: Tensor, codes: Tensor) -> Tensor:
-    """Add up the rows of (K·C, outputs) that (..., K) codes stand for, to (..., outputs)."""
+    """Compute :func:`embed_codes`."""
     k = codes.shape[-1]
     index = codes.flatten(0, -2) + torch.arange(0, len(table), len(table) // k, device=codes.device)
     added = F.embedding_bag(index, table.contiguous(), mode="sum")

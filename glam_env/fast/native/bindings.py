@@ -134,8 +134,8 @@ FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
     "glam_kl": (None, [*_POINTERS[:5], *_COUNTS[:6], c_float, c_float, c_int64]),
     "glam_entropy": (None, [*_POINTERS[:2], *_COUNTS[:3]]),
     "glam_draw_classes": (None, [*_POINTERS[:3], *_COUNTS[:2], c_float, c_int64]),
-    "glam_one_hot": (c_int64, [*_POINTERS[:3], *_COUNTS[:5]]),
-    "glam_one_hot_back": (c_int64, [*_POINTERS[:3], *_COUNTS[:5]]),
+    "glam_one_hot": (c_int64, [*_POINTERS[:3], *_COUNTS[:7]]),
+    "glam_one_hot_back": (c_int64, [*_POINTERS[:3], *_COUNTS[:7]]),
 }
 """Result and argument types of all functions of the library."""
 

@@ -25,7 +25,7 @@ from glam_env.files import sync
 
 FOLDER = Path(__file__).parent
 UNITS = ("step.cpp", "render.cpp", "scan.cpp", "gates.cpp", "latents.cpp", "interface.cpp")
-HEADERS = ("interface.h", "parts.h", "products.h", "threads.h", "vectors.h")
+HEADERS = ("interface.h", "parts.h", "products.h", "rows.h", "threads.h", "vectors.h")
 OPTIONS = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),

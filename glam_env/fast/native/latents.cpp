@@ -5,6 +5,7 @@
 // output. No number is a sum over tasks, so that none depends on the number of threads.
 
 #include "parts.h"
+#include "rows.h"
 #include "threads.h"
 #include "vectors.h"
 
@@ -13,10 +14,35 @@ namespace {
 using namespace kernels;
 
 constexpr int64_t ROWS = 16;     // of a task
-constexpr int64_t OUTPUTS = 64;  // of a task of one_hot_back
+// Outputs of a task of one_hot and one_hot_back, and rows that one_hot_back adds at a time: with a
+// categorical's part of the table these fit the first-level cache.
+constexpr int64_t OUTPUTS = 64, CHUNK = 64;
 
 // The natural logarithm of normal positive x; NaN for NaN.
 inline V log_or_nan(V x) { return log(x) + (x - x); }
+
+// Copies rows that lie `stride` numbers apart to rows `into` apart.
+inline void copy_rows(const float *from, int64_t stride, int64_t rows, int64_t width, float *to,
+                      int64_t into) {
+  for (int64_t row = 0; row < rows; ++row)
+    std::memcpy(to + row * into, from + row * stride, width * sizeof(float));
+}
+
+// Copies rows that lie `stride` numbers apart to columns; these rows lie `into` apart.
+inline void transpose(const float *from, int64_t stride, int64_t rows, int64_t width, float *to,
+                      int64_t into) {
+  constexpr int64_t SIDE = 16;  // of a square, whose lines stay in the first-level cache
+  for (int64_t top = 0; top < rows; top += SIDE)
+    for (int64_t left = 0; left < width; left += SIDE)
+      for (int64_t row = top; row < std::min(rows, top + SIDE); ++row)
+        for (int64_t i = left; i < std::min(width, left + SIDE); ++i)
+          to[i * into + row] = from[row * stride + i];
+}
+
+// to (width) += from
+inline void add(const float *from, float *to, int64_t width) {
+  for (int64_t i = 0; i < width; i += LANES) store(to + i, load(to + i) + load(from + i));
+}
 
 // Writes softmax(logits) of one categorical.
 inline void softmax(const float *logits, int64_t classes, float *probs) {
@@ -130,39 +156,52 @@ void glam_draw_classes(const float *log_probs, const float *draw, int64_t *codes
 }
 
 // Adds up rows of a table (categoricals · classes, outputs), one of each categorical's: `sums` is
-// (rows, outputs). Returns 0; or 1, and does nothing, if a code is out of range.
+// (rows, outputs). The table's rows lie `stride` numbers apart; or if it is transposed, as the
+// weights of a layer are, its columns. Returns 0; or 1, and does nothing, if a code is out of range.
 int64_t glam_one_hot(const float *table, const int64_t *codes, float *sums, int64_t rows,
-                     int64_t categoricals, int64_t classes, int64_t outputs, int64_t threads) {
+                     int64_t categoricals, int64_t classes, int64_t outputs, int64_t stride,
+                     int64_t transposed, int64_t threads) {
   if (!all_below(codes, rows * categoricals, classes)) return 1;
-  in_blocks(parts_of(rows, ROWS), 1, threads, [&](int64_t task, int64_t, Arena &) {
-    const int64_t end = std::min(rows, (task + 1) * ROWS);
-    for (int64_t row = task * ROWS; row < end; ++row) {
-      float *to = sums + row * outputs;
-      std::fill_n(to, outputs, 0.0f);
-      for (int64_t k = 0; k < categoricals; ++k) {
-        const float *from = table + (k * classes + codes[row * categoricals + k]) * outputs;
-        for (int64_t d = 0; d < outputs; d += LANES) store(to + d, load(to + d) + load(from + d));
-      }
+  // A copy of some columns fits the second-level cache, which pays if their rows are read often.
+  const bool copied = transposed || rows > 2 * classes;
+  in_blocks(parts_of(outputs, OUTPUTS), 1, threads, [&](int64_t task, int64_t, Arena &arena) {
+    const int64_t at = task * OUTPUTS, width = std::min(outputs - at, OUTPUTS);
+    const int64_t entries = categoricals * classes;
+    const float *columns = table + at;
+    if (copied) {
+      float *own = arena.take(entries * width);
+      if (transposed) transpose(table + at * stride, stride, width, entries, own, width);
+      else copy_rows(columns, stride, entries, width, own, width);
+      columns = own;
     }
+    for (int64_t row = 0; row < rows; ++row)
+      sum_rows(columns, copied ? width : stride, codes + row * categoricals, categoricals, classes,
+               nullptr, sums + row * outputs + at, width);
   });
   return 0;
 }
 
-// Computes the gradient of glam_one_hot with respect to the table. Returns the same.
+// Computes the gradient of glam_one_hot with respect to the table, which lies like the table.
+// Returns the same.
 int64_t glam_one_hot_back(const float *grad, const int64_t *codes, float *table_grad, int64_t rows,
-                          int64_t categoricals, int64_t classes, int64_t outputs,
-                          int64_t threads) {
+                          int64_t categoricals, int64_t classes, int64_t outputs, int64_t stride,
+                          int64_t transposed, int64_t threads) {
   if (!all_below(codes, rows * categoricals, classes)) return 1;
-  in_blocks(parts_of(outputs, OUTPUTS), 1, threads, [&](int64_t task, int64_t, Arena &) {
-    const int64_t first = task * OUTPUTS, end = std::min(outputs, first + OUTPUTS);
-    for (int64_t row = 0; row < categoricals * classes; ++row)
-      std::fill(table_grad + row * outputs + first, table_grad + row * outputs + end, 0.0f);
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t k = 0; k < categoricals; ++k) {
-        float *to = table_grad + (k * classes + codes[row * categoricals + k]) * outputs;
-        for (int64_t d = first; d < end; d += LANES)
-          store(to + d, load(to + d) + load(grad + row * outputs + d));
-      }
+  in_blocks(parts_of(outputs, OUTPUTS), 1, threads, [&](int64_t task, int64_t, Arena &arena) {
+    const int64_t at = task * OUTPUTS, width = std::min(outputs - at, OUTPUTS);
+    const int64_t entries = categoricals * classes;
+    float *added = arena.take(entries * width), *own = arena.take(CHUNK * width);
+    std::fill_n(added, entries * width, 0.0f);
+    for (int64_t first = 0; first < rows; first += CHUNK) {
+      const int64_t count = std::min(rows - first, CHUNK);
+      copy_rows(grad + first * outputs + at, outputs, count, width, own, width);
+      for (int64_t k = 0; k < categoricals; ++k)
+        for (int64_t row = 0; row < count; ++row)
+          add(own + row * width,
+              added + (k * classes + codes[(first + row) * categoricals + k]) * width, width);
+    }
+    if (transposed) transpose(added, width, entries, width, table_grad + at * stride, stride);
+    else copy_rows(added, width, entries, width, table_grad + at, stride);
   });
   return 0;
 }

@@ -84,10 +84,15 @@ class NativeSumRows(torch.autograd.Function):
                 f"codes must be int64 (..., K) and the table must have K times as many rows as "
                 f"classes, got {codes.dtype} {tuple(codes.shape)} and {len(table)} rows"
             )
-        table, codes = table.contiguous(), codes.contiguous()
+        transposed = table.stride(0) == 1 and table.stride(1) >= len(table)  # weights of a layer
+        if not transposed:
+            table = table.contiguous()
+        codes = codes.contiguous()
         sums = table.new_empty(*leading, outputs)
+        ctx.transposed = transposed
         ctx.sizes = math.prod(leading), categoricals, len(table) // categoricals, outputs
-        if call("glam_one_hot", table, codes, sums, *ctx.sizes):
+        stride = table.stride(1 if transposed else 0)
+        if call("glam_one_hot", table, codes, sums, *ctx.sizes, stride, transposed):
             raise IndexError(f"a code is out of range; classes: {ctx.sizes[2]}")
         ctx.save_for_backward(codes)
         return sums
@@ -98,6 +103,8 @@ class NativeSumRows(torch.autograd.Function):
         (codes,) = ctx.saved_tensors
         _, categoricals, classes, outputs = ctx.sizes
         grad = grads[0].contiguous()
-        table_grad = grad.new_empty(categoricals * classes, outputs)
-        call("glam_one_hot_back", grad, codes, table_grad, *ctx.sizes)
-        return table_grad, None
+        shape = categoricals * classes, outputs
+        laid_out = grad.new_empty(shape[::-1] if ctx.transposed else shape)
+        stride = laid_out.stride(0)
+        call("glam_one_hot_back", grad, codes, laid_out, *ctx.sizes, stride, ctx.transposed)
+        return laid_out.t() if ctx.transposed else laid_out, None

@@ -6,6 +6,7 @@
 // (rows, size, inner).
 
 #include "products.h"
+#include "rows.h"
 
 namespace {
 
@@ -41,12 +42,7 @@ void embed(const Model &m, const Rows &r, int64_t first, int64_t rows, Arena &ar
     const int64_t *code = r.code + (first + row) * m.categoricals;
     float *sum = x + row * width;
     const float *action = m.table + (m.categoricals * m.classes + r.action[first + row]) * width;
-    for (int64_t i = 0; i < width; i += LANES) {
-      V v = load(action + i);
-      for (int64_t k = 0; k < m.categoricals; ++k)
-        v += load(m.table + (k * m.classes + code[k]) * width + i);
-      store(sum + i, v);
-    }
+    sum_rows(m.table, width, code, m.categoricals, m.classes, action, sum, width);
     normalise<true>(sum, sum, width, m.embed_scale, m.embed_shift);
   }
   dense(m.embed, x, width, e, rows, arena);
