@@ -48,6 +48,7 @@ from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.play.recording import add_noise, record_play
 from glam_env.evaluation.play.scores import evaluate_policy
+from glam_env.evaluation.report.fluctuation import LOSSES
 from glam_env.games import find_game
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import find_protocol
@@ -156,18 +157,32 @@ class Study:
             loss = c.loss if update < total // 2 else margin
             learner.update_images(images, loss, self._rate(update, total))
 
-    def train_sequences(self, learner: Learner, total: int) -> None:
-        """Freeze the image model, and train the sequence model on latents of the replay."""
-        c = self.config
+    def latents(self, model: WorldModel, folder: Path) -> LatentStore:
+        """Store a model's latents of all frames of the replay, in a folder."""
+        store = LatentStore(_linked(self.replay, folder), model)
+        store.catch_up()
+        return store
+
+    def train_sequences(
+        self, learner: Learner, total: int, store: LatentStore | None = None
+    ) -> list[dict[str, float]]:
+        """Freeze the image model, train the sequence model on latents, and return its losses.
+
+        Args:
+            learner: Of a world model.
+            total: Updates.
+            store: Latents of the learner's image model; None makes them.
+        """
+        c, losses = self.config, []
         learner.freeze_images()
         with tempfile.TemporaryDirectory(prefix="glam_limits_") as folder:
-            own = _linked(self.replay, Path(folder))
-            store = LatentStore(own, learner.world_model)
-            store.catch_up()
+            store = store or self.latents(learner.world_model, Path(folder))
             for update in range(total):
                 shape = c.freeze.latent_batch, c.freeze.latent_length
                 batch = store.sample(*shape, self.rng)
-                learner.update_model(batch, self._rate(update, total))
+                metrics = learner.update_model(batch, self._rate(update, total))
+                losses.append({name: float(metrics[name]) for name in LOSSES if name in metrics})
+        return losses
 
     def train_together(self, learner: Learner) -> None:
         """Train images and sequence model together on sequences of the replay."""
@@ -225,8 +240,12 @@ class Study:
             "endings": endings.real,
         }
 
-    def agent_score(self, model: WorldModel) -> dict[str, Any]:
-        """Train an agent from nothing in a model's dreams, and let it play the game."""
+    def train_agent(self, model: WorldModel) -> tuple[ActorCritic, float]:
+        """Train an agent from nothing in a model's dreams.
+
+        Returns:
+            The agent, and its points in 1000 steps of the last tenth of its dreams.
+        """
         args = self.args
         torch.manual_seed(args.seed)
         agent = _agent(model.config.feature_dim, model.config.num_actions)
@@ -240,22 +259,32 @@ class Study:
             rollout = imagine(model, agent, start, args.horizon)
             agent.update(rollout)
             points.append(1000.0 * float(rollout.rewards.mean()))
+        last = points[-max(1, len(points) // 10) :]
+        return agent, sum(last) / len(last)
+
+    def score(self, model: WorldModel, agent: ActorCritic, protocol: str) -> tuple[float, ...]:
+        """Return the agent's scores of whole games under a protocol."""
+        args = self.args
         policy = FilteredPolicy(
             model, lambda features, generator: agent.act(features, generator=generator)
         )
-        report = evaluate_policy(
+        return evaluate_policy(
             policy,
             self.trained.game,
             episodes=args.games,
             num_envs=min(args.games, 4),
             seed=args.seed + 3000,
-            play=find_protocol(args.protocol),
-        )
-        last = points[-max(1, len(points) // 10) :]
+            play=find_protocol(protocol),
+        ).scores
+
+    def agent_score(self, model: WorldModel) -> dict[str, Any]:
+        """Train an agent from nothing in a model's dreams, and let it play the game."""
+        agent, points = self.train_agent(model)
+        scores = self.score(model, agent, self.args.protocol)
         return {
-            "score": report.mean,
-            "scores": list(report.scores),
-            "points_in_1000_dream_steps": sum(last) / len(last),
+            "score": sum(scores) / len(scores),
+            "scores": list(scores),
+            "points_in_1000_dream_steps": points,
         }
 
     def row(self, name: str) -> dict[str, Any]:

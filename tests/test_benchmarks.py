@@ -1,10 +1,12 @@
 """The scripts of `benchmarks/` that use parts of training work with the current ones."""
 
+import importlib.util
 import json
 import math
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -42,13 +44,19 @@ def test_an_iteration_of_this_code_is_measured_in_both_phases():
     assert len(profile["operators"]) == 3
 
 
-@pytest.mark.emulator
-def test_the_limits_of_a_run_are_measured(tmp_path, monkeypatch, capsys):
-    """Each row, on a debug run."""
-    cut_games(monkeypatch)
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished debug run."""
+    run = tmp_path_factory.mktemp("runs") / "Pong"
     words = ["train", "Pong", "--preset", "debug", "--total-steps", "200", "--run", str(run)]
     assert main([*words, "--random-steps", "100", "--threads", "1"]) == 0
+    return run
+
+
+@pytest.mark.emulator
+def test_the_limits_of_a_run_are_measured(run, tmp_path, monkeypatch, capsys):
+    """Each row, on a debug run."""
+    cut_games(monkeypatch)
     few = "--image-updates 4 --sequence-updates 2 --together-updates 2 --agent-updates 1"
     few += " --dreams 8 --horizon 3"
     words = f"Pong --run {run} {few} --steps 800 --games 1 --to {tmp_path / 'limits.json'}"
@@ -69,6 +77,39 @@ def test_the_limits_of_a_run_are_measured(tmp_path, monkeypatch, capsys):
     for row in rows[len(world_models) :]:
         assert -21.0 <= row["score"] <= 21.0
         assert math.isfinite(row["points_in_1000_dream_steps"])
+
+
+@pytest.mark.emulator
+def test_cores_are_compared_on_one_replay(run, tmp_path, monkeypatch, capsys):
+    """Rows are kept, those that are missing are added, and the table is the report's."""
+    cut_games(monkeypatch)
+    for name in ("limits", "one_replay"):  # tests have a module `limits` of their own
+        spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+    few = {"sequence_updates": 8, "agent_updates": 1, "dreams": 8, "horizon": 3, "games": 1}
+    args = module.Args(
+        *("Pong", tmp_path / "one.json", run, ("transformer",), (0,)),
+        **few,
+        steps=800,
+        branch_steps=0,
+    )
+    module.main(args)
+    first = json.loads(args.to.read_text())["rows"]
+    module.main(replace(args, variants=("transformer", module.WITHOUT_VARIATION)))
+    rows = json.loads(args.to.read_text())["rows"]
+    assert rows[:1] == first
+    assert [row["row"] for row in rows] == ["Ours w/o G&L", "Ours w/o L_var"]
+    transformer, other = rows
+    assert transformer["fluctuation"]["deviations"]["loss"] > 0
+    assert transformer["core_parameters"] != other["core_parameters"]
+    capsys.readouterr()
+    module.main(replace(args, table=True))
+    table = capsys.readouterr().out
+    score = transformer["scores"]["published"][0]
+    assert f"| transformer | Ours w/o G&L | {score:.1f}".replace("-", "−") in table
+    assert "| without variation loss | Ours w/o L_var |" in table
 
 
 @pytest.fixture(scope="module")
