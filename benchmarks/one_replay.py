@@ -1,7 +1,7 @@
 """Table 2 on one replay: sequence cores that learn the same steps and latents.
 
     python benchmarks/one_replay.py Pong --run runs/Pong --to benchmarks/results/one_replay.json
-    python benchmarks/one_replay.py Pong --to benchmarks/results/one_replay.json --table
+    python benchmarks/one_replay.py Pong --to benchmarks/results/one_replay.json
 
 For each variant and seed, a sequence model learns from nothing beside the finished image model of
 a run, on the latents of the run's replay, and an agent learns from nothing in its dreams. All
@@ -9,7 +9,8 @@ variants get as many updates, on the same sequences in the same order. What diff
 alone: no variant collects steps of its own, which in whole runs (`glam sweep
 benchmarks/experiments/table2.toml`) adds more noise than the cores differ by.
 
-Each row is written as it is done; the command again does those that are missing.
+Each row is written as it is done; the command again does those that are missing. Without `--run` it
+prints the table of the file.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Args:
     Attributes:
         game: Name of the game.
         to: The JSON file of the figures.
-        run: A run of the game, for its replay and its image model.
+        run: A run of the game, for its replay and its image model; None measures nothing.
         variants: Sequence cores, in the sizes of the presets small-NAME; without variation loss is
             glam with a weight of 0.
         seeds: Of sequence model, agent and games.
@@ -70,7 +71,6 @@ class Args:
         branch_steps: Held-out steps at moments of which each action is tried.
         games: Real games of each agent under each protocol.
         threads: Threads.
-        table: Print the table of the file, and measure nothing.
     """
 
     game: tyro.conf.Positional[str]
@@ -86,7 +86,6 @@ class Args:
     branch_steps: int = 4000
     games: int = 10
     threads: int = 1
-    table: bool = False
 
 
 def measure(args: Args, study: Study, store: LatentStore, variant: str) -> dict[str, Any]:
@@ -152,10 +151,10 @@ def main(args: Args) -> None:
     """Measure the missing rows, and print the table."""
     torch.set_num_threads(args.threads)
     document: dict[str, Any] = {"rows": []}
-    if args.to.exists():
+    if args.run is None or args.to.exists():
         document = json.loads(args.to.read_text())
     done = {(row["variant"], row["seed"]) for row in document["rows"]}
-    for seed in args.seeds if args.run and not args.table else ():
+    for seed in args.seeds if args.run else ():
         missing = [variant for variant in args.variants if (variant, seed) not in done]
         if not missing:
             continue

@@ -105,7 +105,7 @@ def test_cores_are_compared_on_one_replay(run, tmp_path, monkeypatch, capsys):
     assert transformer["fluctuation"]["deviations"]["loss"] > 0
     assert transformer["core_parameters"] != other["core_parameters"]
     capsys.readouterr()
-    module.main(replace(args, table=True))
+    module.main(replace(args, run=None))
     table = capsys.readouterr().out
     score = transformer["scores"]["published"][0]
     assert f"| transformer | Ours w/o G&L | {score:.1f}".replace("-", "−") in table
