@@ -15,11 +15,11 @@ if os.environ.get(cuda_stand_in.NAME) == "1":
     cuda_stand_in.install()
 
 import torch
+from tiny_checkpoint import TINY
 
 from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, PlaySettings, Provenance
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checkpoint.folder import save_checkpoint
-from glam_env.model.config import WorldModelConfig
 from glam_env.model.world_model import WorldModel
 
 SLOWEST = (
@@ -44,7 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: first.get(item.path.stem, len(first)))
 
 
-TINY = WorldModelConfig(num_actions=6, stem=4, categoricals=4, classes=4, width=16)
 HORIZON = 12
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
 from same_runs import assert_same_runs
+from tiny_checkpoint import TINY
 
 from glam_env.model.config import LossConfig
 from glam_env.model.structures import SequenceBatch

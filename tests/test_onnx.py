@@ -18,6 +18,7 @@ from glam_env.fast.plain import ModelStepper
 from glam_env.model.distributions import sample_at
 from glam_env.model.reward_values import RewardValues
 from glam_env.model.structures import DreamState, tree_tensors
+from glam_env.onnx import convert
 from glam_env.onnx.export import read_states
 from glam_env.onnx.starts import context_states, joined
 
@@ -190,3 +191,17 @@ def test_mistakes_get_one_line(
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "new").exists()
+
+
+def test_weights_in_8_bits_are_found_in_parts_of_their_rows() -> None:
+    """The part of a layer that reads the latents need not hold a row's largest number."""
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-90, 91, (40, 300)).astype(np.float32)
+    numbers[3] = 0
+    values = numbers * rng.random((40, 1), np.float32)
+    for given in (values, values.T):
+        found = convert._as_int8(given)
+        assert found is not None
+        assert found[0].dtype == np.int8
+        np.testing.assert_array_equal(found[0].astype(np.float32) * found[1], given)
+    assert convert._as_int8(rng.random((40, 300), np.float32)) is None

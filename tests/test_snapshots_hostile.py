@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from comparison import assert_same
-from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_checkpoint import TINY
 
 from glam_env.checkpoint.folder import save_checkpoint
 from glam_env.envs.dream.engine import EngineDraws, EngineState

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,10 +164,28 @@ def _as_int8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     if values.ndim < 2:
         return None
     for axis in range(min(values.ndim, 2)):
-        others = tuple(other for other in range(values.ndim) if other != axis)
-        largest = np.abs(values).max(others, keepdims=True)
-        scale = (largest / np.float32(_LEVELS)).astype(np.float32)
-        numbers = np.rint(values / np.where(scale > 0, scale, np.float32(1))).astype(np.int8)
-        if np.array_equal(numbers.astype(np.float32) * scale, values):
-            return numbers, scale
+        found = (_scale(row) for row in np.moveaxis(values, axis, 0))
+        scales = [*takewhile(lambda scale: scale is not None, found)]
+        if len(scales) == values.shape[axis]:
+            shape = [-1 if other == axis else 1 for other in range(values.ndim)]
+            scale = np.array(scales, np.float32).reshape(shape)
+            numbers = np.rint(values / np.where(scale > 0, scale, np.float32(1)))
+            return numbers.astype(np.int8), scale
+    return None
+
+
+def _scale(row: np.ndarray) -> np.float32 | None:
+    """Return a number of which all values are exact multiples of at most 127 times; None: none is.
+
+    A row of a layer may be split between two tensors, so that its largest number is in the other.
+    """
+    largest = np.abs(row).max()
+    if largest == 0:
+        return np.float32(0)
+    for level in range(_LEVELS, 0, -1):
+        scale = np.float32(largest / np.float32(level))
+        for near in (scale, np.nextafter(scale, np.float32(0)), np.nextafter(scale, largest)):
+            numbers = np.rint(row / near)
+            if np.abs(numbers).max() <= _LEVELS and np.array_equal(numbers * near, row):
+                return near
     return None
