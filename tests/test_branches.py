@@ -16,6 +16,7 @@ from glam_env.evaluation.measures.action_effects import (
     compare_branches,
     compare_returns,
     dream_branches,
+    usual_stride,
 )
 from glam_env.games import find_game
 from glam_env.protocols import PROTOCOLS, PlaySettings
@@ -91,14 +92,14 @@ def test_a_rewindable_game_plays_as_the_emulator_and_goes_back(name):
             action = int(rng.integers(emulator.num_actions))
             step = emulator.step(np.array([action]))
             own = game.step(action)
-            assert own[1:] == (
+            assert own == (
                 step.reward[0],
                 step.life_lost[0],
                 step.terminated[0],
                 step.truncated[0],
             )
             events += own.reward != 0 or own.terminated
-            frame = game.reset(emulator.episode_seed(0)) if own.terminated else own.frame
+            frame = game.reset(emulator.episode_seed(0)) if own.terminated else game.frame()
             assert np.array_equal(frame, step.frames[0])
     assert events > 0
 
@@ -117,8 +118,11 @@ def test_a_restored_game_goes_on_as_it_did(play):
     here, actions = game.save(), rng.integers(4, size=60)
 
     def run() -> tuple[list[float], np.ndarray]:
-        steps = [game.step(int(action)) for action in actions]
-        return [step.reward for step in steps], np.stack([step.frame for step in steps])
+        rewards, frames = [], []
+        for action in actions:
+            rewards.append(game.step(int(action)).reward)
+            frames.append(game.frame())
+        return rewards, np.stack(frames)
 
     first, frames = run()
     game.step(1)
@@ -221,6 +225,11 @@ def test_where_actions_do_nothing_chance_makes_no_difference(make_world_model):
     blind = dream_branches(model, make_moments(40), 5, 3, 0)
     assert (np.ptp(blind, 1) == 0).all()
     assert np.ptp(blind[:, 0]) > 0
+
+
+def test_games_with_many_actions_take_no_longer_than_others():
+    strides = [usual_stride(count) for count in (3, 4, 6, 9, 14, 18)]
+    assert strides == [4, 4, 4, 6, 9, 12]
 
 
 @pytest.mark.emulator

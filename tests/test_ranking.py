@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,9 @@ def test_plays_in_the_game_are_those_of_the_game(make_world_model, moments):
     assert np.array_equal(points, again)
     alone = play_on(model, policies[1:], find_game("Pong"), play, moments, **settings)
     assert np.array_equal(alone[:, 0], points[:, 1])  # the sticky actions are each policy's
+    looking = [policies[0], *(replace(policy, blind=False) for policy in policies)]
+    mixed = play_on(model, looking, find_game("Pong"), play, moments, **settings)
+    assert np.array_equal(mixed, points[:, [0, 0, 1]])  # whether it looks or not
 
     from glam_env.evaluation.play.scores import seed_apart
 

@@ -61,7 +61,7 @@ def play_and_try(player, play):
         step = game.step(action)
         assert not step.terminated
         steps.append((frame, action, step.reward))
-        frame = step.frame
+        frame = game.frame()
     frames, actions, rewards = (np.stack(part)[None] for part in zip(*steps, strict=True))
     none = np.zeros(actions.shape, bool)
     recording = Recording("Pong", frames, actions, rewards.astype(np.float32), none, none)

@@ -74,7 +74,7 @@ def record(
         chosen = act(features, generator)
         follow.act(chosen)
         step = real.step(int(chosen))
-        frame, first, at = step.frame, False, at + 1
+        frame, first, at = real.frame(), False, at + 1
         if state is not None:
             actions.append(int(chosen))
             rewards.append(step.reward)

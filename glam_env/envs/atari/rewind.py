@@ -16,17 +16,15 @@ from glam_env.protocols import PlaySettings
 
 
 class GameStep(NamedTuple):
-    """The result of one agent step.
+    """The result of one agent step; the frame is :meth:`RewindableGame.frame`.
 
     Attributes:
-        frame: (64, 64, 3) uint8, the pixelwise maximum of the last two frames.
         reward: raw points.
         life_lost: a life was lost or the game was over at this step.
         terminated: the game is over.
         truncated: the episode was cut at :data:`~glam_env.envs.atari.emulator.MAX_STEPS`.
     """
 
-    frame: np.ndarray
     reward: float
     life_lost: bool
     terminated: bool
@@ -128,7 +126,6 @@ class RewindableGame:
         reward = self._advance(action, shown=True)
         terminated = self._ale.game_over()
         return GameStep(
-            self.frame(),
             reward,
             terminated or self._ale.lives() < lives,
             terminated,
@@ -136,11 +133,15 @@ class RewindableGame:
         )
 
     def frame(self) -> np.ndarray:
-        """Return the current observation, (64, 64, 3) uint8, scaled by area."""
+        """Return the current observation, (64, 64, 3) uint8.
+
+        It is the pixelwise maximum of the last two frames, scaled by area.
+        """
         screen = np.maximum(*self._screens).astype(np.float32)
-        tall, wide = (_overlaps(old, FRAME_SIZE) for old in screen.shape[:2])
-        scaled = np.einsum("yh,hwc,xw->yxc", tall, screen, wide, optimize=True)
-        return np.rint(scaled).astype(np.uint8)
+        height, width, colors = screen.shape
+        tall, wide = (_overlaps(old, FRAME_SIZE) for old in (height, width))
+        rows = (tall @ screen.reshape(height, -1)).reshape(FRAME_SIZE, width, colors)
+        return np.rint(wide @ rows).astype(np.uint8)
 
     def save(self) -> SavedGame:
         """Return the current moment."""

@@ -33,6 +33,8 @@ from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PlaySettings
 
 LATE = 2  # steps that a dream may be late
+STRIDE = 4  # least number of steps from one moment to the next
+PLAYS_A_STEP = 1.5  # actions tried per real step; with many actions, moments are further apart
 BATCH = 32  # moments at a time
 RESAMPLES = 2000  # of the bootstrap
 
@@ -150,7 +152,7 @@ def compare_branches(
     *,
     noise: Sequence[float] = (0.0,),
     steps: int = 2400,
-    stride: int = 4,
+    stride: int | None = None,
     horizon: int = 16,
     futures: int = 8,
     context: int = CONTEXT_LENGTH,
@@ -168,7 +170,8 @@ def compare_branches(
         game: Name of the game.
         noise: Chances that one of its actions is random, one for each game that is played.
         steps: Real steps, shared by the games.
-        stride: Steps from one moment to the next.
+        stride: Steps from one moment to the next; None for `usual_stride`, by which games with
+            many actions take no longer than others.
         horizon: Steps for which each action is held.
         futures: Dreams of each action.
         context: Real steps that warm a dream up.
@@ -179,14 +182,14 @@ def compare_branches(
     Raises:
         GlamError: For an impossible value, or if the play is too short for one moment.
     """
+    num_actions = world_model.config.num_actions
+    stride = usual_stride(num_actions) if stride is None else stride
     if min(steps, stride, horizon, futures, context) < 1:
         raise GlamError("steps, stride, horizon, futures and context must be at least 1")
     parts = []
     share = -(-steps // len(noise))
     for number, chance in enumerate(noise):
-        policy = FilteredPolicy(
-            world_model, add_noise(act, world_model.config.num_actions, (chance,))
-        )
+        policy = FilteredPolicy(world_model, add_noise(act, num_actions, (chance,)))
         parts += _find_moments(
             policy,
             RewindableGame(find_game(game), play),
@@ -212,6 +215,11 @@ def compare_branches(
         seed=seed,
         **figures,
     )
+
+
+def usual_stride(num_actions: int) -> int:
+    """Return the number of steps from one moment to the next in a game with so many actions."""
+    return max(STRIDE, round(num_actions / PLAYS_A_STEP))
 
 
 def _find_moments(
@@ -240,7 +248,7 @@ def _find_moments(
                 found.append((*known, rewards.sum(1)))
         action = policy.act(frame[None], np.array([len(frames) == 1]))
         step = game.step(int(action[0]))
-        frame = step.frame
+        frame = game.frame()
         actions.append(int(action[0]))
         if step.terminated or step.truncated:
             frames, actions = [], []

@@ -18,7 +18,7 @@ from glam_env.envs.atari.rewind import RewindableGame, SavedGame
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.envs.latent_filter import Act, FilteredPolicy, LatentFilter
 from glam_env.errors import GlamError
-from glam_env.evaluation.play.policies import FramePolicy, History, Policy
+from glam_env.evaluation.play.policies import FramePolicy, History, Policy, is_blind
 from glam_env.evaluation.play.recording import HELD_OUT
 from glam_env.evaluation.play.scores import seed_apart
 from glam_env.fast.choose import make_stepper
@@ -89,7 +89,7 @@ def find_moments(
         actions.append(int(action))
         step = game.step(int(action))
         length, since, played = length + 1, since + 1, played + 1
-        frame = step.frame
+        frame = game.frame()
         if step.terminated or step.truncated:
             frame, length = game.reset(int(episode_seeds.integers(2**31))), 0
             frames.clear()
@@ -127,40 +127,94 @@ def play_on(
     Returns:
         (M, P, futures, horizon) float32 points; 0 after a lost life.
     """
-    device = world_model.device
-    rows = len(policies) * futures
-    games = [RewindableGame(game, play) for _ in range(rows)]
+    points = np.zeros((len(moments), len(policies), futures, horizon), np.float32)
+    blind = [place for place, policy in enumerate(policies) if is_blind(policy)]
+    looking = [place for place, policy in enumerate(policies) if not is_blind(policy)]
+    games = [RewindableGame(game, play) for _ in range(max(1, len(looking) * futures))]
     for one in games:
         one.reset(0)
-    points = np.zeros((len(moments), rows, horizon), np.float32)
-    no_first, same = np.zeros(rows, bool), torch.zeros(rows, dtype=torch.int64, device=device)
     for number, moment in enumerate(moments):
-        draws = torch.Generator(device).manual_seed(seed_apart(seed, number))
-        latents = LatentFilter(world_model, rows, draws)
-        latents.resume(moment.state.rows(same))
-        features = world_model.features(latents.state)
-        history = moment.history.repeat(futures)
-        choosers = [_begin(policy, futures, history, draws) for policy in policies]
-        for row, one in enumerate(games):  # sticky actions are the same for each policy
-            one.restore(moment.game, seed=seed_apart(seed, number * futures + row % futures))
-        frames = np.stack([one.frame() for one in games])
-        alive = np.ones(rows, bool)
-        for t in range(horizon):
-            parts = zip(
-                choosers, features.split(futures), np.split(frames, len(policies)), strict=True
+        draws = torch.Generator(world_model.device).manual_seed(seed_apart(seed, number))
+        # Sticky actions are the same for each policy.
+        seeds = [seed_apart(seed, number * futures + future) for future in range(futures)]
+        if looking:
+            some = [policies[place] for place in looking]
+            points[number, looking] = _look_and_play(
+                world_model, some, games, moment, horizon, seeds, draws
             )
-            action = torch.cat([choose(seen, shown) for choose, seen, shown in parts])
-            latents.act(action)
-            for row in np.flatnonzero(alive).tolist():
-                step = games[row].step(int(action[row]))
-                points[number, row, t] = step.reward
-                frames[row] = step.frame
-                alive[row] = not (step.life_lost or step.truncated)
-            if not alive.any():
-                break
-            features = latents.see(frames, no_first)
+        for place in blind:
+            points[number, place] = _play_blind(
+                policies[place], games[0], moment, horizon, seeds, draws
+            )
         on_moment(number + 1)
-    return points.reshape(len(moments), len(policies), futures, horizon)
+    return points
+
+
+def _look_and_play(
+    world_model: WorldModel,
+    policies: Sequence[Policy],
+    games: Sequence[RewindableGame],
+    moment: RealMoment,
+    horizon: int,
+    seeds: Sequence[int],
+    draws: torch.Generator,
+) -> np.ndarray:
+    """Let policies that look play on from a moment, each in games of its own.
+
+    Returns:
+        (P, futures, horizon) float32 points; 0 after a lost life.
+    """
+    device, futures, rows = world_model.device, len(seeds), len(games)
+    latents = LatentFilter(world_model, rows, draws)
+    latents.resume(moment.state.rows(torch.zeros(rows, dtype=torch.int64, device=device)))
+    features = world_model.features(latents.state)
+    history = moment.history.repeat(futures)
+    choosers = [_begin(policy, futures, history, draws) for policy in policies]
+    for row, one in enumerate(games):
+        one.restore(moment.game, seed=seeds[row % futures])
+    frames = np.stack([one.frame() for one in games])
+    points = np.zeros((rows, horizon), np.float32)
+    no_first, alive = np.zeros(rows, bool), np.ones(rows, bool)
+    for t in range(horizon):
+        parts = zip(choosers, features.split(futures), np.split(frames, len(policies)), strict=True)
+        action = torch.cat([choose(seen, shown) for choose, seen, shown in parts])
+        latents.act(action)
+        for row in np.flatnonzero(alive).tolist():
+            step = games[row].step(int(action[row]))
+            points[row, t] = step.reward
+            frames[row] = games[row].frame()
+            alive[row] = not (step.life_lost or step.truncated)
+        if not alive.any():
+            break
+        features = latents.see(frames, no_first)
+    return points.reshape(len(policies), futures, horizon)
+
+
+def _play_blind(
+    policy: Policy,
+    game: RewindableGame,
+    moment: RealMoment,
+    horizon: int,
+    seeds: Sequence[int],
+    draws: torch.Generator,
+) -> np.ndarray:
+    """Let a policy that looks at nothing play on from a moment, its plays one after another.
+
+    Returns:
+        (futures, horizon) float32 points; 0 after a lost life.
+    """
+    nothing = torch.zeros(len(seeds), 0, device=draws.device)
+    choose = _begin(policy, len(seeds), moment.history, draws)
+    actions = torch.stack([choose(nothing, None) for _ in range(horizon)], 1).tolist()
+    points = np.zeros((len(seeds), horizon), np.float32)
+    for future, seed in enumerate(seeds):
+        game.restore(moment.game, seed=seed)
+        for t, action in enumerate(actions[future]):
+            step = game.step(action)
+            points[future, t] = step.reward
+            if step.life_lost or step.truncated:
+                break
+    return points
 
 
 @torch.no_grad()

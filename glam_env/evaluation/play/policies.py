@@ -21,7 +21,10 @@ from glam_env.model.world_model import WorldModel
 HOLD = 8  # mean number of steps for which a held random action lasts
 
 Choose = Callable[[Tensor], Tensor]
-"""Maps (N, F) features of the next step of N plays to (N) int64 actions."""
+"""Maps (N, F) features of the next step of N plays to (N) int64 actions.
+
+F is 0 in real plays of a blind policy.
+"""
 
 ChooseOnFrames = Callable[[np.ndarray], Tensor]
 """Maps (N, 64, 64, 3) uint8 frames of the next step of N plays to (N) int64 actions."""
@@ -51,10 +54,12 @@ class NamedPolicy:
         name: Its name in reports.
         begin: Takes the number of plays and a generator on the model's device; returns what
             chooses the actions of these plays, from their first step on.
+        blind: Its actions depend on nothing that it sees, so that nobody has to encode frames.
     """
 
     name: str
     begin: Callable[[int, torch.Generator], Choose]
+    blind: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class FramePolicy:
 
 Policy = NamedPolicy | FramePolicy
 """A policy that can be ranked."""
+
+
+def is_blind(policy: Policy) -> bool:
+    """Whether a policy's actions depend on nothing that it sees."""
+    return isinstance(policy, NamedPolicy) and policy.blind
 
 
 def agent_policy(name: str, act: Act) -> NamedPolicy:
@@ -118,7 +128,7 @@ def constant_policy(name: str, action: int) -> NamedPolicy:
     def choose(features: Tensor) -> Tensor:
         return torch.full((len(features),), action, device=features.device)
 
-    return NamedPolicy(name, lambda count, generator: choose)
+    return NamedPolicy(name, lambda count, generator: choose, blind=True)
 
 
 def held_random_policy(name: str, num_actions: int, hold: float) -> NamedPolicy:
@@ -143,7 +153,7 @@ def held_random_policy(name: str, num_actions: int, hold: float) -> NamedPolicy:
 
         return choose
 
-    return NamedPolicy(name, begin)
+    return NamedPolicy(name, begin, blind=True)
 
 
 def standard_policies(act: Act, num_actions: int) -> list[NamedPolicy]:

@@ -199,7 +199,7 @@ class RealWorld(World):
         if ended:
             self.begin()
         else:
-            self._see(step.frame, first=False)
+            self._see(self.game.frame(), first=False)
         return WorldStep(step.reward, step.life_lost, ended, entropy)
 
     def save(self) -> SavedReal:
