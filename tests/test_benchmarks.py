@@ -170,6 +170,38 @@ def test_ghosts_are_counted(checkpoint, frozen, tmp_path, capsys):
     assert ghosts.main(ghosts.Args((str(checkpoint),), **{**few, "num_envs": 3})) == 2
 
 
+def test_balls_are_lost_returned_or_vanish(frozen):
+    """Columns of a ball that comes from the left, 3 a step; the paddle is at column 57."""
+    import rallies
+
+    coming = 30.0 + 3.0 * np.arange(10)  # crosses column 48 at step 7
+    back, none = 54.0 - 3.0 * np.arange(1, 22), np.full(21, np.nan)
+    columns = np.stack([np.r_[coming, part] for part in (back, none, none, back)])
+    columns[3] = 20.0  # no ball comes
+    rewards = np.zeros((4, 30), np.float32)
+    rewards[1, 11] = -1.0
+    found = rallies.count(columns, rewards)
+    assert found["balls"] == pytest.approx(1000 * 3 / (4 * 19))
+    shares = [found[fate] for fate in ("lost", "returned", "vanishes", "undecided")]
+    assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
+    assert found["seen"] == pytest.approx(1 - 42 / 124)
+    assert (found["won_points"], found["lost_points"]) == (0, pytest.approx(1000 / 120))
+
+
+@pytest.mark.emulator
+def test_rallies_are_followed_in_game_and_dreams(checkpoint, frozen, tmp_path, capsys):
+    import rallies
+
+    file = tmp_path / "rallies.json"
+    few = {"steps": 400, "num_envs": 2, "windows": 3, "horizon": 24, "dreams": 2, "to": file}
+    assert rallies.main(rallies.Args((str(checkpoint),), **few)) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    assert list(row["worlds"]) == ["game", "dreams along its actions", "its own dreams"]
+    assert row["worlds"]["game"]["seen"] > 0.2
+    assert rallies.main(rallies.Args(("Boxing",), **few)) == 2
+    assert "the ball is Pong's" in capsys.readouterr().err
+
+
 def test_the_step_from_which_training_hurts(frozen):
     from exploitability import turning_point
 
