@@ -137,9 +137,8 @@ def measure(game: str, args: Args) -> dict[str, Any]:
     half = args.num_envs // 2
     frames = torch.from_numpy(recording.frames)
     known = draw(world_model, read(world_model, frames[:half].flatten(0, 1)))
-    places = window_starts(recording, CONTEXT, last, last)
-    ends = [recording.ended[env, start : start + CONTEXT + last].any() for env, start in places]
-    places = places[(places[:, 0] >= half) & ~np.array(ends)]
+    places = window_starts(recording, CONTEXT, last, last, whole=True)
+    places = places[places[:, 0] >= half]
     if not len(places):
         raise GlamError(f"no {CONTEXT + last} steps of {game} lie in one episode; take more steps")
     env, start = np.random.default_rng(args.seed).permutation(places)[: args.windows].T

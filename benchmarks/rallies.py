@@ -27,7 +27,7 @@ from glam_env.cli.trained import Trained, load_trained
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.errors import GlamError
 from glam_env.evaluation.measures.pong import find_pong_objects
-from glam_env.evaluation.play.plays import cut_plays, take_contexts
+from glam_env.evaluation.play.plays import take_contexts
 from glam_env.evaluation.play.recording import record_play, window_starts
 from glam_env.fast.choose import make_stepper
 from glam_env.protocols import find_protocol
@@ -123,35 +123,36 @@ def measure(trained: Trained, args: Args) -> dict[str, dict[str, float]]:
         play=find_protocol(args.protocol),
         num_threads=torch.get_num_threads(),
     )
-    starts = window_starts(recording, context, args.horizon, stride=args.horizon)[: args.windows]
+    starts = window_starts(recording, context, args.horizon, args.horizon, whole=True)
+    starts = starts[: args.windows]
     env, first = starts[:, 0], starts[:, 1] + context
-    real = cut_plays(recording, env, first, args.horizon)
-    frames = recording.frames[env[:, None], first[:, None] + np.arange(args.horizon + 1)]
+    span = env[:, None], first[:, None] + np.arange(args.horizon + 1)
+    actions, rewards = (part[span][:, :-1] for part in (recording.actions, recording.rewards))
     contexts = take_contexts(world_model, recording, starts, context, args.seed)
     each = torch.arange(len(starts)).repeat_interleave(args.dreams)
     begun = world_model.warm_up(contexts.codes.long(), contexts.actions.long()).rows(each)
-    taken = torch.from_numpy(real.actions)[each]
+    taken = torch.from_numpy(actions)[each]
 
     def dream(own: bool) -> dict[str, float]:
         generator, stepper = torch.Generator().manual_seed(args.seed), make_stepper(world_model)
-        state, drawn, rewards = begun, [begun.code], []
+        state, drawn, earned = begun, [begun.code], []
         for t in range(args.horizon):
             action: Tensor = act(world_model.features(state), generator) if own else taken[:, t]
             step = stepper.step(state, action, torch.rand(state.code.shape, generator=generator))
             state = step.state
             drawn.append(state.code)
-            rewards.append(step.reward)
+            earned.append(step.reward)
         shown = torch.stack(drawn, 1)
         columns = [
             find_balls(draw_frames(world_model, part.flatten(0, 1)).numpy()[None])
             for part in shown.split(1 + BATCH // shown.shape[1])
         ]
         return count(
-            np.concatenate(columns, 1).reshape(shown.shape[:2]), torch.stack(rewards, 1).numpy()
+            np.concatenate(columns, 1).reshape(shown.shape[:2]), torch.stack(earned, 1).numpy()
         )
 
     return {
-        "game": count(find_balls(frames), real.rewards),
+        "game": count(find_balls(recording.frames[span]), rewards),
         "dreams along its actions": dream(own=False),
         "its own dreams": dream(own=True),
     }

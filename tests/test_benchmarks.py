@@ -193,7 +193,7 @@ def test_rallies_are_followed_in_game_and_dreams(checkpoint, frozen, tmp_path, c
     import rallies
 
     file = tmp_path / "rallies.json"
-    few = {"steps": 400, "num_envs": 2, "windows": 3, "horizon": 24, "dreams": 2, "to": file}
+    few = {"steps": 400, "num_envs": 2, "windows": 3, "horizon": 12, "dreams": 2, "to": file}
     assert rallies.main(rallies.Args((str(checkpoint),), **few)) == 0
     (row,) = json.loads(file.read_text())["rows"]
     assert list(row["worlds"]) == ["game", "dreams along its actions", "its own dreams"]

@@ -167,7 +167,10 @@ def test_windows_keep_to_one_episode():
         assert not recording.ended[env, start : start + 4].any()
         assert start + 4 + 8 < recording.ended.shape[1]
     # Some are cut short by an end, or endings could never be seen.
-    assert any(recording.ended[env, start + 4 : start + 12].any() for env, start in starts)
+    cut = [recording.ended[env, start + 4 : start + 12].any() for env, start in starts]
+    assert any(cut)
+    whole = window_starts(recording, context=4, horizon=8, stride=1, whole=True)
+    assert np.array_equal(whole, starts[~np.array(cut)])
 
 
 def test_nothing_beyond_an_end_counts():

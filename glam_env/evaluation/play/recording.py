@@ -114,13 +114,20 @@ def record_play(
 
 
 def window_starts(
-    recording: Recording, context: int, horizon: int, stride: int, beyond: int = 1
+    recording: Recording,
+    context: int,
+    horizon: int,
+    stride: int,
+    beyond: int = 1,
+    *,
+    whole: bool = False,
 ) -> np.ndarray:
     """Find where windows begin.
 
     A window is `context` steps, `horizon` steps and `beyond` more that must be recorded. An
     episode's end within the `context` steps rules a window out. One among the later steps cuts it
-    short: nothing after the end is compared.
+    short: nothing after the end is compared. Of `whole` windows, an end within the `horizon` steps
+    rules one out too.
 
     Returns:
         (W, 2) int64, env and step.
@@ -133,12 +140,13 @@ def window_starts(
             f"context, horizon and stride must be at least 1, not {context}, {horizon}, {stride}"
         )
     length = context + horizon + beyond
+    endless = context + horizon if whole else context
     envs, steps = recording.ended.shape
     starts = [
         (env, start)
         for env in range(envs)
         for start in range(0, steps - length + 1, stride)
-        if not recording.ended[env, start : start + context].any()
+        if not recording.ended[env, start : start + endless].any()
     ]
     if not starts:
         raise GlamError(
