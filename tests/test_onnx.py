@@ -15,11 +15,14 @@ from glam_env.cli.main import main
 from glam_env.cli.trained import Trained, load_trained
 from glam_env.envs.dream.pool import draw_frames
 from glam_env.fast.plain import ModelStepper
+from glam_env.model.config import WorldModelConfig
 from glam_env.model.distributions import sample_at
 from glam_env.model.reward_values import RewardValues
 from glam_env.model.structures import DreamState, tree_tensors
+from glam_env.model.world_model import WorldModel
 from glam_env.onnx import convert
 from glam_env.onnx.export import read_states
+from glam_env.onnx.graphs import DrawGraph
 from glam_env.onnx.starts import context_states, joined
 
 ort = pytest.importorskip("onnxruntime")
@@ -205,3 +208,20 @@ def test_weights_in_8_bits_are_found_in_parts_of_their_rows() -> None:
         assert found[0].dtype == np.int8
         np.testing.assert_array_equal(found[0].astype(np.float32) * found[1], given)
     assert convert._as_int8(rng.random((40, 300), np.float32)) is None
+
+
+def test_latents_with_places_are_drawn_as_in_pytorch() -> None:
+    torch.manual_seed(0)
+    sizes = WorldModelConfig(
+        num_actions=3, stem=4, categoricals=64, classes=5, latent_grid=8, width=16
+    )
+    model = WorldModel(sizes).eval().requires_grad_(False)
+    torch.nn.init.normal_(model.decoder.place_bias)
+    codes = torch.randint(5, (3, 64))
+    data = convert.to_onnx(DrawGraph(model), [codes.int()], ["code"], ["frame"])
+    drawn = ort.InferenceSession(data.SerializeToString()).run(None, {"code": codes.int().numpy()})[
+        0
+    ]
+    expected = draw_frames(model, codes).numpy()
+    assert expected.std() > 5
+    assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 1

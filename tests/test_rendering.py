@@ -19,6 +19,7 @@ from glam_env.model.vision import ImageDecoder
 NATIVE = not missing() and can_draw()
 
 K, C = 6, 5
+PER = 2  # categoricals of each place of a grid
 PONG = Path(__file__).resolve().parents[1] / "checkpoints" / "Pong"
 
 integer_renderers = pytest.mark.parametrize(
@@ -30,11 +31,13 @@ integer_renderers = pytest.mark.parametrize(
 )
 
 
-def make_decoder(*, residual: bool, stem: int = 4) -> ImageDecoder:
+def make_decoder(*, residual: bool, stem: int = 4, grid: int = 0) -> ImageDecoder:
     """Build a decoder with non-trivial BatchNorms and colours within the range."""
     torch.manual_seed(3)
-    decoder = ImageDecoder(stem, K, C, residual=residual)
+    decoder = ImageDecoder(stem, PER * grid**2 or K, C, residual=residual, grid=grid)
     with torch.no_grad():
+        if grid:
+            decoder.place_bias.normal_(0.0, 0.3)
         for module in decoder.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.uniform_(0.5, 1.5)
@@ -48,8 +51,9 @@ def make_decoder(*, residual: bool, stem: int = 4) -> ImageDecoder:
     return decoder.eval().requires_grad_(False)
 
 
-def make_codes(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(C, (count, K), generator=torch.Generator().manual_seed(seed))
+def make_codes(count: int, seed: int = 0, categoricals: int = K) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(C, (count, categoricals), generator=generator)
 
 
 def decoded(decoder: ImageDecoder, codes: torch.Tensor, classes: int) -> torch.Tensor:
@@ -66,6 +70,24 @@ def test_float_renderer_draws_the_decoders_images(residual, count) -> None:
     expected = decoded(decoder, codes, C)
     assert expected.std() > 15  # not a single colour
     assert (frames.double() - expected).abs().max() < 0.51
+
+
+@pytest.mark.parametrize("grid", [4, 8])
+def test_codes_with_places_are_drawn_as_the_decoder_draws_them(grid) -> None:
+    decoder, count = make_decoder(residual=True, grid=grid), PER * grid**2
+    codes = make_codes(70, categoricals=count)
+    expected = decoded(decoder, codes, C)
+    assert expected.std() > 15
+    folded = fold(decoder, count)
+    assert (FloatRenderer(folded)(codes).double() - expected).abs().max() < 0.51
+    chosen = make_renderer(decoder, make_codes(64, seed=1, categoricals=count))
+    assert not isinstance(chosen, NativeRenderer)  # it knows the paper's first map alone
+    if int8_pays("cpu"):
+        assert isinstance(chosen, IntegerRenderer)
+        off = (chosen(codes).double() - expected).abs()
+        assert off.mean() < 1.5
+        alone = torch.cat([chosen(code) for code in codes.split(1)])
+        assert torch.equal(chosen(codes), alone)
 
 
 def test_bfloat16_is_close() -> None:

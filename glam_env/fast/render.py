@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glam_env.model.distributions import one_hot
-from glam_env.model.vision import IMAGE_SIZE, MAP_SIZE, ImageDecoder
+from glam_env.model.vision import IMAGE_SIZE, ImageDecoder
 
 Renderer = Callable[[Tensor], Tensor]
 """Takes (E, K) int64 codes, returns new (E, 64, 64, 3) uint8 frames."""
@@ -35,17 +35,21 @@ class Folded(NamedTuple):
     """A decoder without its BatchNorms.
 
     Attributes:
-        table: (K, C, 16·channels), from codes to the first map before its ReLU, position by
-            position, channels last.
-        bias: (16·channels) of the first map.
+        table: (K, C, side²·channels / places), from codes to the first map before its ReLU,
+            position by position, channels last.
+        bias: (side²·channels) of the first map.
         layers: Weight (in, out, 4, 4) and bias (out) of each transposed convolution.
         background: (64, 64, 3), which the last layer's output is added to.
+        side: Side of the first map.
+        places: Equal parts of the codes, each of which makes an equal part of the first map.
     """
 
     table: Tensor
     bias: Tensor
     layers: list[tuple[Tensor, Tensor]]
     background: Tensor
+    side: int
+    places: int
 
 
 @torch.no_grad()
@@ -66,7 +70,15 @@ def fold(decoder: ImageDecoder, categoricals: int) -> Folded:
 
     first, *rest = (m for m in decoder.convolutions if not isinstance(m, nn.ReLU))
     factor, shift = scale(first)
-    maps = decoder.project.weight.view(decoder.first, MAP_SIZE**2, -1) * factor[:, None, None]
+    weight, positions = decoder.project.weight, decoder.side**2
+    if decoder.places:
+        part = (weight * factor[:, None]).T.unflatten(0, (categoricals // decoder.places, -1))
+        table = part.repeat(decoder.places, 1, 1)
+        first_bias = (decoder.place_bias * factor + shift).flatten()
+    else:
+        maps = weight.view(decoder.first, positions, -1) * factor[:, None, None]
+        table = maps.permute(2, 1, 0).reshape(categoricals, -1, maps[..., 0].numel())
+        first_bias = shift.repeat(positions)
     layers = []
     for at in range(0, len(rest), 2):
         weight, bias = rest[at].weight, rest[at].bias
@@ -77,11 +89,32 @@ def fold(decoder: ImageDecoder, categoricals: int) -> Folded:
         assert isinstance(bias, Tensor)
         layers.append((weight.detach(), bias.detach()))
     return Folded(
-        maps.permute(2, 1, 0).reshape(categoricals, -1, maps[..., 0].numel()),
-        shift.repeat(MAP_SIZE**2),
+        table,
+        first_bias,
         layers,
         decoder.background if decoder.residual else torch.zeros_like(decoder.background),
+        decoder.side,
+        max(1, decoder.places),
     )
+
+
+class RowSums:
+    """Sums rows of a table by codes, for each part of the codes by itself.
+
+    Args:
+        table: (K, C, M) float32.
+        places: Equal parts of the K codes.
+    """
+
+    def __init__(self, table: Tensor, places: int) -> None:
+        count, classes, _ = table.shape
+        self._table, self._part = table.flatten(0, 1), count // places
+        self._offsets = torch.arange(count, device=table.device) * classes
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Map (E, K) codes to (E, places·M) sums."""
+        rows = (codes + self._offsets).view(-1, self._part)
+        return F.embedding_bag(rows, self._table, mode="sum").view(len(codes), -1)
 
 
 # A transposed convolution of kernel 4 and stride 2 computes the output rows 2m − 1 and 2m from the
@@ -153,9 +186,8 @@ class FloatRenderer:
             return weight.to(dtype).contiguous(memory_format=torch.channels_last)
 
         *hidden, (weight, bias) = folded.layers
-        count, classes, _ = folded.table.shape
-        self._table, self._first_bias = folded.table.flatten(0, 1), folded.bias
-        self._offsets = torch.arange(count, device=folded.table.device) * classes
+        self._sums, self._first_bias = RowSums(folded.table, folded.places), folded.bias
+        self._shape = folded.side, folded.side, -1
         self._dtype = dtype
         self._hidden = [(lay_out(w), b.to(dtype)) for w, b in hidden]
         self._rows = [lay_out(255.0 * as_rows(weight, parity)) for parity in range(2)]
@@ -180,9 +212,9 @@ class FloatRenderer:
         return _join_rows(rows, torch.float32).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
     def maps(self, codes: Tensor) -> list[Tensor]:
-        """Return the four maps (E, channels, side, side) after the ReLUs, channels last."""
-        x = F.embedding_bag(codes + self._offsets, self._table, mode="sum").add_(self._first_bias)
-        x = x.relu_().to(self._dtype).view(len(codes), MAP_SIZE, MAP_SIZE, -1).permute(0, 3, 1, 2)
+        """Return the maps (E, channels, side, side) after the ReLUs, channels last."""
+        x = self._sums(codes).add_(self._first_bias)
+        x = x.relu_().to(self._dtype).unflatten(1, self._shape).permute(0, 3, 1, 2)
         maps = [x]
         for weight, bias in self._hidden:
             x = F.conv_transpose2d(x, weight, bias, stride=2, padding=1).relu_()
@@ -216,14 +248,18 @@ class IntegerDecoder(NamedTuple):
 
     Attributes:
         classes: C.
-        first: From codes to the first map.
+        places: Equal parts of the codes, as in :class:`Folded`.
+        side: Side of the first map.
+        first: From the codes of a part to its part of the first map; the bias is of the whole map.
         hidden: The hidden layers as :func:`as_blocks`.
         rows: The last layer as :func:`as_rows`, for both parities.
-        steps: Value of a step in each of the four maps.
+        steps: Value of a step in each map.
         background: (33, 17, 12) uint8, for both parities.
     """
 
     classes: int
+    places: int
+    side: int
     first: Rounded
     hidden: list[Rounded]
     rows: list[Rounded]
@@ -248,8 +284,9 @@ def round_decoder(folded: Folded, codes: Tensor) -> IntegerDecoder:
         max(float((peak * lift).max()) / 255.0, 1e-12)
         for peak, lift in zip(peaks, lifts, strict=True)
     ]
-    lift = lifts[0].repeat(MAP_SIZE**2)
-    first = Rounded.of((folded.table.flatten(0, 1) * lift).T.contiguous(), folded.bias * lift)
+    positions = folded.side**2
+    weight = folded.table.flatten(0, 1) * lifts[0].repeat(positions // folded.places)
+    first = Rounded.of(weight.T.contiguous(), folded.bias * lifts[0].repeat(positions))
     *hidden, (weight, bias) = folded.layers
     blocks = []
     for before, after, (inner, shift) in zip(lifts, lifts[1:], hidden, strict=False):
@@ -258,6 +295,8 @@ def round_decoder(folded: Folded, codes: Tensor) -> IntegerDecoder:
     weight = weight / lifts[-1][:, None, None, None]
     return IntegerDecoder(
         folded.table.shape[1],
+        folded.places,
+        folded.side,
         first,
         blocks,
         [Rounded.of(as_rows(weight, parity), bias.repeat(4)) for parity in range(2)],
@@ -278,6 +317,38 @@ class _Packed(NamedTuple):
     bias: Tensor
 
 
+class _WholeFirst:
+    """The first map of a decoder whose codes draw everywhere, by a product with one-hot codes."""
+
+    def __init__(self, decoder: IntegerDecoder) -> None:
+        weight, scale, bias = decoder.first
+        zero = torch.zeros(len(scale), dtype=torch.int32)
+        self._layer = _Packed(_CONV.qlinear_prepack(weight, None), scale, zero, bias)
+        self._classes, self._step = decoder.classes, decoder.steps[0]
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Map (E, K) codes to (E, side²·channels) uint8 numbers."""
+        z = one_hot(codes, self._classes, torch.uint8).flatten(1)
+        relu = torch.uint8, "relu", [], ""
+        x: Tensor = _CONV.qlinear_pointwise(z, 1.0, 0, *self._layer, self._step, 0, *relu)
+        return x
+
+
+class _PlacesFirst:
+    """The first map of a decoder whose codes have places: few rows for each."""
+
+    def __init__(self, decoder: IntegerDecoder) -> None:
+        weight, scale, bias = decoder.first
+        table = weight.T.float().unflatten(0, (-1, decoder.classes))
+        self._sums, step = RowSums(table, decoder.places), decoder.steps[0]
+        self._scale, self._bias = (scale / step).repeat(decoder.places), bias / step
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Map (E, K) codes to (E, side²·channels) uint8 numbers."""
+        x = self._sums(codes).mul_(self._scale).add_(self._bias)  # sums of integers are exact
+        return x.round_().clamp_(0.0, 255.0).to(torch.uint8)
+
+
 class IntegerRenderer:
     """Renders with 8-bit integers on a CPU, through oneDNN.
 
@@ -289,10 +360,9 @@ class IntegerRenderer:
 
     @torch.no_grad()
     def __init__(self, decoder: IntegerDecoder) -> None:
-        self._classes, self._steps = decoder.classes, decoder.steps
-        weight, scale, bias = decoder.first
-        zero = torch.zeros(len(scale), dtype=torch.int32)
-        self._first = _Packed(_CONV.qlinear_prepack(weight, None), scale, zero, bias)
+        self._steps = decoder.steps
+        self._side = decoder.side
+        self._first = _PlacesFirst(decoder) if decoder.places > 1 else _WholeFirst(decoder)
         self._hidden = [
             self._pack(at, layer, [1, 1], [1, 1] if at == 0 else [0, 0])
             for at, layer in enumerate(decoder.hidden)
@@ -313,10 +383,8 @@ class IntegerRenderer:
         return torch.cat([self._draw(part) for part in codes.split(PART * torch.get_num_threads())])
 
     def _draw(self, codes: Tensor) -> Tensor:
-        z = one_hot(codes, self._classes, torch.uint8).flatten(1)
         relu = torch.uint8, "relu", [], ""
-        x = _CONV.qlinear_pointwise(z, 1.0, 0, *self._first, self._steps[0], 0, *relu)
-        x = x.view(len(codes), MAP_SIZE, MAP_SIZE, -1)
+        x = self._first(codes).view(len(codes), self._side, self._side, -1)
         for at, layer in enumerate(self._hidden):
             step, after = self._steps[at : at + 2]
             padding = [1, 1] if at == 0 else [0, 0]

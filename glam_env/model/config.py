@@ -9,6 +9,7 @@ from typing import Any
 
 from glam_env.model.cores.base import CoreConfig
 from glam_env.model.cores.glam import GlamConfig
+from glam_env.model.vision import GRIDS
 
 _SIZES = {
     "num_actions": (1, 256),  # stored as bytes, as are the classes
@@ -52,6 +53,10 @@ class WorldModelConfig:
         prior_hidden: Width of a hidden layer between h and the prior; 0: none, as in the paper.
             A latent is an arbitrary code of what is where, and takes more units to read and to
             write than to remember.
+        latent_grid: Side of the grid of places that the categoricals are divided among, 4 or 8, in
+            equal parts. Each sees and draws what lies around its place. 0: each sees the whole
+            image, as in the paper. With places a prior that is uncertain of one object is still
+            certain of the others, and the latents of what rests do not change.
     """
 
     num_actions: int
@@ -68,6 +73,7 @@ class WorldModelConfig:
     sharp_prior: bool = False
     embed_hidden: int = 0
     prior_hidden: int = 0
+    latent_grid: int = 0
 
     @property
     def feature_dim(self) -> int:
@@ -95,6 +101,13 @@ class WorldModelConfig:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
             if value > most:
                 raise ValueError(f"{name} must be at most {most}, got {value}")
+        if self.latent_grid not in GRIDS:
+            raise ValueError(f"latent_grid must be 0, 4 or 8, got {self.latent_grid}")
+        if self.latent_grid and self.categoricals % self.latent_grid**2:
+            raise ValueError(
+                f"categoricals must be a multiple of the {self.latent_grid**2} places of "
+                f"latent_grid {self.latent_grid}, got {self.categoricals}"
+            )
         # Without a uniform share a probability may be 0, and the KL infinite or NaN.
         if not 1e-6 <= self.unimix < 1.0:
             raise ValueError(f"unimix must be in [1e-6, 1), got {self.unimix}")

@@ -58,8 +58,10 @@ class WorldModel(Memory):
         self.config = config
         self._images_frozen = False
         k, c, d = config.categoricals, config.classes, config.width
-        self.encoder = ImageEncoder(config.stem, k, c)
-        self.decoder = ImageDecoder(config.stem, k, c, residual=config.background_residual)
+        self.encoder = ImageEncoder(config.stem, k, c, config.latent_grid)
+        self.decoder = ImageDecoder(
+            config.stem, k, c, residual=config.background_residual, grid=config.latent_grid
+        )
         inner = config.embed_hidden or d
         self.feature_encoder = nn.Sequential(
             nn.Linear(k * c + config.num_actions, inner, bias=False),

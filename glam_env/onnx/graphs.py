@@ -132,12 +132,17 @@ class DrawGraph(nn.Module):
     def __init__(self, world_model: WorldModel) -> None:
         super().__init__()
         c, decoder = world_model.config, world_model.decoder
-        self.project = RowSum(decoder.project.weight, c.categoricals, c.classes)
-        self.decoder, self.shape = decoder, (decoder.first, 4, 4)
+        part = c.categoricals // max(1, decoder.places)
+        self.project = RowSum(decoder.project.weight, part, c.classes)
+        self.decoder, self.shape = decoder, (decoder.first, decoder.side, decoder.side)
 
     def forward(self, code: Tensor) -> Tensor:
         """Map (E, K) int32 codes to (E, 64, 64, 3) uint8 frames."""
-        maps = self.project(code).unflatten(-1, self.shape)
+        if self.decoder.places:
+            parts = self.project(code.unflatten(-1, (self.decoder.places, -1)))
+            maps = (parts + self.decoder.place_bias).transpose(1, 2).unflatten(-1, self.shape[1:])
+        else:
+            maps = self.project(code).unflatten(-1, self.shape)
         images = self.decoder.convolutions(maps).permute(0, 2, 3, 1)
         if self.decoder.residual:
             images = images + self.decoder.background

@@ -22,12 +22,14 @@ def can_draw() -> bool:
 
 
 def _channels(decoder: IntegerDecoder) -> list[int]:
-    """Return the channels of the four maps."""
+    """Return the channels of the maps."""
     return [*(layer.weight.shape[1] for layer in decoder.hidden), decoder.rows[0].weight.shape[1]]
 
 
 def suits(decoder: IntegerDecoder) -> bool:
     """Return whether ``render.cpp`` can render with a decoder of these sizes."""
+    if decoder.places > 1:
+        return False
     first, second, third, last = _channels(decoder)
     categoricals = decoder.first.weight.shape[1] // decoder.classes
     return (
