@@ -11,6 +11,10 @@ from pathlib import Path
 import cuda_stand_in
 import pytest
 
+# NumPy reads this when it is imported, and child processes inherit it. Tests run side by side:
+# threads that wait for each other on busy cores cost far more than they save.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if os.environ.get(cuda_stand_in.NAME) == "1":
     cuda_stand_in.install()
 
@@ -87,12 +91,8 @@ def _config() -> CheckpointConfig:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Use one thread: sums have one order, and small tensors are faster.
-
-    Child processes too: several files are tested side by side.
-    """
+    """Use one thread: sums have one order, and small tensors are faster."""
     torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -138,10 +138,8 @@ class RewindableGame:
         It is the pixelwise maximum of the last two frames, scaled by area.
         """
         screen = np.maximum(*self._screens).astype(np.float32)
-        height, width, colors = screen.shape
-        tall, wide = (_overlaps(old, FRAME_SIZE) for old in (height, width))
-        rows = (tall @ screen.reshape(height, -1)).reshape(FRAME_SIZE, width, colors)
-        return np.rint(wide @ rows).astype(np.uint8)
+        rows = _shrink(screen, FRAME_SIZE)
+        return np.rint(_shrink(rows.swapaxes(0, 1), FRAME_SIZE).swapaxes(0, 1)).astype(np.uint8)
 
     def save(self) -> SavedGame:
         """Return the current moment."""
@@ -202,10 +200,30 @@ class RewindableGame:
         return points
 
 
+def _shrink(x: np.ndarray, size: int) -> np.ndarray:
+    """Shrink the first dimension of a float32 array to ``size``, by area.
+
+    Each new pixel sums the few old ones that it overlaps: a product of matrices would compute with
+    zeros, and wait for BLAS's threads.
+    """
+    pixels, shares = _overlaps(len(x), size)
+    result = np.zeros((size, *x.shape[1:]), np.float32)
+    for pixel, share in zip(pixels, shares, strict=True):
+        result += x[pixel] * share[:, None, None]
+    return result
+
+
 @lru_cache
-def _overlaps(old: int, new: int) -> np.ndarray:
-    """Return the shares of old pixels in new ones, (new, old) float32; each row sums to 1."""
+def _overlaps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which old pixels each new one overlaps, and their shares, which sum to 1.
+
+    Returns:
+        (most, new) int64 indices and float32 shares, where a new pixel overlaps at most ``most``.
+        Where it overlaps fewer the others have a share of 0.
+    """
     edges = np.arange(new + 1) * old / new
-    pixels = np.arange(old)
-    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (inside.clip(0) * new / old).astype(np.float32)
+    most = int(np.ceil(old / new)) + 1
+    pixels = np.floor(edges[:-1]).astype(np.int64) + np.arange(most)[:, None]
+    inside = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    shares = (inside.clip(0) * new / old).astype(np.float32)
+    return np.minimum(pixels, old - 1), shares
