@@ -55,8 +55,8 @@ class WorldModelConfig:
             write than to remember.
         latent_grid: Side of the grid of places that the categoricals are divided among, 4 or 8, in
             equal parts. Each sees and draws what lies around its place. 0: each sees the whole
-            image, as in the paper. With places a prior that is uncertain of one object is still
-            certain of the others, and the latents of what rests do not change.
+            image, as in the paper. With places fewer latents change from frame to frame, but few
+            of them hold each object.
     """
 
     num_actions: int
