@@ -202,6 +202,41 @@ def test_rallies_are_followed_in_game_and_dreams(checkpoint, frozen, tmp_path, c
     assert "the ball is Pong's" in capsys.readouterr().err
 
 
+@pytest.mark.emulator
+def test_the_true_positions_of_pong_are_those_on_the_screen(frozen):
+    import perfect_pong
+
+    game, rng, rows, columns = perfect_pong.Pong(0, 0.25), np.random.default_rng(0), [], []
+    for action in rng.integers(6, size=200):
+        game.step(int(action))
+        screen, place = game.ale.getScreenRGB()[34:194], game.positions()
+        paddle = (screen[:, 140:144] == (92, 186, 92)).all(-1).any(1).nonzero()[0]
+        ball = (screen[:, 20:139] == (236, 236, 236)).all(-1)
+        if len(paddle) == 16:  # the whole of it is in sight
+            rows.append((paddle.mean(), place[2]))
+        if ball.sum() == 8:
+            columns.append((ball.any(0).nonzero()[0].mean(), place[0]))
+    for found in (rows, columns):
+        seen, stored = np.array(found, float).T
+        assert len(seen) > 20
+        assert np.ptp(seen) > 20
+        assert np.abs(seen - stored - np.median(seen - stored)).max() <= 4.0
+
+
+@pytest.mark.emulator
+def test_an_agent_learns_in_a_perfect_pong(frozen, tmp_path, capsys):
+    import perfect_pong
+
+    few = {"updates": 2, "games": 2, "horizon": 3, "spread": 5}
+    file = tmp_path / "perfect.json"
+    assert perfect_pong.main(perfect_pong.Args(**few, to=file)) == 0
+    (line,) = json.loads(file.read_text())["rows"]
+    assert line["update"] == 2
+    assert 1.5 < line["entropy"] <= np.log(6) + 1e-6
+    assert perfect_pong.main(perfect_pong.Args(updates=0)) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
 def test_the_step_from_which_training_hurts(frozen):
     from exploitability import turning_point
 
