@@ -219,9 +219,8 @@ def test_latents_with_places_are_drawn_as_in_pytorch() -> None:
     torch.nn.init.normal_(model.decoder.place_bias)
     codes = torch.randint(5, (3, 64))
     data = convert.to_onnx(DrawGraph(model), [codes.int()], ["code"], ["frame"])
-    drawn = ort.InferenceSession(data.SerializeToString()).run(None, {"code": codes.int().numpy()})[
-        0
-    ]
+    session = ort.InferenceSession(data.SerializeToString())
+    (drawn,) = session.run(None, {"code": codes.int().numpy()})
     expected = draw_frames(model, codes).numpy()
     assert expected.std() > 5
     assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 1

@@ -70,13 +70,13 @@ def fold(decoder: ImageDecoder, categoricals: int) -> Folded:
 
     first, *rest = (m for m in decoder.convolutions if not isinstance(m, nn.ReLU))
     factor, shift = scale(first)
-    weight, positions = decoder.project.weight, decoder.side**2
+    project, positions = decoder.project.weight, decoder.side**2
     if decoder.places:
-        part = (weight * factor[:, None]).T.unflatten(0, (categoricals // decoder.places, -1))
+        part = (project * factor[:, None]).T.unflatten(0, (categoricals // decoder.places, -1))
         table = part.repeat(decoder.places, 1, 1)
         first_bias = (decoder.place_bias * factor + shift).flatten()
     else:
-        maps = weight.view(decoder.first, positions, -1) * factor[:, None, None]
+        maps = project.view(decoder.first, positions, -1) * factor[:, None, None]
         table = maps.permute(2, 1, 0).reshape(categoricals, -1, maps[..., 0].numel())
         first_bias = shift.repeat(positions)
     layers = []
