@@ -52,7 +52,7 @@ from glam_env.evaluation.report.fluctuation import LOSSES
 from glam_env.games import find_game
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import find_protocol
-from glam_env.training.config import TrainConfig
+from glam_env.training.config import HorizonConfig, TrainConfig
 from glam_env.training.export import describe_hardware
 from glam_env.training.imagination import imagine
 from glam_env.training.latent_store import LatentStore
@@ -240,8 +240,14 @@ class Study:
             "endings": endings.real,
         }
 
-    def train_agent(self, model: WorldModel) -> tuple[ActorCritic, float]:
+    def train_agent(
+        self, model: WorldModel, growing: HorizonConfig | None = None
+    ) -> tuple[ActorCritic, float]:
         """Train an agent from nothing in a model's dreams.
+
+        Args:
+            model: The world model.
+            growing: Steps of dreams, by the number of updates before; None: args.horizon.
 
         Returns:
             The agent, and its points in 1000 steps of the last tenth of its dreams.
@@ -250,13 +256,13 @@ class Study:
         torch.manual_seed(args.seed)
         agent = _agent(model.config.feature_dim, model.config.num_actions)
         points: list[float] = []
-        for _ in range(args.agent_updates):
+        for update in range(args.agent_updates):
             windows = self.replay.draw_whole(args.dreams, self.config.context + 1, self.rng)
             batch = self.replay.read(windows)
             with torch.no_grad():
                 codes = model.encode(batch.images).argmax(-1)
                 start = model.warm_up(codes, batch.actions[:, :-1])
-            rollout = imagine(model, agent, start, args.horizon)
+            rollout = imagine(model, agent, start, growing.at(update) if growing else args.horizon)
             agent.update(rollout)
             points.append(1000.0 * float(rollout.rewards.mean()))
         last = points[-max(1, len(points) // 10) :]

@@ -2,12 +2,17 @@
 
     python benchmarks/one_replay.py Pong --run runs/Pong --to benchmarks/results/one_replay.json
     python benchmarks/one_replay.py Pong --to benchmarks/results/one_replay.json
+    python benchmarks/one_replay.py Pong --run runs/Pong --to FILE --variants N16 N24 N32
+    python benchmarks/one_replay.py Pong --run runs/Pong --to FILE --variants G1L2 G2L1 G2L2
 
 For each variant and seed, a sequence model learns from nothing beside the finished image model of
 a run, on the latents of the run's replay, and an agent learns from nothing in its dreams. All
 variants get as many updates, on the same sequences in the same order. What differs is the core
 alone: no variant collects steps of its own, which in whole runs (`glam sweep
 benchmarks/experiments/table2.toml`) adds more noise than the cores differ by.
+
+N16, N24 and N32 are glam's with agents whose dreams grow from 16 steps by 8 to that many (eq. 11);
+GgLl has g blocks in GMamba and l in LMamba (`glam` is G1L1).
 
 Each row is written as it is done; the command again does those that are missing. Without `--run` it
 prints the table of the file.
@@ -20,7 +25,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +42,10 @@ from glam_env.evaluation.report.ablation import (
 )
 from glam_env.evaluation.report.fluctuation import JOINT, Fluctuation, fluctuation
 from glam_env.evaluation.report.history import Curve
+from glam_env.model.config import LossConfig, WorldModelConfig
+from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PROTOCOLS
+from glam_env.training.config import HorizonConfig
 from glam_env.training.export import describe_hardware
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.presets import PRESETS
@@ -47,6 +55,8 @@ VARIANTS = (
     *("double_transformer", "double_mamba", "transformer", "local"),
     *(WITHOUT_VARIATION, "glam"),
 )
+HORIZONS = {"N16": 16, "N24": 24, "N32": 32}
+LAYERS = {name: (int(name[1]), int(name[3])) for name in ("G1L2", "G2L1", "G2L2")}
 
 SHARED = ("sequence_updates", "agent_updates", "dreams", "horizon", "steps", "games")
 HORIZON = 16  # steps of open-loop dreams
@@ -61,7 +71,7 @@ class Args:
         to: The JSON file of the figures.
         run: A run of the game, for its replay and its image model; None measures nothing.
         variants: Sequence cores, in the sizes of the presets small-NAME; without variation loss is
-            glam with a weight of 0.
+            glam with a weight of 0. Also N16, N24, N32, G1L2, G2L1 and G2L2.
         seeds: Of sequence model, agent and games.
         sequence_updates: Of each sequence model.
         agent_updates: Of each agent.
@@ -88,22 +98,63 @@ class Args:
     threads: int = 1
 
 
-def measure(args: Args, study: Study, store: LatentStore, variant: str) -> dict[str, Any]:
-    """Train and measure one variant."""
-    begin, seed = time.process_time(), study.args.seed
-    study.rng = np.random.default_rng(seed)  # all variants learn from the same draws
-    core = "glam" if variant == WITHOUT_VARIATION else variant
+class World(NamedTuple):
+    """A world model that has been trained, and how."""
+
+    core: str
+    config: WorldModelConfig
+    loss: LossConfig
+    seed: int
+    model: WorldModel
+    losses: list[dict[str, float]]
+    cpu_seconds: float
+
+
+def configure(study: Study, variant: str) -> str:
+    """Set the study's settings to a variant's, and return the name of its core.
+
+    Raises:
+        ValueError: There is no such variant.
+    """
+    known = {*VARIANTS, *HORIZONS, *LAYERS}
+    if variant not in known:
+        raise ValueError(f"no variant {variant!r}; there are {', '.join(sorted(known))}")
+    core = variant if variant in VARIANTS and variant != WITHOUT_VARIATION else "glam"
     preset = PRESETS["small" if core == "glam" else f"small-{core.replace('_', '-')}"]
-    model_config = replace(study.config.model, core=preset.model.core)
-    loss = PRESETS["small"].loss
+    core_config, loss = preset.model.core, PRESETS["small"].loss
     if variant == WITHOUT_VARIATION:
         loss = replace(loss, variation=0.0)
-    study.config = replace(study.config, model=model_config, loss=loss)
+    if variant in LAYERS:
+        global_depth, local_depth = LAYERS[variant]
+        core_config = replace(core_config, global_depth=global_depth, local_depth=local_depth)
+    model = replace(study.config.model, core=core_config)
+    study.config = replace(study.config, model=model, loss=loss)
+    return core
+
+
+def train_world(study: Study, store: LatentStore, core: str, before: World | None) -> World:
+    """Train a sequence model from nothing, unless the world model before has the same settings."""
+    settings = core, study.config.model, study.config.loss, study.args.seed
+    if before is not None and before[: len(settings)] == settings:
+        return before
+    begin = time.process_time()
+    study.rng = np.random.default_rng(study.args.seed)  # all variants learn from the same draws
     learner = study.learner()
     study.take_images(learner.world_model)
-    losses = study.train_sequences(learner, args.sequence_updates, store)
-    model = learner.world_model.eval()
-    agent, points = study.train_agent(model)
+    losses = study.train_sequences(learner, study.args.sequence_updates, store)
+    seconds = time.process_time() - begin
+    return World(*settings, learner.world_model.eval(), losses, seconds)
+
+
+def measure(args: Args, study: Study, world: World, variant: str) -> dict[str, Any]:
+    """Train an agent, and measure it and its world model."""
+    begin, seed, model = time.process_time(), world.seed, world.model
+    study.rng = np.random.default_rng((seed, 1))
+    growing = None
+    if variant in HORIZONS:
+        every = max(1, args.agent_updates // len(HORIZONS))
+        growing = HorizonConfig(every=every, maximum=HORIZONS[variant])
+    agent, points = study.train_agent(model, growing)
     scores = {name: list(study.score(model, agent, name)) for name in PROTOCOLS}
     examination, _ = examine(
         model,
@@ -118,18 +169,20 @@ def measure(args: Args, study: Study, store: LatentStore, variant: str) -> dict[
         seed=seed,
         play=PROTOCOLS["published"],
     )
-    lines = [{"phase": JOINT, "model_updates": at, **loss} for at, loss in enumerate(losses, 1)]
+    lines = [
+        {"phase": JOINT, "model_updates": at, **loss} for at, loss in enumerate(world.losses, 1)
+    ]
     found = fluctuation(lines[len(lines) // 4 :])  # not of the steep first updates
     return {
         "variant": variant,
         "seed": seed,
-        "row": row_of(core, loss.variation),
+        "row": row_of(world.core, world.loss.variation) if variant in VARIANTS else "",
         "scores": scores,
         "points_in_1000_dream_steps": points,
         "fidelity": fidelity_figures(examination.figures()),
         "fluctuation": found and {"deviations": found.deviations, "means": found.means},
         "core_parameters": sum(weights.numel() for weights in model.memory.parameters()),
-        "cpu_seconds": round(time.process_time() - begin, 1),
+        "cpu_seconds": round(world.cpu_seconds + time.process_time() - begin, 1),
     }
 
 
@@ -162,8 +215,11 @@ def main(args: Args) -> None:
         study = Study(LimitsArgs(args.game, args.run, seed=seed, **few))
         with tempfile.TemporaryDirectory(prefix="glam_one_replay_") as folder:
             store = study.latents(study.trained.world_model, Path(folder))
+            small, world = study.config, None
             for variant in missing:
-                document["rows"].append(measure(args, study, store, variant))
+                study.config = small
+                world = train_world(study, store, configure(study, variant), world)
+                document["rows"].append(measure(args, study, world, variant))
                 document["settings"] = {name: str(value) for name, value in vars(args).items()}
                 document["hardware"] = describe_hardware(torch.device("cpu"))
                 args.to.parent.mkdir(parents=True, exist_ok=True)

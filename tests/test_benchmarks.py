@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +21,7 @@ from glam_env.bench.world import make_world
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.envs.atari import emulator
+from glam_env.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,24 +94,34 @@ def test_cores_are_compared_on_one_replay(run, tmp_path, monkeypatch, capsys):
     args = module.Args(
         *("Pong", tmp_path / "one.json", run, ("transformer",), (0,)),
         **few,
-        steps=800,
+        steps=400,
         branch_steps=0,
     )
     module.main(args)
     first = json.loads(args.to.read_text())["rows"]
-    module.main(replace(args, variants=("transformer", module.WITHOUT_VARIATION)))
+    module.main(replace(args, variants=("transformer", "N16", "N32")))
     rows = json.loads(args.to.read_text())["rows"]
     assert rows[:1] == first
-    assert [row["row"] for row in rows] == ["Ours w/o G&L", "Ours w/o L_var"]
-    transformer, other = rows
+    assert [row["row"] for row in rows] == ["Ours w/o G&L", "", ""]
+    transformer, short, long = rows
     assert transformer["fluctuation"]["deviations"]["loss"] > 0
-    assert transformer["core_parameters"] != other["core_parameters"]
+    assert transformer["core_parameters"] != short["core_parameters"]
+    assert short["fluctuation"] == long["fluctuation"]  # agents of one world model
     capsys.readouterr()
     module.main(replace(args, run=None))
     table = capsys.readouterr().out
     score = transformer["scores"]["published"][0]
     assert f"| transformer | Ours w/o G&L | {score:.1f}".replace("-", "−") in table
-    assert "| without variation loss | Ours w/o L_var |" in table
+    assert "| N16 |  |" in table
+    with pytest.raises(ValueError, match="no variant 'N17'"):
+        module.main(replace(args, variants=("N17",)))
+    study = SimpleNamespace(config=PRESETS["small"])
+    assert module.configure(study, "G2L1") == "glam"
+    core = study.config.model.core
+    assert (core.global_depth, core.local_depth) == (2, 1)
+    study.config = PRESETS["small"]
+    assert module.configure(study, module.WITHOUT_VARIATION) == "glam"
+    assert module.row_of("glam", study.config.loss.variation) == "Ours w/o L_var"
 
 
 @pytest.fixture(scope="module")
