@@ -46,19 +46,20 @@ python: $(OTHER)/.ready
 
 $(OTHER)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OTHER)
-	$(OTHER)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
-	  einops hypothesis pytest pytest-xdist
+	$(OTHER)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt \
+	  --editable ".[all]" einops hypothesis pytest pytest-xdist
 	touch $@
 
-# The constraints pin torch: the install is the same today and next month. Of mamba-ssm the tests
+# The constraints pin torch: the install is the same today and next month. pip would compile all
+# modules, one at a time; Python compiles those that are imported. Of mamba-ssm the tests
 # need the Python sources alone; a build with its CUDA kernels, where there is one, is left in place.
 MAMBA = mamba-ssm==2.3.2.post1
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -c "import importlib.util as u; raise SystemExit(not u.find_spec('mamba_ssm'))" || \
 	  MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(BIN)/python -m pip install --quiet \
-	  --no-cache-dir --no-deps --no-build-isolation $(MAMBA)
+	  --no-compile --no-cache-dir --no-deps --no-build-isolation $(MAMBA)
 	touch $(READY)
 
 clean:

@@ -23,7 +23,7 @@ from tiny_checkpoint import TINY
 
 from glam_env.checkpoint.config import CheckpointConfig, ContextsConfig, PlaySettings, Provenance
 from glam_env.checkpoint.contexts import Contexts
-from glam_env.checkpoint.folder import save_checkpoint
+from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
 from glam_env.model.world_model import WorldModel
 
 SLOWEST = (
@@ -93,6 +93,21 @@ def _config() -> CheckpointConfig:
 def one_thread() -> None:
     """Use one thread: sums have one order, and small tensors are faster."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_contexts() -> Iterator[None]:
+    """On the stand-in, read 64 contexts of a checkpoint: a CUDA pool computes all at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        if cuda_stand_in.installed():
+            read = Checkpoint.contexts
+
+            def first(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Contexts:
+                every = read(checkpoint, device)
+                return Contexts(every.codes[:64], every.actions[:64])
+
+            patch.setattr(Checkpoint, "contexts", first)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -56,14 +56,14 @@ def test_graphs_change_no_update(tmp_path: Path) -> None:
     """Include all phases, rate decay, growing horizons, and a stop with a resume."""
     config = replace(
         DEBUG,
-        total_steps=300,
-        random_steps=100,
+        total_steps=200,
+        random_steps=80,
         log_every=4,
         decay_from=0.3,
         image_warmup=8,
         model_warmup=8,
         freeze=replace(DEBUG.freeze, finetune=6, adapt=6),
-        horizon=HorizonConfig(initial=2, increase=1, every=75, maximum=4),
+        horizon=HorizonConfig(initial=2, increase=1, every=50, maximum=4),
     )
     assert len(config.freeze.at) == 2
     graphed = replace(config, graphs=True)

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from command_line import mistake
 from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from same_runs import metrics
 from short_games import cut_games
 
 from glam_env.cli.main import main
-from glam_env.cli.trained import load_trained
+from glam_env.cli.trained import load_run, load_trained
 from glam_env.errors import GlamError
 from glam_env.evaluation import RandomPolicy, evaluate_policy
 from glam_env.evaluation.measures.behavior import compare_behavior
@@ -137,12 +139,11 @@ def test_every_game_trains_under_both_protocols(game, protocol, tmp_path):
     """A tiny run passes through all phases, and keeps weights that act."""
     run = tmp_path / "run"
     assert main(["train", game, "--run", str(run), "--protocol", protocol, *TINY]) == 0
-    state = RunFolder(run).load_checkpoint()
-    assert state is not None
-    counts = {"env_steps": 40, "image_updates": 2, "model_updates": 8, "agent_updates": 4}
-    assert state["counts"] == counts
-    trained = load_trained(str(run), "cpu")
+    trained, stored = load_run(run, torch.device("cpu"))
     assert (trained.game, trained.play) == (game, PROTOCOLS[protocol])
+    assert (stored.provenance.environment_steps, stored.provenance.updates) == (40, 8)
+    counts = metrics(run)[-1]
+    assert (counts["image_updates"], counts["agent_updates"]) == (2, 3)  # before the last update
 
 
 @pytest.mark.emulator

@@ -85,8 +85,8 @@ def main() -> None:
         inspect(wheel)
         venv.create(folder / "venv", with_pip=True)
         python = folder / "venv" / "bin" / "python"
-        constraints = ["--constraint", ROOT / "constraints.txt"]
-        run(python, "-m", "pip", "install", "--quiet", *constraints, wheel, cwd=folder)
+        options = ["--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt"]
+        run(python, "-m", "pip", "install", *options, wheel, cwd=folder)
         used = run(python, "-c", USE, cwd=folder).strip().splitlines()[-1]
         assert str(folder) in used, f"imported from elsewhere: {used}"
         glam = folder / "venv" / "bin" / "glam"
