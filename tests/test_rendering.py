@@ -12,7 +12,8 @@ from glam_env.checkpoint.folder import Checkpoint
 from glam_env.fast.choose import make_renderer, missing
 from glam_env.fast.native.renderer import NativeRenderer, can_draw
 from glam_env.fast.precision import int8_pays
-from glam_env.fast.render import FloatRenderer, IntegerRenderer, fold, round_decoder
+from glam_env.fast.quantized import IntegerRenderer, round_decoder
+from glam_env.fast.render import FloatRenderer, fold
 from glam_env.model.distributions import one_hot
 from glam_env.model.vision import ImageDecoder
 

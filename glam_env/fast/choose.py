@@ -16,14 +16,8 @@ from glam_env.fast.native.renderer import NativeRenderer
 from glam_env.fast.native.stepper import NativeStepper
 from glam_env.fast.plain import ModelStepper, Stepper
 from glam_env.fast.precision import int8_pays
-from glam_env.fast.render import (
-    FloatRenderer,
-    IntegerRenderer,
-    Renderer,
-    calibration,
-    fold,
-    round_decoder,
-)
+from glam_env.fast.quantized import IntegerRenderer, calibration, round_decoder
+from glam_env.fast.render import FloatRenderer, Renderer, fold
 from glam_env.fast.step import TorchStepper
 from glam_env.model.config import WorldModelConfig
 from glam_env.model.vision import ImageDecoder

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glam_env.errors import GlamError
 from glam_env.fast.native.bindings import Decoder, Layer, Memory, load_library
-from glam_env.fast.render import IntegerDecoder, Rounded
+from glam_env.fast.quantized import IntegerDecoder, Rounded
 from glam_env.model.vision import IMAGE_SIZE
 
 MOST_CATEGORICALS = 256  # more int8 numbers could overflow a sum of 16 bits
@@ -42,7 +42,7 @@ class NativeRenderer:
     """Renders with 8-bit integers, as ``IntegerRenderer`` up to rounding.
 
     Args:
-        decoder: The result of :func:`~glam_env.fast.render.round_decoder`.
+        decoder: The result of :func:`~glam_env.fast.quantized.round_decoder`.
 
     Raises:
         BuildError: The library cannot be compiled or loaded.
