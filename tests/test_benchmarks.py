@@ -84,7 +84,7 @@ def test_the_limits_of_a_run_are_measured(run, tmp_path, monkeypatch, capsys):
 @pytest.mark.emulator
 def test_cores_are_compared_on_one_replay(run, tmp_path, monkeypatch, capsys):
     """Rows are kept, those that are missing are added, and the table is the report's."""
-    cut_games(monkeypatch)
+    cut_games(monkeypatch, 50)
     for name in ("limits", "one_replay"):  # tests have a module `limits` of their own
         spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
