@@ -5,6 +5,9 @@ GAME   ?= Pong
 BIN     = $(VENV)/bin
 READY   = $(VENV)/.ready
 
+# Where it is set, each of the many processes of the tests would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check wheel oldest python clean
 
 demo: $(READY)
@@ -46,12 +49,12 @@ python: $(OTHER)/.ready
 
 $(OTHER)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(OTHER)
-	$(OTHER)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt \
-	  --editable ".[all]" einops hypothesis pytest pytest-xdist
+	$(OTHER)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" \
+	  einops hypothesis pytest pytest-xdist
 	touch $@
 
 # The constraints pin torch: the install is the same today and next month. pip would compile all
-# modules, one at a time; Python compiles those that are imported. Of mamba-ssm the tests
+# modules one at a time. Some are no Python of this version, as pip knows too. Of mamba-ssm the tests
 # need the Python sources alone; a build with its CUDA kernels, where there is one, is left in place.
 MAMBA = mamba-ssm==2.3.2.post1
 $(READY): pyproject.toml constraints.txt
@@ -60,6 +63,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -c "import importlib.util as u; raise SystemExit(not u.find_spec('mamba_ssm'))" || \
 	  MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(BIN)/python -m pip install --quiet \
 	  --no-compile --no-cache-dir --no-deps --no-build-isolation $(MAMBA)
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 	touch $(READY)
 
 clean:
