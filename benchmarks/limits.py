@@ -241,12 +241,13 @@ class Study:
         }
 
     def train_agent(
-        self, model: WorldModel, growing: HorizonConfig | None = None
+        self, model: WorldModel, store: LatentStore, growing: HorizonConfig | None = None
     ) -> tuple[ActorCritic, float]:
         """Train an agent from nothing in a model's dreams.
 
         Args:
             model: The world model.
+            store: Latents of its image model; dreams start after them.
             growing: Steps of dreams, by the number of updates before; None: args.horizon.
 
         Returns:
@@ -258,10 +259,8 @@ class Study:
         points: list[float] = []
         for update in range(args.agent_updates):
             windows = self.replay.draw_whole(args.dreams, self.config.context + 1, self.rng)
-            batch = self.replay.read(windows)
-            with torch.no_grad():
-                codes = model.encode(batch.images).argmax(-1)
-                start = model.warm_up(codes, batch.actions[:, :-1])
+            batch = store.read(windows)
+            start = model.warm_up(batch.log_probs.argmax(-1), batch.actions[:, :-1])
             rollout = imagine(model, agent, start, growing.at(update) if growing else args.horizon)
             agent.update(rollout)
             points.append(1000.0 * float(rollout.rewards.mean()))
@@ -285,7 +284,8 @@ class Study:
 
     def agent_score(self, model: WorldModel) -> dict[str, Any]:
         """Train an agent from nothing in a model's dreams, and let it play the game."""
-        agent, points = self.train_agent(model)
+        with tempfile.TemporaryDirectory(prefix="glam_limits_") as folder:
+            agent, points = self.train_agent(model, self.latents(model, Path(folder)))
         scores = self.score(model, agent, self.args.protocol)
         return {
             "score": sum(scores) / len(scores),

@@ -146,7 +146,9 @@ def train_world(study: Study, store: LatentStore, core: str, before: World | Non
     return World(*settings, learner.world_model.eval(), losses, seconds)
 
 
-def measure(args: Args, study: Study, world: World, variant: str) -> dict[str, Any]:
+def measure(
+    args: Args, study: Study, store: LatentStore, world: World, variant: str
+) -> dict[str, Any]:
     """Train an agent, and measure it and its world model."""
     begin, seed, model = time.process_time(), world.seed, world.model
     study.rng = np.random.default_rng((seed, 1))
@@ -154,7 +156,7 @@ def measure(args: Args, study: Study, world: World, variant: str) -> dict[str, A
     if variant in HORIZONS:
         every = max(1, args.agent_updates // len(HORIZONS))
         growing = HorizonConfig(every=every, maximum=HORIZONS[variant])
-    agent, points = study.train_agent(model, growing)
+    agent, points = study.train_agent(model, store, growing)
     scores = {name: list(study.score(model, agent, name)) for name in PROTOCOLS}
     examination, _ = examine(
         model,
@@ -219,7 +221,7 @@ def main(args: Args) -> None:
             for variant in missing:
                 study.config = small
                 world = train_world(study, store, configure(study, variant), world)
-                document["rows"].append(measure(args, study, world, variant))
+                document["rows"].append(measure(args, study, store, world, variant))
                 document["settings"] = {name: str(value) for name, value in vars(args).items()}
                 document["hardware"] = describe_hardware(torch.device("cpu"))
                 args.to.parent.mkdir(parents=True, exist_ok=True)

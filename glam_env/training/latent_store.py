@@ -15,7 +15,7 @@ from glam_env.device import upload
 from glam_env.model.structures import LatentBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.disk_space import flush
-from glam_env.training.replay import Replay
+from glam_env.training.replay import Replay, Windows
 
 CHUNK = 256  # frames encoded at once
 
@@ -67,7 +67,10 @@ class LatentStore:
         self, batch: int, length: int, rng: np.random.Generator, device: torch.device | str = "cpu"
     ) -> LatentBatch:
         """Draw a batch as :meth:`Replay.sample` does; call :meth:`catch_up` first."""
-        windows = self.replay.draw_windows(batch, length, rng)
+        return self.read(self.replay.draw_windows(batch, length, rng), device)
+
+    def read(self, windows: Windows, device: torch.device | str = "cpu") -> LatentBatch:
+        """Read windows of the replay; call :meth:`catch_up` first."""
         stored = self._array[windows.places]
         log_probs, projected = upload(stored, device).float().unbind(2)
         rest = self.replay.read_fields(windows, LatentBatch._fields[2:], device)

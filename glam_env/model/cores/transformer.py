@@ -166,29 +166,26 @@ class TransformerLayer(nn.Module):
 
     def step(
         self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, age: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run one position, without dropout.
+    ) -> Tensor:
+        """Run one position, without dropout: (B, D).
 
         Args:
             x: (B, D).
             rotation: Of the positions ``age``.
-            keys: (B, W, D), the ring.
-            values: (B, W, D), the ring.
+            keys: (B, W, D), the ring; this position is written into it.
+            values: (B, W, D), the ring; this position is written into it.
             age: (B) int64, positions before this one.
-
-        Returns:
-            (B, D), and the rings with this position in them; those given are not changed.
         """
         q, k, v = self.project(x, rotation)  # (B, H, D / H)
-        place = torch.arange(self.window, device=x.device)
-        here = (place == (age % self.window)[:, None])[..., None]  # (B, W, 1)
-        keys = torch.where(here, k.flatten(-2).float().unsqueeze(1), keys)
-        values = torch.where(here, v.flatten(-2).float().unsqueeze(1), values)
+        here = (age % self.window)[:, None, None].expand(-1, 1, keys.shape[-1])  # (B, 1, D)
+        keys.scatter_(1, here, k.flatten(-2).float().unsqueeze(1))
+        values.scatter_(1, here, v.flatten(-2).float().unsqueeze(1))
         # (B, W, H, D / H) to (B, H, W, D / H)
         k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (keys, values))
+        place = torch.arange(self.window, device=x.device)
         filled = (place <= age[:, None])[:, None, None]  # (B, 1, 1, W)
         y = F.scaled_dot_product_attention(q.float().unsqueeze(2), k, v, attn_mask=filled)
-        return self._combine(x, y.flatten(1), 0.0), keys, values
+        return self._combine(x, y.flatten(1), 0.0)
 
     def _combine(self, x: Tensor, y: Tensor, dropout: float) -> Tensor:
         x = self.norm(x + F.dropout(self.out(y), dropout, self.training))
@@ -237,17 +234,17 @@ class TransformerCore(SequenceCore):
         self, e: Tensor, state: TransformerState, first: Tensor | None = None
     ) -> tuple[Tensor, TransformerState]:
         """Run one position; its cost does not depend on the age of the sequence."""
-        keys, values, age = state
-        if first is not None:
+        age = state.age
+        if first is None:
+            keys, values = state.keys.clone(), state.values.clone()
+        else:
             row = first[:, None, None, None]
-            keys, values = keys.masked_fill(row, 0.0), values.masked_fill(row, 0.0)
+            keys, values = state.keys.masked_fill(row, 0.0), state.values.masked_fill(row, 0.0)
             age = age.masked_fill(first, 0)
-        x, rotation, rings = self.norm(e), self.rotary(age), []
+        x, rotation = self.norm(e), self.rotary(age)
         for depth, layer in enumerate(self.layers):
             assert isinstance(layer, TransformerLayer)
-            x, *ring = layer.step(x, rotation, keys[:, depth], values[:, depth], age)
-            rings.append(ring)
-        keys, values = (torch.stack(parts, 1) for parts in zip(*rings, strict=True))
+            x = layer.step(x, rotation, keys[:, depth], values[:, depth], age)
         return x, TransformerState(keys, values, age + 1)
 
     def state_at(self, output: CoreOutput, rows: Tensor, positions: Tensor) -> TransformerState:
