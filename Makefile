@@ -8,7 +8,7 @@ READY   = $(VENV)/.ready
 # Where it is set, each of the many processes of the tests would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check wheel oldest python clean
+.PHONY: demo test slow check wheel oldest python clean
 
 demo: $(READY)
 	$(BIN)/glam demo $(GAME)
@@ -16,7 +16,13 @@ demo: $(READY)
 # A file's tests share fixtures: they run on one core, in order. Files run side by side.
 SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations 40
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" --durations 40
+
+# What `make test` leaves out, and more of the cases that it draws.
+slow: $(READY)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+	GLAM_FUZZ_CASES=2000 $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/test_fuzz_files.py \
+	  tests/test_snapshots_hostile.py
 
 # Style, types, and the direction of imports.
 check: $(READY)
@@ -29,13 +35,15 @@ check: $(READY)
 wheel: $(READY)
 	$(PYTHON) tests/wheel_check.py
 
-# The contract of the envs, on the oldest Gymnasium that pyproject.toml allows.
+# The contract of the envs, on the oldest Gymnasium that pyproject.toml allows. It makes no
+# difference between NumPy and torch, or between colours.
 OLDEST = $(shell sed -n 's/.*"gymnasium>=\(.*\)".*/\1/p' pyproject.toml)
 oldest: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==$(OLDEST)
 	PYTHONPATH=build/oldest $(BIN)/python -c \
 	  "import gymnasium; assert gymnasium.__version__ == '$(OLDEST)', gymnasium.__version__"
 	PYTHONPATH=build/oldest $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not one_gymnasium" \
+	  -k "not torch and not grayscale" \
 	  tests/contract tests/test_wrappers.py tests/test_env_lifetime.py tests/test_habits.py
 
 # The fast part of the tests on another Python, `make python PYTHON=python3.13`, in a venv of its own
@@ -54,8 +62,9 @@ $(OTHER)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 # The constraints pin torch: the install is the same today and next month. pip would compile all
-# modules one at a time. Some are no Python of this version, as pip knows too. Of mamba-ssm the tests
-# need the Python sources alone; a build with its CUDA kernels, where there is one, is left in place.
+# modules, a minute and a half of a core; Python compiles the few that are used, once. Of mamba-ssm
+# the tests need the Python sources alone; a build with its CUDA kernels, where there is one, is left
+# in place.
 MAMBA = mamba-ssm==2.3.2.post1
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -63,7 +72,6 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -c "import importlib.util as u; raise SystemExit(not u.find_spec('mamba_ssm'))" || \
 	  MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(BIN)/python -m pip install --quiet \
 	  --no-compile --no-cache-dir --no-deps --no-build-isolation $(MAMBA)
-	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
 	touch $(READY)
 
 clean:

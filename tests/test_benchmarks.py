@@ -56,6 +56,7 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.mark.emulator
+@pytest.mark.slow
 def test_the_limits_of_a_run_are_measured(run, tmp_path, monkeypatch, capsys):
     """Each row, on a debug run."""
     cut_games(monkeypatch)
@@ -284,6 +285,7 @@ def test_lift_is_measured_and_goes_on(checkpoint, frozen, tmp_path):
 
 
 @pytest.mark.emulator
+@pytest.mark.slow
 def test_runs_side_by_side_are_measured_by_turns(tmp_path):
     file = tmp_path / "side.json"
     words = f"--preset debug --iterations 2 --turns 1 --to {file}"

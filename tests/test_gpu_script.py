@@ -42,6 +42,7 @@ def run(part: str, out: Path, *games: str, site: str = "tests/cuda_stand_in/site
     return done.returncode
 
 
+@pytest.mark.slow
 def test_a_game_is_trained_exported_and_profiled(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("zoo", out, GAME) == 0

@@ -112,6 +112,9 @@ def test_only_the_first_compilation_is_announced(compilations, monkeypatch, caps
 @pytest.mark.parametrize(("option", "lanes"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
 def test_shorter_vectors_give_the_same_numbers(stepped, fresh, monkeypatch, option, lanes) -> None:
     """Compile for CPUs with shorter vectors, which have no native renderer."""
+    described = Path("/proc/cpuinfo")
+    if described.exists() and option.removeprefix("-mno-") not in described.read_text():
+        pytest.skip("this CPU has no longer ones")
     model, state, expected = stepped
     monkeypatch.setenv("CXX", f"{' '.join(build.find_compiler())} {option}")
     assert vector_sizes().lanes <= lanes
