@@ -67,6 +67,24 @@ def test_large_weights_have_8_bits_for_each_row():
     assert stored["steps"].dtype == torch.int64
 
 
+def test_weights_of_more_than_a_million_numbers_have_6_bits():
+    generator = torch.Generator().manual_seed(0)
+    given = {
+        "many.weight": torch.randn(1025, 1024, generator=generator),
+        "fewer.weight": torch.randn(1024, 1024, generator=generator),
+    }
+    data = pack(given, "int8")
+    read, stored = unpack(data, "xz"), load_plain(lzma.decompress(data))
+    for name, levels in (("many.weight", 31), ("fewer.weight", 127)):
+        assert stored[name].abs().max() == levels
+        step = given[name].abs().amax(1, keepdim=True) / levels
+        assert ((read[name] - given[name]).abs() <= 0.501 * step).all()
+    bits = (
+        8 * len(pack({"many.weight": given["many.weight"]}, "int8")) / given["many.weight"].numel()
+    )
+    assert bits < 6
+
+
 def test_a_row_of_zeros_stays_zero():
     assert (unpack(pack(tensors(), "int8"), "xz")["layer.weight"][3] == 0).all()
 

@@ -2,7 +2,8 @@
 
 ``float32`` and ``bfloat16`` are plain safetensors. With ``int8`` each large weight is a tensor of
 8-bit integers with a float32 scale for each of its rows, ``<name>.scale``; other floating-point
-tensors are bfloat16; and the file is compressed by xz. Whoever reads them gets floating-point
+tensors are bfloat16; and the file is compressed by xz. The integers of a weight with a million
+numbers use 6 of their 8 bits, which the compression saves. Whoever reads them gets floating-point
 numbers in every case.
 """
 
@@ -19,8 +20,9 @@ from torch import Tensor
 DTYPES = ("int8", "bfloat16", "float32")
 XZ = "xz"
 SCALE = ".scale"
-LEVELS = 127  # of 8 bits, to either side of 0
+LEVELS, FEW_LEVELS = 127, 31  # of 8 and of 6 bits, to either side of 0
 LEAST = 4096  # numbers in a weight that is stored in 8 bits
+MOST = 2**20  # numbers in a weight with all levels; larger ones average over more rounding errors
 
 # Quantised weights have no repetitions and no structure in their bytes: only the range coder
 # counts, which does best without contexts. For codes of contexts the standard settings are best.
@@ -99,7 +101,7 @@ def _is_large_weight(name: str, tensor: Tensor) -> bool:
 def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return int8 numbers in the shape of a weight, and the (rows,) float32 scales."""
     rows = weight.float().flatten(1)
-    scale = rows.abs().amax(1) / LEVELS
+    scale = rows.abs().amax(1) / (LEVELS if weight.numel() <= MOST else FEW_LEVELS)
     numbers = (rows / torch.where(scale > 0, scale, 1.0)[:, None]).round()
     return numbers.to(torch.int8).view(weight.shape), scale
 

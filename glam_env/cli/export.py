@@ -29,8 +29,8 @@ class Export:
         ranking_moments: As `ranking_moments` of `glam fidelity`.
         contexts: Start contexts to store.
         max_episode_steps: The dream's horizon, in steps.
-        dtype: Type of the stored weights: int8 (large weights in 8 bits with a scale for each row,
-            and compressed files), bfloat16 or float32.
+        dtype: Type of the stored weights: int8 (large weights in 8 bits or 6 with a scale for each
+            row, and compressed files), bfloat16 or float32.
         note: What the card says about the course of the run, beside its figures.
         device: Where the models run.
         onnx: Folder for the ONNX files of the checkpoint GAME (a game's name, a path or an
