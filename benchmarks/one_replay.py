@@ -222,7 +222,8 @@ def main(args: Args) -> None:
                 study.config = small
                 world = train_world(study, store, configure(study, variant), world)
                 document["rows"].append(measure(args, study, store, world, variant))
-                document["settings"] = {name: str(value) for name, value in vars(args).items()}
+                settings = {name: str(value) for name, value in vars(args).items() if name != "to"}
+                document["settings"] = settings | {"run": args.run.resolve().name}
                 document["hardware"] = describe_hardware(torch.device("cpu"))
                 args.to.parent.mkdir(parents=True, exist_ok=True)
                 args.to.write_text(json.dumps(document, indent=2) + "\n")
