@@ -29,7 +29,7 @@ from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.envs.recordings.contexts import read_contexts
 from glam_env.errors import GlamError
 
-CASES = 300  # of each kind
+CASES = 600  # of each kind
 SECONDS = 20  # of a case at most, on a busy machine too
 
 
