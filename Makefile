@@ -18,7 +18,7 @@ SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" --durations 40
 
-# What `make test` leaves out, and more of the cases that it draws.
+# What `make test` leaves out: scripts of benchmarks/ at length, and more cases of hostile files.
 slow: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 	GLAM_FUZZ_CASES=2000 $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/test_fuzz_files.py \

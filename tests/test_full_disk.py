@@ -163,7 +163,6 @@ SETTINGS = ["--preset", "debug", "--replay-capacity", "700"]
 
 
 @pytest.mark.emulator
-@pytest.mark.slow
 def test_a_run_stopped_by_a_full_disk_again_and_again_ends_exact(small_disk, tmp_path) -> None:
     whole, run = tmp_path / "whole", small_disk / "run"
     assert main(["train", "Pong", "--run", str(whole), *SETTINGS]) == 0

@@ -1,4 +1,4 @@
-"""Hundreds of hostile checkpoints and recordings: each is read, or refused by a GlamError.
+"""Thousands of hostile checkpoints and recordings: each is read, or refused by a GlamError.
 
 None may crash or hang the process, take a gigabyte, or raise anything else. `GLAM_FUZZ_CASES` sets
 the number of cases; then they are other ones in each run.
@@ -29,7 +29,7 @@ from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.envs.recordings.contexts import read_contexts
 from glam_env.errors import GlamError
 
-CASES = 600  # of each kind
+CASES = 1000  # of each kind
 SECONDS = 20  # of a case at most, on a busy machine too
 
 

@@ -91,7 +91,6 @@ print(json.dumps({"codes": codes, "steps": steps}))
 
 @pytest.mark.emulator
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the storm forks")
-@pytest.mark.slow
 def test_a_storm_of_kills_changes_no_bit_of_a_run(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     kills = os.environ.get("GLAM_KILLS", str(KILLS))

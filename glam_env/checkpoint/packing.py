@@ -2,9 +2,9 @@
 
 ``float32`` and ``bfloat16`` are plain safetensors. With ``int8`` each large weight is a tensor of
 8-bit integers with a float32 scale for each of its rows, ``<name>.scale``; other floating-point
-tensors are bfloat16; and the file is compressed by xz. The integers of a weight with a million
-numbers use 6 of their 8 bits, which the compression saves. Whoever reads them gets floating-point
-numbers in every case.
+tensors are bfloat16; and the file is compressed by xz. The integers of a weight with more
+than 2^20 numbers use 6 of their 8 bits, and the compression saves the rest. Whoever reads them gets
+floating-point numbers in every case.
 """
 
 from __future__ import annotations
