@@ -180,7 +180,8 @@ def test_a_run_that_breaks_is_set_apart_with_its_message(tmp_path) -> None:
 
 def test_a_removed_folder_gets_one_line(tmp_path) -> None:
     path = tmp_path / "run"
-    outcome = disturbed(path, lambda _runner: shutil.rmtree(path))
+    # At once: while it is emptied file by file, the run writes more.
+    outcome = disturbed(path, lambda _runner: shutil.rmtree(path.rename(tmp_path / "removed")))
     assert isinstance(outcome, Outcome)
     assert outcome.state == "failed"
     assert str(path) in outcome.message
