@@ -14,6 +14,12 @@ benchmarks/experiments/table2.toml`) adds more noise than the cores differ by.
 N16, N24 and N32 are glam's with agents whose dreams grow from 16 steps by 8 to that many (eq. 11);
 GgLl has g blocks in GMamba and l in LMamba (`glam` is G1L1).
 
+A run of play alone has the image model of a checkpoint, and a replay of what its agent does under
+sticky actions, half of it exploring; so the tables can be made from a shipped checkpoint:
+
+    glam train Pong --preset small --warm-start Pong --run runs/replay --image-warmup 0 \\
+      --total-steps 100000 --random-steps 100000 --replay-capacity 100000
+
 Each row is written as it is done; the command again does those that are missing. Without `--run` it
 prints the table of the file.
 """

@@ -93,6 +93,7 @@ class Export:
         if (path / SCORES).exists():
             curves[SCORES] = read_bounded(path / SCORES, JSON_BYTES, "score the kept weights again")
         length = run.config.context
+        note = " ".join(filter(None, (run.provenance.note, self.note)))
         config = CheckpointConfig(
             game=game,
             world_model=loaded.world_model.config,
@@ -100,7 +101,7 @@ class Export:
             contexts=ContextsConfig(self.contexts, length),
             max_episode_steps=self.max_episode_steps,
             protocol=loaded.play,
-            provenance=replace(run.provenance, note=self.note),
+            provenance=replace(run.provenance, note=note),
             reward_values=loaded.reward_values,
         )
         check_values(config, str(to))

@@ -71,7 +71,8 @@ class Train:
         protocol: How the game is played, in short: atari100k (no sticky actions, up to 30 no-ops)
             or published (sticky actions 0.25, no no-ops). By default as in the preset.
         run: The run's folder.
-        resume: Continue the run in that folder, with its own settings.
+        resume: Continue the run in that folder, with its own settings; only --total-steps may be
+            given, to extend it.
         minutes: Save and stop after so many minutes.
         device: Where the run computes.
         threads: CPU threads of PyTorch. By default PyTorch chooses.
@@ -133,6 +134,7 @@ class Train:
         from glam_env.checks import require_count, require_within
         from glam_env.console import FINISHED, STOPPED, Progress, StopRequest
         from glam_env.device import find_device
+        from glam_env.training.extension import store_extension
         from glam_env.training.logs import TensorBoardLog, show_metrics
         from glam_env.training.trainer import Trainer
 
@@ -159,6 +161,8 @@ class Train:
                 device,
                 log,
             )
+            if self.train.total_steps != run.settings["train"]["total_steps"]:
+                store_extension(run, self.train.total_steps, at=trainer.env_steps)
             updates = trainer.image_updates + trainer.model_updates
             board = TensorBoardLog(run.path / "tensorboard", updates)
             listeners += [show_metrics(self.train, progress), board]
@@ -276,8 +280,13 @@ class Train:
         return game, RunFolder(path, settings), kind
 
     def _require_unchanged(self, path: Path) -> None:
-        """Refuse settings that differ from those of the run that is resumed."""
-        own, given = options_of(self._as_begun()), options_of(self)
+        """Refuse settings that differ from those of the run that is resumed, but for more steps."""
+        from glam_env.training.extension import extend
+
+        begun = self._as_begun()
+        if self.train.total_steps != begun.train.total_steps:
+            begun = replace(begun, train=extend(begun.train, self.train.total_steps))
+        own, given = options_of(begun), options_of(self)
         if changed := [name for name in own if given.get(name) != own[name]]:
             name = changed[0]
             raise GlamError(

@@ -23,6 +23,7 @@ from glam_env.model.distributions import sample_codes
 from glam_env.model.world_model import WorldModel
 from glam_env.training.config import TrainConfig
 from glam_env.training.earlier_runs import upgrade_train
+from glam_env.training.extension import describe_extensions
 from glam_env.training.kept import Kept
 from glam_env.training.replay import Replay
 from glam_env.training.run_folder import RunFolder
@@ -137,6 +138,7 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
             seed=config.seed,
             versions={name: _version(name) for name in packages},
             begun_from=run.settings.get("begun_from", {}),
+            note=describe_extensions(run.settings),
             recorded_steps=checkpoint.get("recorded_steps", 0),
         )
     return TrainedRun(game, config, world_model.eval(), checkpoint["agent"], replay, origin)

@@ -114,9 +114,17 @@ class RunFolder:
             raise GlamError(
                 f"cannot make the run folder {path} ({error}); choose a writable --run"
             ) from error
-        self.settings = {"kind": kind, **settings}
-        text = json.dumps(self.settings, indent=2) + "\n"
-        write_whole(config, lambda file: file.write(text.encode()))
+        self.replace_settings({"kind": kind, **settings})
+
+    def replace_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write ``config.json``.
+
+        Raises:
+            GlamError: The file cannot be written; an old one is unchanged.
+        """
+        text = json.dumps(settings, indent=2) + "\n"
+        write_whole(self.path / CONFIG, lambda file: file.write(text.encode()))
+        self.settings = dict(settings)
 
     def lock(self) -> None:
         """Lock the run for this process, until :meth:`unlock` or the end of the process.
