@@ -73,5 +73,5 @@ def describe_extensions(settings: Mapping[str, Any]) -> str:
     )
     return (
         f"The run began with {plans[0]['total_steps']:,} steps planned and was extended "
-        f"{', then '.join(steps)}, which delays the fall of its learning rates."
+        f"{', then '.join(steps)}, which changes when its learning rates fall."
     )
