@@ -34,7 +34,7 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
 
-def wait_for(holds: Callable[[], Any], seconds: float = 120.0) -> Any:
+def wait_for(holds: Callable[[], Any], seconds: float = 300.0) -> Any:
     """Wait until something holds, and return it."""
     until = time.monotonic() + seconds
     while not (value := holds()):

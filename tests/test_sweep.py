@@ -262,9 +262,13 @@ def test_ctrl_c_stops_all_and_a_broken_run_leaves_the_others(wholes, tmp_path) -
     wait_for(lambda: any(folder.glob("*/glam-seed0/checkpoints/step_*.pt")))
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: all processes of the command
     out, err = driver.communicate(timeout=300)
-    assert driver.returncode == 130, err
+    # On a busy machine the broken run may fail before it can stop, and a failure goes first.
+    failed = "Pong/broken-seed0 failed" in err
+    assert driver.returncode == (1 if failed else 130), err
     assert "stopping: each run saves first" in err
-    assert "stopped; the same command goes on" in out
+    assert "Pong/glam-seed0 stopped" in err
+    counts = "1 failed, 1 stopped" if failed else "2 stopped"
+    assert f"0 of 2 runs finished, {counts}; the same command goes on" in out
     assert not trainings(folder)
     driver = glam("sweep", "mixed.toml", cwd=tmp_path)
     wait_for(lambda: trainings(folder))
