@@ -42,6 +42,16 @@ def test_import_registers_the_games_and_loads_nothing_heavy() -> None:
     assert len(ids) == 26
 
 
+def test_making_a_dream_loads_nothing_that_takes_seconds() -> None:
+    code = (
+        "import sys, gymnasium, glam_env;"
+        "gymnasium.make('GLAMDream-Pong-v0').reset(seed=0);"
+        "gymnasium.make_vec('GLAMDream-Pong-v0', num_envs=2).reset(seed=0);"
+        "print(sorted({'sympy', 'torch._dynamo', 'stable_baselines3', 'cv2'} & {*sys.modules}))"
+    )
+    assert _python(code) == "[]\n"
+
+
 def test_module_prefix_imports_the_package() -> None:
     code = (
         "import gymnasium as gym\n"

@@ -297,7 +297,9 @@ class SymlogTwoHot(nn.Module):
                 f"two-hot bins need bins >= 2 and low < high, got {bins=} {low=} {high=}"
             )
         self.low, self.high, self.expected = low, high, expected
-        self.register_buffer("centers", torch.linspace(low, high, bins), persistent=False)
+        # Not linspace on the meta device, which imports SymPy and takes seconds.
+        centers = torch.linspace(low, high, bins, device="cpu").to(torch.get_default_device())
+        self.register_buffer("centers", centers, persistent=False)
         if expected:
             self.register_buffer("seen", torch.zeros(2))
 
