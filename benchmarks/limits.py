@@ -16,13 +16,16 @@ checkpoint:
 - ``soft prior``, ``sharp prior``: a sequence model from nothing whose prior learns the posterior at
   temperature 1 or at ``draw_temperature`` (``WorldModelConfig.sharp_prior``), and an agent from
   nothing in its dreams.
+- ``size WIDTH HIDDEN``: the same with a sequence model of that width, with hidden layers of that
+  size before and after the core (0: none), for example ``size 256 1024``.
 - ``core NAME``: the same with another sequence core, for example ``core transformer``, in the sizes
   of the preset ``small-NAME``; all cores learn from the same steps and latents.
 
 World models are compared on held-out play of the checkpoint's agent and of random actions (F1 of
 rewards and of ends of life to step 16 of open-loop dreams; error on the foreground of the image
 model alone and after one and 16 steps), agents by their score in the game, beside their points in
-dreams.
+dreams. The KL and the loss of rewards on the replay and on that held-out play show how far a
+sequence model has learned its replay by heart.
 """
 
 from __future__ import annotations
@@ -46,10 +49,12 @@ from glam_env.envs.recordings.recording import Recording
 from glam_env.evaluation.measures.base import PLAYERS, Settings, Subject
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
-from glam_env.evaluation.play.recording import add_noise, record_play
+from glam_env.evaluation.play.recording import add_noise, record_play, window_starts
 from glam_env.evaluation.play.scores import evaluate_policy
 from glam_env.evaluation.report.fluctuation import LOSSES
 from glam_env.games import find_game
+from glam_env.model.config import LossConfig
+from glam_env.model.structures import LatentBatch, SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.protocols import find_protocol
 from glam_env.training.config import HorizonConfig, TrainConfig
@@ -60,6 +65,8 @@ from glam_env.training.learner import Learner
 from glam_env.training.phases import END_TO_END, Phase, Step
 from glam_env.training.presets import PRESETS
 from glam_env.training.replay import Replay
+
+WINDOWS = 16  # of the replay and of new play, in each batch that is only measured
 
 
 @dataclass
@@ -215,6 +222,42 @@ class Study:
         self.train_sequences(learner, times * self.args.sequence_updates)
         return learner.world_model.eval()
 
+    @torch.no_grad()
+    def surprise(self, model: WorldModel) -> dict[str, float]:
+        """Return what a model loses on the replay and on as many windows of the held-out play.
+
+        Returns:
+            ``replay_kl`` and ``new_play_kl`` from prior to posterior, ``replay_reward_loss`` and
+            ``new_play_reward_loss``, in nats, means over the steps of all windows.
+        """
+        length, context = self.config.freeze.latent_length, self.config.context
+        beyond = length - context
+        starts = window_starts(self.recording, context, beyond, beyond, whole=True)
+        torch.manual_seed(self.args.seed)  # of the draws of latents
+        rng = np.random.default_rng((self.args.seed, 2))
+        totals = {"replay": [0.0, 0.0], "new_play": [0.0, 0.0]}
+        for first in range(0, len(starts), WINDOWS):
+            some = starts[first : first + WINDOWS]
+            places = some[:, :1], some[:, 1:] + np.arange(length)
+            batches = {
+                "replay": self.replay.sample(len(some), length, rng),
+                "new_play": _sequences(self.recording, places),
+            }
+            for name, batch in batches.items():
+                latents = [
+                    each.unflatten(0, batch.valid.shape)
+                    for each in model.latents(batch.images.flatten(0, 1))
+                ]
+                _, figures, _ = model.latent_loss(LatentBatch(*latents, *batch[1:]), LossConfig())
+                share = len(some) / len(starts)
+                totals[name][0] += share * float(figures["dynamics_kl"])
+                totals[name][1] += share * float(figures["reward"])
+        return {
+            f"{name}_{figure}": total
+            for name, sums in totals.items()
+            for figure, total in zip(("kl", "reward_loss"), sums, strict=True)
+        }
+
     def events(self, model: WorldModel) -> dict[str, Any]:
         """Measure the events that a model's dreams find in the held-out play, and its images."""
         subject = Subject(
@@ -238,6 +281,7 @@ class Study:
             "chance": rewards.chance_f1,
             "ending_f1": endings.f1,
             "endings": endings.real,
+            **self.surprise(model),
         }
 
     def train_agent(
@@ -301,6 +345,10 @@ class Study:
         kind, _, which = name.partition(" ")
         if kind in ("soft", "sharp"):
             self.config = replace(own, model=replace(own.model, sharp_prior=kind == "sharp"))
+        elif kind == "size":
+            width, hidden = map(int, which.split())
+            sizes = {"width": width, "embed_hidden": hidden, "prior_hidden": hidden}
+            self.config = replace(own, model=replace(own.model, **sizes))
         elif kind == "core":
             preset = "small" if which == "glam" else f"small-{which.replace('_', '-')}"
             self.config = replace(own, model=replace(own.model, core=PRESETS[preset].model.core))
@@ -313,6 +361,12 @@ class Study:
 
 def _agent(feature_dim: int, num_actions: int) -> ActorCritic:
     return ActorCritic(AGENT_PRESETS["small"], feature_dim, num_actions)
+
+
+def _sequences(recording: Recording, places: tuple[np.ndarray, np.ndarray]) -> SequenceBatch:
+    fields = ("frames", "actions", "rewards", "life_lost")
+    parts = [torch.from_numpy(getattr(recording, name)[places]) for name in fields]
+    return SequenceBatch(*parts, valid=torch.ones(parts[1].shape, dtype=torch.bool))
 
 
 def _linked(replay: Replay, folder: Path) -> Replay:

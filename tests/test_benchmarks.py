@@ -65,7 +65,7 @@ def test_the_limits_of_a_run_are_measured(run, tmp_path, monkeypatch, capsys):
     words = f"Pong --run {run} {few} --steps 800 --games 1 --to {tmp_path / 'limits.json'}"
     words += " --threads 1"
     world_models = ["none", "sequence model", "images", "both", "end-to-end"]
-    agents = ["agent", "soft prior", "core transformer"]
+    agents = ["agent", "soft prior", "size 8 16", "core transformer"]
     capsys.readouterr()
     named = ["--rows", *world_models, *agents]
     monkeypatch.setattr(sys, "argv", ["limits.py", *words.split(), *named])
@@ -77,6 +77,8 @@ def test_the_limits_of_a_run_are_measured(run, tmp_path, monkeypatch, capsys):
     assert [row["young"] for row in rows] == [*world_models, *agents]
     with_dreams = [row for row in rows if row["young"] != "agent"]
     assert all(row["rewards"] > 0 and 0.0 <= row["reward_f1"] <= 1.0 for row in with_dreams)
+    for name in ("replay_kl", "new_play_kl", "replay_reward_loss", "new_play_reward_loss"):
+        assert all(row[name] > 0.0 for row in with_dreams)
     for row in rows[len(world_models) :]:
         assert -21.0 <= row["score"] <= 21.0
         assert math.isfinite(row["points_in_1000_dream_steps"])
