@@ -82,8 +82,10 @@ def count(columns: np.ndarray, rewards: np.ndarray) -> dict[str, float]:
 
     Returns:
         The share of frames with a ball, balls that come in 1,000 steps, which shares of them are
-        lost, returned or vanish, and points won and lost in 1,000 steps.
+        lost, returned or vanish, points won and lost in 1,000 steps, and the points that the steps
+        at the paddle pay for a ball that vanishes (in the game one that leaves the screen costs 1).
     """
+    paid: list[float] = []
     fates = {"lost": 0, "returned": 0, "vanishes": 0, "undecided": 0}
     last = rewards.shape[1] - WATCHED
     for column, reward in zip(columns, rewards, strict=True):
@@ -100,6 +102,8 @@ def count(columns: np.ndarray, rewards: np.ndarray) -> dict[str, float]:
             else:
                 gone = np.isnan(after).sum() >= UNSEEN
                 fates["vanishes" if gone else "undecided"] += 1
+                if gone:
+                    paid.append(float(reward[t - 1 : t - 1 + WATCHED].sum()))
     balls = sum(fates.values())
     return {
         "seen": float((~np.isnan(columns)).mean()),
@@ -107,6 +111,7 @@ def count(columns: np.ndarray, rewards: np.ndarray) -> dict[str, float]:
         **{fate: number / max(1, balls) for fate, number in fates.items()},
         "won_points": 1000.0 * float(rewards.clip(0).mean()),
         "lost_points": 1000.0 * float((-rewards).clip(0).mean()),
+        "vanish_pays": float(np.mean(paid)) if paid else 0.0,
     }
 
 

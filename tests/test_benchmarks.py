@@ -194,13 +194,14 @@ def test_balls_are_lost_returned_or_vanish(frozen):
     columns = np.stack([np.r_[coming, part] for part in (back, none, none, back)])
     columns[3] = 20.0  # no ball comes
     rewards = np.zeros((4, 30), np.float32)
-    rewards[1, 11] = -1.0
+    rewards[1, 11], rewards[2, 11] = -1.0, -0.25
     found = rallies.count(columns, rewards)
     assert found["balls"] == pytest.approx(1000 * 3 / (4 * 19))
     shares = [found[fate] for fate in ("lost", "returned", "vanishes", "undecided")]
     assert shares == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
     assert found["seen"] == pytest.approx(1 - 42 / 124)
-    assert (found["won_points"], found["lost_points"]) == (0, pytest.approx(1000 / 120))
+    assert (found["won_points"], found["lost_points"]) == (0, pytest.approx(1250 / 120))
+    assert found["vanish_pays"] == -0.25
 
 
 @pytest.mark.emulator
