@@ -204,6 +204,25 @@ def test_balls_are_lost_returned_or_vanish(frozen):
     assert found["vanish_pays"] == -0.25
 
 
+def test_balls_are_followed_from_the_last_frame_before_the_paddle(frozen):
+    import rallies
+
+    column, none = [43.0, 46.0, 49.0, 52.0, 55.0], [np.nan] * 11
+    back = [52.0 - 3.0 * t for t in range(11)]
+    columns = np.array([[20.0] * 4 + column + then for then in (back, [58.0, *none[1:]], none)])
+    rewards, ended = np.zeros((3, 20), np.float32), np.zeros((3, 20), bool)
+    rewards[1, 10] = -1.0
+    balls, lost = rallies.find_contacts(columns, rewards, ended, 4)
+    assert balls.tolist() == [[0, 8], [1, 8]]  # the third is neither lost nor seen to return
+    assert lost.tolist() == [False, True]
+    ended[0, 5] = ended[1, 12] = True  # another episode
+    assert not len(rallies.find_contacts(columns, rewards, ended, 4)[0])
+    assert len(rallies.find_contacts(columns, rewards, ended, 2)[0]) == 1
+
+    found = rallies.fates(columns[:2, 9:18], rewards[:2, 8:17])
+    assert found == {"returned": 0.5, "passes": 0.5, "paid": -0.5}
+
+
 @pytest.mark.emulator
 def test_rallies_are_followed_in_game_and_dreams(checkpoint, frozen, tmp_path, capsys):
     import rallies
@@ -214,6 +233,8 @@ def test_rallies_are_followed_in_game_and_dreams(checkpoint, frozen, tmp_path, c
     (row,) = json.loads(file.read_text())["rows"]
     assert list(row["worlds"]) == ["game", "dreams along its actions", "its own dreams"]
     assert row["worlds"]["game"]["seen"] > 0.2
+    played = [contact for contact in row["contacts"] if contact["world"] == "game"]
+    assert [each["returned"] for each in played] == [each["game"] == "returned" for each in played]
     assert rallies.main(rallies.Args(("Boxing",), **few)) == 2
     assert "the ball is Pong's" in capsys.readouterr().err
 
