@@ -34,7 +34,8 @@ if [ "${GLAM_TINY:-}" = 1 ]; then
   training=(--total-steps 300 --random-steps 100)
   envs=(--envs 1 4 --repeats 1 --seconds 0.05)
   profile=(--preset debug --turns 1) scans=(--lengths 4 --batch 2 --inner 32 --repeats 1)
-  export_=(--episodes 1 --fidelity-steps 400 --behavior-steps 400 --branch-steps 0 --ranking-moments 0)
+  export_=(--episodes 1 --fidelity-steps 400 --behavior-steps 400 --branch-steps 0 --ranking-moments 0
+    --ceiling-moments 0)
 else
   small=small paper=paper episodes=20
   training=()

@@ -173,6 +173,7 @@ def measure(
         behavior_steps=args.steps,
         branch_steps=args.branch_steps,
         ranking_moments=0,
+        ceiling_moments=0,
         horizon=HORIZON,
         seed=seed,
         play=PROTOCOLS["published"],

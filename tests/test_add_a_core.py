@@ -186,6 +186,7 @@ def test_it_is_evaluated(trained: TrainedRun, monkeypatch: pytest.MonkeyPatch) -
         behavior_steps=400,
         branch_steps=0,
         ranking_moments=0,
+        ceiling_moments=0,
         horizon=8,
         dream_horizon=8,
     )

@@ -25,7 +25,7 @@ from glam_env.training.run_folder import RunFolder
 PAGE = Path(__file__).parents[1] / "docs" / "add_an_agent.md"
 FILE, LINE, THROUGH_GYMNASIUM = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 SHORT = ["--fidelity-steps", "400", "--behavior-steps", "400", "--branch-steps", "0"]
-SHORT += ["--ranking-moments", "0"]
+SHORT += ["--ranking-moments", "0", "--ceiling-moments", "0"]
 RUN = ["--total-steps", "200", "--random-steps", "60"]
 
 

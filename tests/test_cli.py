@@ -66,6 +66,10 @@ ROOT = Path(__file__).parents[1]
             ["card", "Pong", "--from-results", "--scores-only"],
             "--from-results and --scores-only exclude each other",
         ),
+        (
+            ["card", "Pong", "--missing-only", "--fidelity-only"],
+            "--missing-only and --fidelity-only exclude each other",
+        ),
         (["eval", "Pong", "--kept"], "--kept needs the folder of a run of `glam train`"),
         (["train", "Pong", "--keep-every", "2"], "keep_every must be in [0, 1]"),
         (["eval", "nowhere/at/all"], "is not a checkpoint"),

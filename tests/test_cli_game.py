@@ -1,5 +1,6 @@
 """The command line: a small game from training to card."""
 
+import copy
 import json
 import re
 import shlex
@@ -56,7 +57,7 @@ def life(little_play, tmp_path_factory) -> Path:
     assert main(["train", "pong", *words]) == 0
     words = ["--run", run, "--to", to, "--contexts", "40", "--episodes", "1"]
     words += ["--fidelity-steps", "400", "--behavior-steps", "400", "--branch-steps", "120"]
-    words += ["--ranking-moments", "2"]
+    words += ["--ranking-moments", "2", "--ceiling-moments", "4"]
     assert main(["export", "Pong", *words]) == 0
     return folder
 
@@ -142,6 +143,22 @@ def test_the_scores_of_an_old_checkpoint_are_measured_alone(life, tmp_path, caps
     assert "score" not in after.results
 
 
+def test_a_missing_measure_is_added_alone(life, tmp_path, capsys):
+    folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
+    new = json.loads((folder / "config.json").read_text())
+    plain = copy.deepcopy(new)
+    del plain["results"]["fidelity"]["ceiling"]
+    for check in plain["results"]["fidelity"]["checks"]:
+        del check["ceiling"]  # of a version without them
+    (folder / "config.json").write_text(json.dumps(plain))
+    assert main(["card", str(folder), "--missing-only", "--ceiling-moments", "4"]) == 0
+    assert json.loads((folder / "config.json").read_text()) == new
+    assert "noise ceiling" in (folder / "CARD.md").read_text()
+    (folder / "config.json").write_text(json.dumps(plain | {"results": {}}))
+    capsys.readouterr()
+    assert "no fidelity yet" in mistake(capsys, "card", str(folder), "--missing-only")
+
+
 def test_a_checkpoint_measured_again_has_the_same_results(life, tmp_path):
     folder = Path(shutil.copytree(life / "checkpoints" / "Pong", tmp_path / "Pong"))
     before = Checkpoint.open(folder).config
@@ -153,6 +170,8 @@ def test_a_checkpoint_measured_again_has_the_same_results(life, tmp_path):
         "--branch-steps",
         "0",
         "--ranking-moments",
+        "0",
+        "--ceiling-moments",
         "0",
     ]  # the costliest; no figure is compared
     assert main(["card", str(folder), *words]) == 0
@@ -185,8 +204,8 @@ def test_eval_repeats_the_score_of_the_card(life, capsys):
 
 
 SHORT = ["--steps", "400", "--behavior-steps", "400", "--horizon", "32"]
-ACTIONS = ["--branch-steps", "120", "--ranking-moments", "2"]
-NO_ACTIONS = ["--branch-steps", "0", "--ranking-moments", "0"]
+ACTIONS = ["--branch-steps", "120", "--ranking-moments", "2", "--ceiling-moments", "4"]
+NO_ACTIONS = ["--branch-steps", "0", "--ranking-moments", "0", "--ceiling-moments", "0"]
 
 
 def test_fidelity_check_fails_below_the_thresholds(life, capsys, tmp_path, monkeypatch):

@@ -114,6 +114,8 @@ def test_a_run_trains_there_resumes_and_is_exported(tmp_path: Path, capsys, monk
         "120",
         "--ranking-moments",
         "4",
+        "--ceiling-moments",
+        "0",
     ]
     cut_games(monkeypatch)
     standard = ranking.standard_policies

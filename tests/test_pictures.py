@@ -128,20 +128,21 @@ def test_an_examination_is_saved_with_all_its_pictures(tmp_path, make_world_mode
         behavior_steps=400,
         branch_steps=120,
         ranking_moments=2,
+        ceiling_moments=4,
         horizon=32,
         dream_horizon=16,
         seed=0,
         on_progress=lambda *progress: calls.append(progress),
     )
     last = {work: done == total for work, done, total in calls}
-    assert len(last) == 7
+    assert len(last) == 10
     assert all(last.values())
     assert len(examination.checks) == 14
     assert not examination.passed
     paths = save_examination(tmp_path / "out", examination, make_world_model(-99.0), recording)
     names = {str(path.relative_to(tmp_path / "out")) for path in paths}
     assert {"fidelity.json", "film.mp4"} <= names
-    plots = ("images", "events", "points", "policies", "calibration", "reliability")
+    plots = ("images", "events", "points", "policies", "calibration", "reliability", "ceiling")
     assert {f"plots/{name}.png" for name in plots} <= names
     assert sum(name.startswith("strips/") for name in names) == 8
     assert all(path.stat().st_size > 1000 for path in paths)

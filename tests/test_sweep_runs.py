@@ -206,6 +206,7 @@ def test_what_follows_a_run_is_done_once(whole, tmp_path) -> None:
     shutil.copytree(whole, path)
     few = {"behavior-steps": 400, "branch-steps": 120 if WHOLE else 0}
     few["ranking-moments"] = 2 if WHOLE else 0
+    few["ceiling-moments"] = 4 if WHOLE else 0
     sizes = {"episodes": 1, "fidelity-steps": 400, "contexts": 32, "max-episode-steps": 32}
     settings = SweepSettings(
         games=(GAME,),

@@ -24,6 +24,8 @@ class Card:
         to: Folder for the checkpoint with its new card; a download needs one.
         from_results: Measure nothing; check the results that are stored against the thresholds
             and write the card from them.
+        missing_only: Run the measures of fidelity that the stored results lack, such as those of a
+            newer version, and keep the rest.
         scores_only: Measure the scores alone, and keep the fidelity that is stored.
         fidelity_only: Measure the fidelity alone, and keep the scores that are stored.
         episodes: Real games to play for the score of each protocol.
@@ -31,12 +33,14 @@ class Card:
         behavior_steps: As `behavior_steps` of `glam fidelity`.
         branch_steps: As `branch_steps` of `glam fidelity`.
         ranking_moments: As `ranking_moments` of `glam fidelity`.
+        ceiling_moments: As `ceiling_moments` of `glam fidelity`.
         device: Where the models run.
     """
 
     game: Game
     to: Annotated[Path | None, folder("the checkpoint's own")] = None
     from_results: bool = False
+    missing_only: bool = False
     scores_only: bool = False
     fidelity_only: bool = False
     episodes: int = trained.SCORE_EPISODES
@@ -44,6 +48,7 @@ class Card:
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
     ranking_moments: int = trained.RANKING_MOMENTS
+    ceiling_moments: int = trained.CEILING_MOMENTS
     device: Device = "auto"
 
     def execute(self) -> int:
@@ -56,7 +61,7 @@ class Card:
 
         chosen = [
             f"--{name}"
-            for name in ("from-results", "scores-only", "fidelity-only")
+            for name in ("from-results", "missing-only", "scores-only", "fidelity-only")
             if getattr(self, name.replace("-", "_"))
         ]
         if len(chosen) > 1:
@@ -85,18 +90,24 @@ class Card:
 
         config, values = checkpoint.config, checkpoint.config.reward_values
         results = dict(config.results)
+        amounts = {
+            "steps": self.fidelity_steps,
+            "behavior_steps": self.behavior_steps,
+            "branch_steps": self.branch_steps,
+            "ranking_moments": self.ranking_moments,
+            "ceiling_moments": self.ceiling_moments,
+        }
+        if self.missing_only and "fidelity" not in results:
+            raise GlamError(f"{checkpoint.path} has no fidelity yet; leave out --missing-only")
         loaded = trained.load_trained(checkpoint, self.device)
+        if self.missing_only:
+            results["fidelity"] = trained.measure_missing(loaded, results["fidelity"], **amounts)
+            return replace(config, results=results)
         if not self.fidelity_only:
             results.pop("score", None)  # of an earlier version
             results["scores"] = trained.measure_scores(loaded, episodes=self.episodes)
         if not self.scores_only:
-            report, recording = trained.measure_fidelity(
-                loaded,
-                steps=self.fidelity_steps,
-                behavior_steps=self.behavior_steps,
-                branch_steps=self.branch_steps,
-                ranking_moments=self.ranking_moments,
-            )
+            report, recording = trained.measure_fidelity(loaded, **amounts)
             results["fidelity"] = report
             values = seen_values(recording.rewards, known=values)
         return replace(config, results=results, reward_values=values)

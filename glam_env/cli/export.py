@@ -27,6 +27,7 @@ class Export:
         behavior_steps: As `behavior_steps` of `glam fidelity`.
         branch_steps: As `branch_steps` of `glam fidelity`.
         ranking_moments: As `ranking_moments` of `glam fidelity`.
+        ceiling_moments: As `ceiling_moments` of `glam fidelity`.
         contexts: Start contexts to store.
         max_episode_steps: The dream's horizon, in steps.
         dtype: Type of the stored weights: int8 (large weights in 8 bits or 6 with a scale for each
@@ -47,6 +48,7 @@ class Export:
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
     ranking_moments: int = trained.RANKING_MOMENTS
+    ceiling_moments: int = trained.CEILING_MOMENTS
     contexts: int = 1024
     max_episode_steps: int = trained.HORIZON
     dtype: str = "int8"
@@ -117,6 +119,7 @@ class Export:
             behavior_steps=self.behavior_steps,
             branch_steps=self.branch_steps,
             ranking_moments=self.ranking_moments,
+            ceiling_moments=self.ceiling_moments,
         )
         config = replace(config, results=results)
         written = save_checkpoint(

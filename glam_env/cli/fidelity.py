@@ -27,6 +27,8 @@ class Fidelity:
         branch_steps: Real steps from whose moments each action is tried, in the game and in
             dreams. 0 tries none.
         ranking_moments: Real moments from which policies are ranked. 0 ranks none.
+        ceiling_moments: Real moments from which the game is played again, for the noise ceiling:
+            what a perfect dream would reach. 0 leaves it out.
         ranking_agents: Further agents to rank, as KIND:PATH: `sb3:RUN` of `glam sb3`, `storm:PATH`
             of a checkpoint or a run, `kept:RUN` for all weights that a run kept.
         recording: File of `glam play` whose real steps are dreamt along, instead of --steps.
@@ -46,6 +48,7 @@ class Fidelity:
     behavior_steps: int = trained.BEHAVIOR_STEPS
     branch_steps: int = trained.BRANCH_STEPS
     ranking_moments: int = trained.RANKING_MOMENTS
+    ceiling_moments: int = trained.CEILING_MOMENTS
     ranking_agents: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:PATH")] = ()
     recording: Annotated[Path | None, folder("none is read")] = None
     horizon: int = trained.FIDELITY_HORIZON
@@ -93,6 +96,7 @@ class Fidelity:
             behavior_steps=self.behavior_steps,
             branch_steps=self.branch_steps,
             ranking_moments=self.ranking_moments,
+            ceiling_moments=self.ceiling_moments,
             horizon=self.horizon,
             seed=self.seed,
             policies=policies,

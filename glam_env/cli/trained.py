@@ -34,7 +34,7 @@ SCORE_EPISODES, SCORE_ENVS, SCORE_SEED = 20, 4, 1000  # of `glam eval`
 CHOICE_SEED = 3000  # of the games that choose among kept weights
 FIDELITY_STEPS, BEHAVIOR_STEPS, BRANCH_STEPS = 8000, 8192, 4000  # of `glam fidelity`
 FIDELITY_HORIZON, FIDELITY_SEED = 64, 2000
-RANKING_MOMENTS = 48
+RANKING_MOMENTS, CEILING_MOMENTS = 48, 160
 
 
 @dataclass(frozen=True)
@@ -274,6 +274,7 @@ def measure_dreams(
     behavior_steps: int,
     branch_steps: int,
     ranking_moments: int,
+    ceiling_moments: int,
     horizon: int = FIDELITY_HORIZON,
     seed: int = FIDELITY_SEED,
     policies: Sequence[Policy] = (),
@@ -296,6 +297,7 @@ def measure_dreams(
             behavior_steps=behavior_steps,
             branch_steps=branch_steps,
             ranking_moments=ranking_moments,
+            ceiling_moments=ceiling_moments,
             horizon=horizon,
             dream_horizon=trained.horizon,
             seed=seed,
@@ -305,6 +307,26 @@ def measure_dreams(
             recording=recording,
             on_progress=progress,
         )
+
+
+def measure_missing(trained: Trained, known: Mapping[str, Any], **amounts: int) -> dict[str, Any]:
+    """Measure what stored fidelity lacks, with progress; return what a checkpoint stores."""
+    from glam_env.evaluation.examine import Examination, examine_missing
+
+    with Progress() as progress:
+        return examine_missing(
+            Examination.from_json(known, "results.fidelity"),
+            trained.world_model,
+            trained.act(),
+            trained.game,
+            horizon=FIDELITY_HORIZON,
+            dream_horizon=trained.horizon,
+            seed=FIDELITY_SEED,
+            play=trained.play,
+            reward_values=trained.reward_values,
+            on_progress=progress,
+            **amounts,
+        ).figures()
 
 
 def measure_scores(trained: Trained, *, episodes: int) -> list[dict[str, Any]]:
@@ -330,6 +352,7 @@ def measure_all(
     behavior_steps: int,
     branch_steps: int,
     ranking_moments: int,
+    ceiling_moments: int,
 ) -> dict[str, Any]:
     """Measure scores and fidelity, print them, and return them as a checkpoint stores them."""
     scores = measure_scores(trained, episodes=episodes)
@@ -339,6 +362,7 @@ def measure_all(
         behavior_steps=behavior_steps,
         branch_steps=branch_steps,
         ranking_moments=ranking_moments,
+        ceiling_moments=ceiling_moments,
     )
     return {"scores": scores, "fidelity": fidelity}
 

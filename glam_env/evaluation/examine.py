@@ -145,6 +145,35 @@ def examine(
     return Examination(subject.reports), subject.recording
 
 
+def examine_missing(
+    known: Examination,
+    world_model: WorldModel,
+    act: Act,
+    game: str,
+    *,
+    on_progress: OnProgress | None = None,
+    **settings: Any,
+) -> Examination:
+    """Run the measures that an earlier report lacks, such as those of a newer version.
+
+    Args:
+        known: The earlier report, of the same model, policy and settings.
+        world_model, act, game, on_progress, **settings: As of `examine`.
+
+    Returns:
+        The earlier report with these measures, checked again if it was checked before.
+
+    Raises:
+        GlamError: For an impossible value.
+    """
+    subject = Subject(world_model, act, game, Settings(**settings), on_progress=on_progress)
+    for name, kind in MEASURES.items():
+        report = known.found.get(name)
+        missing = report is None and kind is not CheckReport
+        subject.reports[name] = kind.measure(subject) if missing else report
+    return Examination(subject.reports).check_again()
+
+
 def save_examination(
     folder: Path,
     examination: Examination,

@@ -22,6 +22,7 @@ class Row:
         chance: The value that a dream which knows nothing reaches, if there is one.
         horizon: The step to which the figure belongs, if it is one of a curve.
         note: A word on it, such as a verdict.
+        ceiling: The value that a dream which knows the game perfectly reaches, if it was measured.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Row:
     chance: float | None = None
     horizon: int | None = None
     note: str = ""
+    ceiling: float | None = None
 
 
 def curve_rows(title: str, curve: Sequence[float | None]) -> list[Row]:

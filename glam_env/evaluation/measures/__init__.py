@@ -6,6 +6,7 @@ from glam_env.evaluation.measures.action_effects import BranchReport
 from glam_env.evaluation.measures.base import Measure
 from glam_env.evaluation.measures.behavior import BehaviorReport
 from glam_env.evaluation.measures.calibration import CalibrationReport
+from glam_env.evaluation.measures.ceiling import CeilingReport
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.latents import LatentReport
@@ -26,6 +27,7 @@ MEASURES: dict[str, type[Measure]] = {
     "behavior": BehaviorReport,
     "branches": BranchReport,
     "ranking": RankingReport,
+    "ceiling": CeilingReport,
     "checks": CheckReport,
 }
 """The measures by name, in the order in which they run and are shown."""

@@ -62,6 +62,8 @@ class Settings:
             tries none.
         ranking_moments: Real moments from which policies are ranked, shared like `steps`; 0 ranks
             none.
+        ceiling_moments: Real moments from which the game is played again, shared like `steps`; 0
+            leaves the noise ceiling out.
         context: Real steps before a dream.
         horizon: Steps of an open-loop dream.
         stride: Steps from one window of open loop to the next.
@@ -76,6 +78,7 @@ class Settings:
     behavior_steps: int = 8192
     branch_steps: int = 4000
     ranking_moments: int = 48
+    ceiling_moments: int = 160
     context: int = CONTEXT_LENGTH
     horizon: int = 64
     stride: int = 16

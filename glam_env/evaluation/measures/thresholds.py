@@ -12,6 +12,7 @@ from glam_env.errors import GlamError
 from glam_env.evaluation.measures.action_effects import BranchReport
 from glam_env.evaluation.measures.base import Measure, Subject, find_report
 from glam_env.evaluation.measures.behavior import BehaviorReport
+from glam_env.evaluation.measures.ceiling import CeilingReport
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.objects import ObjectReport
@@ -70,6 +71,8 @@ class Check:
         relation: `at least`, `at most` or `below`.
         bound: The bound.
         passed: Whether the figure keeps it.
+        ceiling: The figure of what is usual in the game played again, see `CeilingReport`; None
+            where it was not measured.
     """
 
     name: str
@@ -77,6 +80,12 @@ class Check:
     relation: str
     bound: float
     passed: bool
+    ceiling: float | None = None
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether the noise ceiling keeps the bound; true where it was not measured."""
+        return self.ceiling is None or RELATIONS[self.relation](self.ceiling, self.bound)
 
     def __str__(self) -> str:
         figure = "nothing to measure" if self.figure is None else f"{self.figure:.3f}"
@@ -123,6 +132,7 @@ class CheckReport(Measure):
                 find_report(reports, BehaviorReport),
                 branches=find_report(reports, BranchReport, optional=True),
                 ranking=find_report(reports, RankingReport, optional=True),
+                ceiling=find_report(reports, CeilingReport, optional=True),
             )
         )
 
@@ -143,6 +153,7 @@ class CheckReport(Measure):
                 f"{check.name} ({check.relation} {check.bound:g})",
                 check.figure,
                 note="pass" if check.passed else "fail",
+                ceiling=check.ceiling,
             )
             for check in self.checks
         ]
@@ -157,6 +168,7 @@ def check_fidelity(
     *,
     branches: BranchReport | None = None,
     ranking: RankingReport | None = None,
+    ceiling: CeilingReport | None = None,
 ) -> tuple[Check, ...]:
     """Check figures against thresholds.
 
@@ -166,6 +178,7 @@ def check_fidelity(
         thresholds: The bounds; the usual ones if None.
         branches: Of held actions; their bounds are left out if None.
         ranking: Of policies; likewise.
+        ceiling: Of the game played again; None leaves the checks without a noise ceiling.
 
     Raises:
         GlamError: If the dreams were too short.
@@ -177,8 +190,20 @@ def check_fidelity(
     scores = [score for score in events.rewards if score.horizon == t.reward_horizon]
     dream = images.images["dream"].foreground_error[: t.foreground_horizon]
     checks = [
-        _check(f"reward F1 to step {t.reward_horizon}", scores[0].f1, "at least", t.reward_f1),
-        _check("foreground error, 1 step ahead", dream[0], "at most", t.first_foreground_error),
+        _check(
+            f"reward F1 to step {t.reward_horizon}",
+            scores[0].f1,
+            "at least",
+            t.reward_f1,
+            _rewards_ceiling(ceiling, t.reward_horizon),
+        ),
+        _check(
+            "foreground error, 1 step ahead",
+            dream[0],
+            "at most",
+            t.first_foreground_error,
+            ceiling and ceiling.error_usual[0],
+        ),
     ]
     for drawn, title in (("repeat", "the last frame's"), ("average", "the average frame's")):
         baseline = images.images[drawn].foreground_error[: t.foreground_horizon]
@@ -200,11 +225,19 @@ def check_fidelity(
         title = f"policy's points in dreams and in the game, {name}, relative error"
         checks.append(_check(title, error, "at most", t.reward_rate_error))
     if branches is not None:
-        explained, right, regret = branches.explained, branches.right, branches.regret
         checks += [
-            _check("held actions, variance explained", explained, "at least", t.effects_explained),
-            _check("held actions, pairs ordered right", right, "at least", t.pairs_right),
-            _check("held actions, points at stake lost", regret, "at most", t.regret),
+            _check(
+                f"held actions, {title}",
+                getattr(branches, figure),
+                relation,
+                bound,
+                ceiling and getattr(ceiling, figure),
+            )
+            for figure, title, relation, bound in (
+                ("explained", "variance explained", "at least", t.effects_explained),
+                ("right", "pairs ordered right", "at least", t.pairs_right),
+                ("regret", "points at stake lost", "at most", t.regret),
+            )
         ]
     if ranking is not None:
         parts = [part for part in ranking.agreements if part.horizon == t.policy_horizon]
@@ -215,6 +248,13 @@ def check_fidelity(
     return tuple(checks)
 
 
-def _check(name: str, figure: float | None, relation: str, bound: float) -> Check:
+def _rewards_ceiling(report: CeilingReport | None, horizon: int) -> float | None:
+    scores = () if report is None else report.rewards
+    return next((score.usual for score in scores if score.horizon == horizon), None)
+
+
+def _check(
+    name: str, figure: float | None, relation: str, bound: float, ceiling: float | None = None
+) -> Check:
     passed = figure is not None and RELATIONS[relation](figure, bound)
-    return Check(name, figure, relation, bound, passed)
+    return Check(name, figure, relation, bound, passed, ceiling)

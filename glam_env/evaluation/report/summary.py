@@ -38,6 +38,12 @@ def _thresholds(report: CheckReport | None) -> Iterator[str]:
         for check in missed
     )
     yield f"**The dream misses {len(missed)} of {len(report.checks)} thresholds: {names}.**"
+    if beyond := [check for check in missed if not check.within_reach]:
+        names = "; ".join(f"{check.name} {number(check.ceiling)}" for check in beyond)
+        yield (
+            f"The game itself, played again with other sticky actions, misses {len(beyond)} of "
+            f"these: {names}."
+        )
 
 
 def _events(report: EventReport | None) -> Iterator[str]:

@@ -27,15 +27,16 @@ class Grid:
 def layout(rows: Iterable[Row]) -> Iterator[Grid]:
     """Lay out rows: consecutive rows of curves share a table with a column for each horizon.
 
-    A row is of a curve if it has a horizon and neither an interval nor a chance nor a note. The
-    other rows are a line each; columns that would be empty are left out.
+    A row is of a curve if it has a horizon and neither an interval nor a chance, a ceiling or a
+    note. The other rows are a line each; columns that would be empty are left out.
     """
     for curves, group in groupby(rows, _is_of_curve):
         yield (_curve_grid if curves else _line_grid)(list(group))
 
 
 def _is_of_curve(row: Row) -> bool:
-    return row.horizon is not None and not (row.interval or row.chance is not None or row.note)
+    plain = row.chance is None and row.ceiling is None and not (row.interval or row.note)
+    return row.horizon is not None and plain
 
 
 def _curve_grid(rows: Sequence[Row]) -> Grid:
@@ -62,6 +63,7 @@ def _line_grid(rows: Sequence[Row]) -> Grid:
         "value": [number(row.value) for row in rows],
         "95 %": [spread(row.interval) if row.interval else "" for row in rows],
         "by chance": ["" if row.chance is None else number(row.chance) for row in rows],
+        "noise ceiling": ["" if row.ceiling is None else number(row.ceiling) for row in rows],
         " ": [row.note for row in rows],
     }
     columns = {head: cells for head, cells in columns.items() if any(cells)}

@@ -1,0 +1,309 @@
+"""The noise ceiling: what a dream could reach if it knew the game perfectly.
+
+Under sticky actions the game itself is chance, so no dream along real actions finds every reward.
+How much is out of reach is measured on the game: it goes back to a moment, and the same actions are
+taken again with other sticky ones. A repeat is what a perfect dream would draw. A dream may do
+better by what usually happens: by the repeat that agrees best with the others, or by their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import NamedTuple
+
+import numpy as np
+
+from glam_env.envs.atari.rewind import RewindableGame
+from glam_env.evaluation.measures.action_effects import LATE, compare_returns
+from glam_env.evaluation.measures.base import Measure, Subject
+from glam_env.evaluation.measures.events import TOLERANCE, match_events, score_events
+from glam_env.evaluation.measures.images import ImageTally, find_background
+from glam_env.evaluation.play.again import Play, play_from, repeat
+from glam_env.evaluation.play.moments import RealMoment, find_moments
+from glam_env.evaluation.play.recording import add_noise, reward_events
+from glam_env.evaluation.play.scores import seed_apart
+from glam_env.evaluation.rows import Row, curve_rows
+from glam_env.games import find_game
+
+REPEATS = 8  # of each play
+STRIDE = 32  # steps from one moment to the next
+HORIZON = 32  # steps of a play
+EVENT_HORIZONS = (16, 32)
+HOLD = 16  # steps for which an action is held
+HOLDS_A_MOMENT = 6  # actions held, on average: with many actions, at fewer moments
+
+
+@dataclass(frozen=True)
+class EventCeiling:
+    """F1 of the events of the first `horizon` steps, as of an `EventScore`.
+
+    Attributes:
+        horizon: In steps.
+        real: Events of the plays.
+        again: F1 of a repeat, the mean over the repeats; None without events.
+        usual: F1 of the repeat that agrees best with the others of its moment; None likewise.
+    """
+
+    horizon: int
+    real: int
+    again: float | None
+    usual: float | None
+
+
+@dataclass(frozen=True)
+class CeilingReport(Measure):
+    """The game compared with itself, as dreams are compared with it.
+
+    Attributes:
+        moments, repeats, horizon, seed: As measured with.
+        rewards, endings: By growing horizon.
+        error_again, error_usual: Foreground error by horizon, the first one step ahead, of a repeat
+            and of the mean frame of the repeats.
+        decided: Moments at which it matters which action is held.
+        right, explained, regret: As of a `BranchReport`, of the mean return of the repeats; None
+            where no action matters.
+    """
+
+    moments: int
+    repeats: int
+    horizon: int
+    seed: int
+    rewards: tuple[EventCeiling, ...]
+    endings: tuple[EventCeiling, ...]
+    error_again: tuple[float | None, ...]
+    error_usual: tuple[float | None, ...]
+    decided: int
+    right: float | None
+    explained: float | None
+    regret: float | None
+
+    @classmethod
+    def measure(cls, subject: Subject) -> CeilingReport | None:
+        """Play again; None if the settings take no moments."""
+        settings = subject.settings
+        if not settings.ceiling_moments:
+            return None
+        noise, seed = tuple(subject.players.values()), settings.seed + 4  # games of its own
+        share = -(-settings.ceiling_moments // len(noise))
+        total = share * len(noise)
+        real, num_actions = find_game(subject.game), subject.world_model.config.num_actions
+        first, other = RewindableGame(real, settings.play), RewindableGame(real, settings.play)
+        other.reset(0)
+        found: list[tuple[RealMoment, Play]] = []
+        held: list[np.ndarray] = []
+        for number, chance in enumerate(noise):
+            act = add_noise(subject.act, num_actions, (chance,))
+            moments = find_moments(
+                subject.world_model,
+                act,
+                first,
+                count=share,
+                stride=STRIDE,
+                context=settings.context,
+                seed=seed + number,
+                on_moment=lambda done, before=number * share: subject.on_progress(
+                    "moments to play again from", before + done, total
+                ),
+            )
+            for moment in moments:
+                play = play_from(
+                    subject.world_model,
+                    act,
+                    other,
+                    moment,
+                    steps=HORIZON + TOLERANCE,
+                    seed=seed_apart(seed, len(found)),
+                )
+                found.append((moment, play))
+        every = max(1, round(num_actions / HOLDS_A_MOMENT))
+        for place, (moment, _) in enumerate(found[::every]):
+            returns = hold_each(other, moment, seed_apart(seed, place))
+            held += [] if returns is None else [returns]
+            subject.on_progress("each action held again (moments)", place * every + 1, total)
+        subject.on_progress("each action held again (moments)", total, total)
+        compared = _compare(other, found, seed, subject)
+        returns = np.array(held, np.float32).reshape(len(held), 1 + REPEATS, num_actions)
+        figures = compare_returns(returns[:, 0], returns[:, 1:].mean(1), seed) if held else {}
+        return cls(
+            moments=total,
+            repeats=REPEATS,
+            horizon=HORIZON,
+            seed=seed,
+            rewards=event_ceilings(*compared.rewards),
+            endings=event_ceilings(*compared.endings),
+            error_again=compared.error_again,
+            error_usual=compared.error_usual,
+            decided=figures.get("decided", 0),
+            right=figures.get("right"),
+            explained=figures.get("explained"),
+            regret=figures.get("regret"),
+        )
+
+    @property
+    def about(self) -> str:
+        """How to read the figures."""
+        return (
+            f"Noise ceiling: the game played again from {self.moments} moments of held-out play, "
+            f"{self.repeats} times with the same actions and other sticky ones, and compared with "
+            "itself as dreams are. A repeat is what a perfect dream would draw; what is usual is "
+            "the repeat that agrees best with the others, or their mean. Without sticky actions "
+            "nothing is out of reach."
+        )
+
+    def rows(self) -> list[Row]:
+        """Return the figures of a repeat and of what is usual."""
+        named = ("rewards", self.rewards), ("ends of life", self.endings)
+        rows = [
+            Row(f"{title}, {name}", getattr(score, figure), horizon=score.horizon)
+            for name, scores in named
+            for figure, title in (
+                ("real", "real events"),
+                ("again", "F1 of a repeat"),
+                ("usual", "F1 of what is usual"),
+            )
+            for score in scores
+        ]
+        rows += curve_rows("foreground error, of a repeat", self.error_again)
+        rows += curve_rows("foreground error, of what is usual", self.error_usual)
+        rows += [
+            Row("moments at which it matters which action is held", self.decided),
+            Row("pairs of held actions ordered right by what is usual", self.right),
+            Row("variance of effects explained by what is usual", self.explained),
+            Row("points at stake lost by the action that is usually best", self.regret),
+        ]
+        return rows
+
+
+class _Compared(NamedTuple):
+    """Events of plays and repeats as of `event_ceilings`, and foreground errors by horizon."""
+
+    rewards: tuple[np.ndarray, np.ndarray, np.ndarray]
+    endings: tuple[np.ndarray, np.ndarray, np.ndarray]
+    error_again: tuple[float | None, ...]
+    error_usual: tuple[float | None, ...]
+
+
+def _compare(
+    game: RewindableGame, found: Sequence[tuple[RealMoment, Play]], seed: int, subject: Subject
+) -> _Compared:
+    """Repeat each play, and gather events and errors."""
+    frames = np.concatenate([play.frames[: play.length] for _, play in found])
+    tally = ImageTally(["again", "usual"], HORIZON, find_background(frames))
+    rewards, endings = [], []
+    for place, (moment, play) in enumerate(found):
+        repeats = [
+            repeat(
+                game,
+                moment,
+                play.actions[: play.length].tolist(),
+                seed=seed_apart(seed, len(found) + place * REPEATS + number),
+            )
+            for number in range(REPEATS)
+        ]
+        for k in range(min(play.shown, HORIZON)):
+            drawn = np.stack([_last_shown(one, k) for one in repeats])
+            usual = drawn.mean(0).round().astype(np.uint8)
+            tally.add(k, play.frames[k][None], {"again": drawn[:1], "usual": usual[None]})
+        rewards.append([_padded(one.rewards) for one in repeats])
+        endings.append([_padded(one.life_lost) for one in repeats])
+        subject.on_progress("the game played again (moments)", place + 1, len(found))
+    curves = tally.curves()
+    alive = np.stack([np.arange(HORIZON + TOLERANCE) < play.length for _, play in found])
+    return _Compared(
+        (
+            reward_events(np.stack([play.rewards for _, play in found])),
+            reward_events(np.array(rewards)),
+            alive,
+        ),
+        (
+            np.stack([play.life_lost for _, play in found]).astype(np.int8),
+            np.array(endings).astype(np.int8),
+            alive,
+        ),
+        curves["again"].foreground_error,
+        curves["usual"].foreground_error,
+    )
+
+
+def _last_shown(play: Play, k: int) -> np.ndarray:
+    """Return the frame k + 1 steps ahead; that of the end if the episode has ended."""
+    return play.frames[min(k, play.length - 1)]
+
+
+def _padded(steps: np.ndarray) -> np.ndarray:
+    return np.pad(steps, (0, HORIZON + TOLERANCE - len(steps)))
+
+
+def hold_each(game: RewindableGame, moment: RealMoment, seed: int) -> np.ndarray | None:
+    """Hold each action from a moment, again and again with other sticky actions.
+
+    Sticky actions are the same for each action that is held.
+
+    Args:
+        game: Played from the moment on.
+        moment: Of this game.
+        seed: Of sticky actions.
+
+    Returns:
+        (1 + REPEATS, A) float32 returns, the first of them the game's as of a `BranchReport`; None
+        where that would leave the moment out, since the last steps decide.
+    """
+    game.restore(moment.game, seed=seed_apart(seed, 0))
+    rewards = game.try_each(HOLD + LATE)
+    if rewards[:, -2 * LATE :].any():
+        return None
+    returns = [rewards.sum(1)]
+    for number in range(REPEATS):
+        game.restore(moment.game, seed=seed_apart(seed, 1 + number))
+        returns.append(game.try_each(HOLD).sum(1))
+    return np.stack(returns)
+
+
+def event_ceilings(
+    real: np.ndarray, again: np.ndarray, alive: np.ndarray
+) -> tuple[EventCeiling, ...]:
+    """Score repeats of plays as if they were dreams.
+
+    Args:
+        real: (W, L) int8, the kind of event at each step of each play, 0 for none.
+        again: (W, K, L) int8, the same of K repeats.
+        alive: (W, L) bool, the play's episode was going on when the step began.
+    """
+    ceilings = []
+    for horizon in EVENT_HORIZONS:
+        usual = again[np.arange(len(again)), find_usual(again, horizon)]
+        score = score_events(real, usual, alive, horizon)
+        each = [score_events(real, again[:, k], alive, horizon).f1 for k in range(again.shape[1])]
+        known = [f1 for f1 in each if f1 is not None]
+        ceilings.append(
+            EventCeiling(
+                horizon=horizon,
+                real=score.real,
+                again=float(np.mean(known)) if known else None,
+                usual=score.f1,
+            )
+        )
+    return tuple(ceilings)
+
+
+def find_usual(again: np.ndarray, horizon: int) -> np.ndarray:
+    """Return which repeat of each window agrees best with the others, by F1 of its events.
+
+    Args:
+        again: (W, K, L) int8 as for `event_ceilings`.
+        horizon: Steps that count.
+
+    Returns:
+        (W,) int64, the first of the best.
+    """
+    windows, repeats, _ = again.shape
+    events = (again[:, :, :horizon] != 0).sum(-1)
+    agreement = np.zeros((windows, repeats))
+    for one, other in permutations(range(repeats), 2):
+        pairs = match_events(again[:, other], again[:, one])
+        matched = sum(part[:, :horizon].sum(1) for part in pairs)
+        both = events[:, one] + events[:, other]
+        agreement[:, one] += np.where(both > 0, matched / np.maximum(both, 1), 1.0)
+    return agreement.argmax(1)

@@ -1,0 +1,116 @@
+"""Play that is repeated in the game: the same actions from the same moment, with other luck.
+
+Sticky actions are the game's luck, so a repeat shows what could have happened as well. Without
+sticky actions it is the same play again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from glam_env.envs.atari.emulator import FRAME_SIZE
+from glam_env.envs.atari.rewind import RewindableGame
+from glam_env.envs.latent_filter import Act, LatentFilter
+from glam_env.evaluation.play.moments import RealMoment
+from glam_env.model.world_model import WorldModel
+
+
+class Play(NamedTuple):
+    """Some steps `L` of real play, zero after the end of its episode.
+
+    Attributes:
+        actions: (L,) int64.
+        rewards: (L,) float32.
+        life_lost: (L,) bool.
+        frames: (L, 64, 64, 3) uint8, those that the steps lead to.
+        length: Steps up to the end of the episode, or `L`.
+        ended: Whether the episode ended at the last of them.
+    """
+
+    actions: np.ndarray
+    rewards: np.ndarray
+    life_lost: np.ndarray
+    frames: np.ndarray
+    length: int
+    ended: bool
+
+    @property
+    def shown(self) -> int:
+        """Number of frames of the episode, the last of which may not be that of its end."""
+        return self.length - self.ended
+
+
+def play_from(
+    world_model: WorldModel,
+    act: Act,
+    game: RewindableGame,
+    moment: RealMoment,
+    *,
+    steps: int,
+    seed: int,
+) -> Play:
+    """Let a policy play on from a moment, beyond lost lives.
+
+    Args:
+        world_model: Filters the frames.
+        act: The policy.
+        game: Played from the moment on.
+        moment: Of this game.
+        steps: `L`.
+        seed: Of sticky actions and the policy.
+    """
+    generator = torch.Generator(world_model.device).manual_seed(seed)
+    latents = LatentFilter(world_model, 1, generator)
+    latents.resume(moment.state)
+    features = world_model.features(latents.state)
+    game.restore(moment.game, seed=seed)
+    play = _empty(steps)
+    for t in range(steps):
+        action = act(features, generator)
+        latents.act(action)
+        play.actions[t] = int(action)
+        if _step(game, play, t):
+            return play._replace(length=t + 1, ended=True)
+        features = latents.see(play.frames[t][None], np.zeros(1, bool))
+    return play
+
+
+def repeat(game: RewindableGame, moment: RealMoment, actions: Sequence[int], *, seed: int) -> Play:
+    """Take the same actions from a moment, with other sticky ones.
+
+    Args:
+        game: Played from the moment on.
+        moment: Of this game.
+        actions: `L` of them; those after an earlier end of the episode are not taken.
+        seed: Of sticky actions.
+    """
+    game.restore(moment.game, seed=seed)
+    play = _empty(len(actions))
+    for t, action in enumerate(actions):
+        play.actions[t] = action
+        if _step(game, play, t):
+            return play._replace(length=t + 1, ended=True)
+    return play
+
+
+def _step(game: RewindableGame, play: Play, t: int) -> bool:
+    """Take action t and note what comes; return whether the episode has ended."""
+    step = game.step(int(play.actions[t]))
+    play.rewards[t], play.life_lost[t] = step.reward, step.life_lost
+    play.frames[t] = game.frame()
+    return step.terminated or step.truncated
+
+
+def _empty(steps: int) -> Play:
+    return Play(
+        actions=np.zeros(steps, np.int64),
+        rewards=np.zeros(steps, np.float32),
+        life_lost=np.zeros(steps, bool),
+        frames=np.zeros((steps, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
+        length=steps,
+        ended=False,
+    )
