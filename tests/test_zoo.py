@@ -41,6 +41,25 @@ def score(game: str, protocol: str, points: list[float]) -> dict[str, Any]:
     }
 
 
+CEILING = {
+    "moments": 8,
+    "repeats": 8,
+    "horizon": 32,
+    "seed": 0,
+    "rewards": [
+        {"horizon": 16, "real": 20, "again": 0.75, "usual": 0.875},
+        {"horizon": 32, "real": 30, "again": 0.5, "usual": 0.625},
+    ],
+    "endings": [],
+    "error_again": [0.5],
+    "error_usual": [0.25],
+    "decided": 0,
+    "right": None,
+    "explained": None,
+    "regret": None,
+}
+
+
 @pytest.fixture
 def folder(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of checkpoints in place of the shipped ones, with a measured Pong."""
@@ -55,7 +74,7 @@ def folder(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             score("Pong", "atari100k", [10.0, 12.0, 17.0]),
             score("Pong", "published", [-3.0, -4.0, 1.0]),
         ],
-        "fidelity": measured | {"latents_error": 0.03},
+        "fidelity": measured | {"latents_error": 0.03, "ceiling": CEILING},
     }
     earlier = {"environment_steps": 500, "hours": 1.25, "begun_from": {}}
     origin = replace(checkpoint.config.provenance, environment_steps=700, hours=0.5)
@@ -88,6 +107,9 @@ def test_an_entry_has_what_the_checkpoint_says(folder) -> None:
     assert pong.reward_f1 == next(r["f1"] for r in fidelity["rewards"] if r["horizon"] == 16)
     assert pong.foreground_error == fidelity["images"]["dream"]["foreground_error"][0]
     assert pong.latents_error == 0.03
+    assert pong.reward_ceiling == 0.875
+    (row,) = (row for row in page(entries).splitlines() if row.startswith("| Pong | 0.03 |"))
+    assert row.split(" | ")[4:6] == [f"{pong.reward_f1:.2f}", "0.88"]
     assert pong.latent_kl == fidelity["latent_kl"]["dream"]
     net = fidelity["behavior"]["net"]
     assert pong.net_points == (net["dream"], net["game"])

@@ -1,9 +1,12 @@
 """The noise ceiling: what a dream could reach if it knew the game perfectly.
 
-Under sticky actions the game itself is chance, so no dream along real actions finds every reward.
-How much is out of reach is measured on the game: it goes back to a moment, and the same actions are
+Under sticky actions a game is partly chance, so no dream along real actions finds every reward. How
+much is out of reach is measured on the game: it goes back to a moment, and the same actions are
 taken again with other sticky ones. A repeat is what a perfect dream would draw. A dream may do
 better by what usually happens: by the repeat that agrees best with the others, or by their mean.
+
+The game goes back to its whole state. What frames do not show of it, such as the timers of an
+opponent, a dream cannot know, so what can be reached from frames may lie lower.
 """
 
 from __future__ import annotations
@@ -141,6 +144,10 @@ class CeilingReport(Measure):
             regret=figures.get("regret"),
         )
 
+    def usual_reward_f1(self, horizon: int) -> float | None:
+        """Return the F1 of rewards of what is usual to a step; None if it was not measured."""
+        return next((score.usual for score in self.rewards if score.horizon == horizon), None)
+
     @property
     def about(self) -> str:
         """How to read the figures."""
@@ -148,8 +155,9 @@ class CeilingReport(Measure):
             f"Noise ceiling: the game played again from {self.moments} moments of held-out play, "
             f"{self.repeats} times with the same actions and other sticky ones, and compared with "
             "itself as dreams are. A repeat is what a perfect dream would draw; what is usual is "
-            "the repeat that agrees best with the others, or their mean. Without sticky actions "
-            "nothing is out of reach."
+            "the repeat that agrees best with the others, or their mean. The game goes back to its "
+            "whole state; what frames do not show of it lowers what a dream can reach. Without "
+            "sticky actions a repeat is the play itself."
         )
 
     def rows(self) -> list[Row]:

@@ -195,7 +195,7 @@ def check_fidelity(
             scores[0].f1,
             "at least",
             t.reward_f1,
-            _rewards_ceiling(ceiling, t.reward_horizon),
+            ceiling and ceiling.usual_reward_f1(t.reward_horizon),
         ),
         _check(
             "foreground error, 1 step ahead",
@@ -246,11 +246,6 @@ def check_fidelity(
             title = f"policies' returns to step {t.policy_horizon}, {name} correlation"
             checks.append(_check(title, figure, "at least", t.policy_correlation))
     return tuple(checks)
-
-
-def _rewards_ceiling(report: CeilingReport | None, horizon: int) -> float | None:
-    scores = () if report is None else report.rewards
-    return next((score.usual for score in scores if score.horizon == horizon), None)
 
 
 def _check(

@@ -19,6 +19,7 @@ from glam_env.evaluation.aggregate import AGGREGATES, Estimate, draw_strata
 from glam_env.evaluation.bootstrap import ends
 from glam_env.evaluation.examine import Examination
 from glam_env.evaluation.measures.behavior import BehaviorReport
+from glam_env.evaluation.measures.ceiling import CeilingReport
 from glam_env.evaluation.measures.events import EventReport
 from glam_env.evaluation.measures.images import ImageReport
 from glam_env.evaluation.measures.latents import LatentReport
@@ -60,6 +61,7 @@ class ZooEntry:
         problem: Why the checkpoint cannot be read; empty if it can.
         scores: By protocol; empty if none was measured.
         reward_f1: F1 of the rewards of open-loop dreams to step `REWARD_HORIZON`.
+        reward_ceiling: The same of what is usual when the game itself is played again.
         foreground_error: Squared error on the foreground, one step ahead, relative to drawing the
             background only.
         latents_error: The same for real frames drawn from their own latents, without a dream.
@@ -78,6 +80,7 @@ class ZooEntry:
     problem: str = ""
     scores: Mapping[str, ZooScore] = field(default_factory=dict)
     reward_f1: float | None = None
+    reward_ceiling: float | None = None
     foreground_error: float | None = None
     latents_error: float | None = None
     latent_kl: float | None = None
@@ -141,7 +144,7 @@ def _read_checkpoint(game: str, folder: Path) -> ZooEntry:
     """
     config = Checkpoint.open(folder, game).config
     origin = config.provenance
-    f1 = error = latents_error = kl = net = None
+    f1 = ceiling = error = latents_error = kl = net = None
     failed: tuple[str, ...] = ()
     with reading(f"{folder}: results", "measure them again with `glam card`"):
         scores = {
@@ -159,6 +162,8 @@ def _read_checkpoint(game: str, folder: Path) -> ZooEntry:
             for report in found.found.values():
                 if isinstance(report, EventReport):
                     f1 = next((s.f1 for s in report.rewards if s.horizon == REWARD_HORIZON), None)
+                if isinstance(report, CeilingReport):
+                    ceiling = report.usual_reward_f1(REWARD_HORIZON)
                 if isinstance(report, ImageReport):
                     error = report.images["dream"].foreground_error[0]
                     latents_error = report.latents_error
@@ -171,6 +176,7 @@ def _read_checkpoint(game: str, folder: Path) -> ZooEntry:
         str(folder),
         scores=scores,
         reward_f1=f1,
+        reward_ceiling=ceiling,
         foreground_error=error,
         latents_error=latents_error,
         latent_kl=kl,
@@ -249,6 +255,7 @@ PARTS_HEAD = (
     "sequence model: error of the first step",
     "KL",
     "reward F1",
+    "its noise ceiling",
     "agent: points in dreams",
     "in the game",
 )
@@ -357,6 +364,7 @@ def _parts(entries: Iterable[ZooEntry]) -> list[str]:
             _figure(entry.foreground_error, 2),
             _figure(entry.latent_kl, 1),
             _figure(entry.reward_f1, 2),
+            _figure(entry.reward_ceiling, 2),
             *(_figure(points, 1) for points in entry.net_points or (None, None)),
         ]
         for entry in entries
@@ -366,9 +374,9 @@ def _parts(entries: Iterable[ZooEntry]) -> list[str]:
         "lose. The sequence model adds what the dream's first step loses beyond that; its KL "
         "divergence (nats a step) and its reward F1 say how well it predicts; the KL of a prior "
         "that learns sharpened latents (`sharp_prior`) is larger and does not compare with that "
-        "of another. The agent has used "
-        "the model's errors where it wins far more in dreams than in the game (points in 1,000 "
-        "steps from the same moments).",
+        "of another. The noise ceiling is the reward F1 of a dream that knew the game's whole "
+        "state: what it lacks to 1 is chance. The agent has used the model's errors where it wins "
+        "far more in dreams than in the game (points in 1,000 steps from the same moments).",
         "",
         *markdown(PARTS_HEAD, rows),
         "",
