@@ -13,6 +13,7 @@ import torch
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.envs.atari.rewind import RewindableGame
+from glam_env.errors import GlamError
 from glam_env.evaluation import examine as examination
 from glam_env.evaluation.examine import Examination, examine_missing
 from glam_env.evaluation.measures import MEASURES
@@ -173,6 +174,12 @@ def test_the_report_on_a_game(make_world_model, play: PlaySettings):
         )
         is None
     )
+
+
+@pytest.mark.parametrize("name", ["branch_steps", "ranking_moments", "ceiling_moments"])
+def test_a_negative_amount_is_refused_before_anything_is_played(name: str):
+    with pytest.raises(GlamError, match=f"{name} must be at least 0, not -1"):
+        Settings(**{name: -1})
 
 
 # --- beside the thresholds -----------------------------------------------------------------------

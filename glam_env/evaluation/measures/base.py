@@ -72,6 +72,9 @@ class Settings:
         seed: Of everything.
         play: Settings of the real game.
         reward_values: The values that the game pays; empty for those of the recording.
+
+    Raises:
+        GlamError: `branch_steps`, `ranking_moments` or `ceiling_moments` is negative.
     """
 
     steps: int = 8000
@@ -87,6 +90,11 @@ class Settings:
     seed: int = 0
     play: PlaySettings = field(default_factory=PlaySettings)
     reward_values: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("branch_steps", "ranking_moments", "ceiling_moments"):
+            if (value := getattr(self, name)) < 0:
+                raise GlamError(f"{name} must be at least 0, not {value}")
 
 
 class Subject:

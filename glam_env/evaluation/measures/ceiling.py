@@ -84,11 +84,15 @@ class CeilingReport(Measure):
 
     @classmethod
     def measure(cls, subject: Subject) -> CeilingReport | None:
-        """Play again; None if the settings take no moments."""
+        """Play again; None if the settings take no moments.
+
+        Raises:
+            GlamError: Episodes are too short for moments.
+        """
         settings = subject.settings
         if not settings.ceiling_moments:
             return None
-        noise, seed = tuple(subject.players.values()), settings.seed + 4  # games of its own
+        noise, seed = tuple(subject.players.values()), settings.seed + 4
         share = -(-settings.ceiling_moments // len(noise))
         total = share * len(noise)
         real, num_actions = find_game(subject.game), subject.world_model.config.num_actions
