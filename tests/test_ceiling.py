@@ -28,6 +28,7 @@ from glam_env.evaluation.measures.ceiling import (
 from glam_env.evaluation.measures.thresholds import CheckReport
 from glam_env.evaluation.play.again import Play, play_from, repeat
 from glam_env.evaluation.play.moments import RealMoment, find_moments
+from glam_env.evaluation.play.policies import agent_policy
 from glam_env.evaluation.report.summary import summarize
 from glam_env.evaluation.report.tables import markdown_tables
 from glam_env.games import find_game
@@ -246,10 +247,12 @@ def test_only_missing_measures_run(make_world_model, monkeypatch):
 
         def measure(subject, name=name):
             ran.append(name)
+            assert [policy.name for policy in subject.policies] == ["greedy"]
             return known.reports[name]
 
         monkeypatch.setattr(kind, "measure", measure)
-    after = examine_missing(before, make_world_model(-99.0), random_act, "Pong")
+    greedy = agent_policy("greedy", random_act)
+    after = examine_missing(before, make_world_model(-99.0), random_act, "Pong", policies=[greedy])
     missing = {name for name, report in before.reports.items() if report is None}
     assert set(ran) == missing >= {"ceiling"}
     assert after.figures() == known.figures()

@@ -312,6 +312,7 @@ def measure_dreams(
 def measure_missing(trained: Trained, known: Mapping[str, Any], **amounts: int) -> dict[str, Any]:
     """Measure what stored fidelity lacks, with progress; return what a checkpoint stores."""
     from glam_env.evaluation.examine import Examination, examine_missing
+    from glam_env.evaluation.play.policies import agent_policy
 
     with Progress() as progress:
         return examine_missing(
@@ -324,6 +325,7 @@ def measure_missing(trained: Trained, known: Mapping[str, Any], **amounts: int) 
             seed=FIDELITY_SEED,
             play=trained.play,
             reward_values=trained.reward_values,
+            policies=[agent_policy("agent, greedy", trained.act(greedy=True))],
             on_progress=progress,
             **amounts,
         ).figures()

@@ -152,13 +152,14 @@ def examine_missing(
     game: str,
     *,
     on_progress: OnProgress | None = None,
+    policies: Sequence[Policy] = (),
     **settings: Any,
 ) -> Examination:
     """Run the measures that an earlier report lacks, such as those of a newer version.
 
     Args:
         known: The earlier report, of the same model, policy and settings.
-        world_model, act, game, on_progress, **settings: As of `examine`.
+        world_model, act, game, on_progress, policies, **settings: As of `examine`.
 
     Returns:
         The earlier report with these measures, checked again if it was checked before.
@@ -166,7 +167,14 @@ def examine_missing(
     Raises:
         GlamError: For an impossible value.
     """
-    subject = Subject(world_model, act, game, Settings(**settings), on_progress=on_progress)
+    subject = Subject(
+        world_model,
+        act,
+        game,
+        Settings(**settings),
+        on_progress=on_progress,
+        policies=policies,
+    )
     for name, kind in MEASURES.items():
         report = known.found.get(name)
         missing = report is None and kind is not CheckReport
