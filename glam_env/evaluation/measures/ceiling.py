@@ -92,49 +92,17 @@ class CeilingReport(Measure):
         settings = subject.settings
         if not settings.ceiling_moments:
             return None
-        noise, seed = tuple(subject.players.values()), settings.seed + 4
-        share = -(-settings.ceiling_moments // len(noise))
-        total = share * len(noise)
-        real, num_actions = find_game(subject.game), subject.world_model.config.num_actions
-        first, other = RewindableGame(real, settings.play), RewindableGame(real, settings.play)
-        other.reset(0)
-        found: list[tuple[RealMoment, Play]] = []
-        held: list[np.ndarray] = []
-        for number, chance in enumerate(noise):
-            act = add_noise(subject.act, num_actions, (chance,))
-            moments = find_moments(
-                subject.world_model,
-                act,
-                first,
-                count=share,
-                stride=STRIDE,
-                context=settings.context,
-                seed=seed + number,
-                on_moment=lambda done, before=number * share: subject.on_progress(
-                    "moments to play again from", before + done, total
-                ),
-            )
-            for moment in moments:
-                play = play_from(
-                    subject.world_model,
-                    act,
-                    other,
-                    moment,
-                    steps=HORIZON + TOLERANCE,
-                    seed=seed_apart(seed, len(found)),
-                )
-                found.append((moment, play))
-        every = max(1, round(num_actions / HOLDS_A_MOMENT))
-        for place, (moment, _) in enumerate(found[::every]):
-            returns = hold_each(other, moment, seed_apart(seed, place))
-            held += [] if returns is None else [returns]
-            subject.on_progress("each action held again (moments)", place * every + 1, total)
-        subject.on_progress("each action held again (moments)", total, total)
-        compared = _compare(other, found, seed, subject)
-        returns = np.array(held, np.float32).reshape(len(held), 1 + REPEATS, num_actions)
-        figures = compare_returns(returns[:, 0], returns[:, 1:].mean(1), seed) if held else {}
+        seed = settings.seed + 4
+        game = RewindableGame(find_game(subject.game), settings.play)
+        game.reset(0)
+        found = _find_plays(game, seed, subject)
+        returns = _hold_at_moments(game, [moment for moment, _ in found], seed, subject)
+        compared = _compare(game, found, seed, subject)
+        figures = (
+            compare_returns(returns[:, 0], returns[:, 1:].mean(1), seed) if len(returns) else {}
+        )
         return cls(
-            moments=total,
+            moments=len(found),
             repeats=REPEATS,
             horizon=HORIZON,
             seed=seed,
@@ -186,6 +154,59 @@ class CeilingReport(Measure):
             Row("points at stake lost by the action that is usually best", self.regret),
         ]
         return rows
+
+
+def _find_plays(game: RewindableGame, seed: int, subject: Subject) -> list[tuple[RealMoment, Play]]:
+    """Find moments of held-out play of each kind of noise, and play on from each."""
+    settings, world_model = subject.settings, subject.world_model
+    noise, num_actions = tuple(subject.players.values()), world_model.config.num_actions
+    share = -(-settings.ceiling_moments // len(noise))
+    played = RewindableGame(find_game(subject.game), settings.play)
+    found: list[tuple[RealMoment, Play]] = []
+    for number, chance in enumerate(noise):
+        act = add_noise(subject.act, num_actions, (chance,))
+        moments = find_moments(
+            world_model,
+            act,
+            played,
+            count=share,
+            stride=STRIDE,
+            context=settings.context,
+            seed=seed + number,
+            on_moment=lambda done, before=number * share: subject.on_progress(
+                "moments to play again from", before + done, share * len(noise)
+            ),
+        )
+        for moment in moments:
+            play = play_from(
+                world_model,
+                act,
+                game,
+                moment,
+                steps=HORIZON + TOLERANCE,
+                seed=seed_apart(seed, len(found)),
+            )
+            found.append((moment, play))
+    return found
+
+
+def _hold_at_moments(
+    game: RewindableGame, moments: Sequence[RealMoment], seed: int, subject: Subject
+) -> np.ndarray:
+    """Hold each action at some moments, the fewer the more actions there are.
+
+    Returns:
+        (M, 1 + REPEATS, A) float32 returns as of `hold_each`, of the M moments that count.
+    """
+    work, num_actions = "each action held again (moments)", subject.world_model.config.num_actions
+    every = max(1, round(num_actions / HOLDS_A_MOMENT))
+    held = []
+    for place, moment in enumerate(moments[::every]):
+        returns = hold_each(game, moment, seed_apart(seed, place))
+        held += [] if returns is None else [returns]
+        subject.on_progress(work, place * every + 1, len(moments))
+    subject.on_progress(work, len(moments), len(moments))
+    return np.array(held, np.float32).reshape(len(held), 1 + REPEATS, num_actions)
 
 
 class _Compared(NamedTuple):
