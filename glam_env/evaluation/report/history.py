@@ -343,10 +343,11 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
     colors = [*pairs[::2], *pairs[1::2]]
     for i, (label, history) in enumerate(histories.items()):
         color = colors[i % len(colors)]
+        style = ("-", "--", ":", "-.")[i // len(colors) % 4]  # where the colors begin again
         returns = history.returns
         score.plot(returns.steps, returns.values, ".", color=color, alpha=0.25, markersize=4)
         mean = moving_average(returns, 20)
-        score.plot(mean.steps, mean.values, color=color, label=label)
+        score.plot(mean.steps, mean.values, style, color=color, label=label)
         for curve, marker in zip(history.real_scores, "os^Dv", strict=False):
             score.errorbar(
                 list(curve.points),
@@ -362,7 +363,7 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
         for axis, name in zip(axes, names, strict=True):
             if name in history.figures:
                 curve = history.figures[name]
-                axis.plot(curve.steps, curve.values, color=color, linewidth=1)
+                axis.plot(curve.steps, curve.values, style, color=color, linewidth=1)
     for axis, name in zip(axes, names, strict=True):
         axis.set_title(CURVES[name], fontsize=10)
         if name in LOGARITHMIC:
