@@ -207,6 +207,31 @@ def test_a_single_dream_has_no_error(begin):
 # --- stopping and resuming -----------------------------------------------------------------------
 
 
+def test_ppo_s_learning_rate_falls_over_the_whole_run(begin):
+    """A resumed run goes on where the rate was; the last update still learns."""
+    run = begin(steps=4 * ROLLOUT)
+    rates: list[float] = []
+
+    def stop_at(steps: int) -> Callable[..., None]:
+        def show(_work: str, done: int, _total: int, **_: Any) -> None:
+            rates.append(run.model.policy.optimizer.param_groups[0]["lr"])
+            if done == steps:
+                signal.raise_signal(signal.SIGTERM)
+
+        return show
+
+    assert not run.learn(stop_at(2 * ROLLOUT))
+    run.close()
+    run = begin(steps=4 * ROLLOUT, resume=True)
+    assert run.learn(stop_at(0))
+    rates.append(run.model.policy.optimizer.param_groups[0]["lr"])
+    found = sorted(set(rates), reverse=True)
+    # The rollout in which it was stopped is not learned from.
+    assert found == pytest.approx([5e-4 * (1 - 0.95 * k / 4) for k in (0, 1, 3, 4)])
+    hidden = [layer.out_features for layer in run.model.policy.mlp_extractor.policy_net[::2]]
+    assert hidden == [256, 256]
+
+
 def test_resumed_run_continues(begin, tmp_path):
     run = begin()
     assert run.learn(quiet)

@@ -35,7 +35,8 @@ class Args:
         num_steps: steps of a rollout.
         minibatches: of an epoch.
         epochs: of an update.
-        learning_rate: learning rate of Adam.
+        hidden: size of the hidden layers.
+        learning_rate: learning rate of Adam at the start; it falls to 0.
         gamma: discount.
         gae_lambda: λ of generalised advantage estimation.
         clip: largest change of the probability ratio.
@@ -50,15 +51,16 @@ class Args:
     game: str = "Pong"
     total_steps: int = 500_000
     num_envs: int = 64
-    horizon: int = 128
+    horizon: int = 64
     num_steps: int = 128
     minibatches: int = 8
     epochs: int = 4
+    hidden: int = 256
     learning_rate: float = 5e-4
     gamma: float = 0.985
     gae_lambda: float = 0.95
     clip: float = 0.2
-    entropy: float = 0.01
+    entropy: float = 0.005
     value: float = 0.5
     max_grad_norm: float = 0.5
     real_games: int = 4
@@ -90,14 +92,14 @@ def layer(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
 class Agent(nn.Module):
     """Actor and critic on features (E, F) float32."""
 
-    def __init__(self, envs: EpisodeStatistics) -> None:
+    def __init__(self, envs: EpisodeStatistics, size: int) -> None:
         super().__init__()
         features = int(np.prod(envs.single_observation_space.shape or ()))
         actions = int(envs.single_action_space.n)  # pyright: ignore[reportAttributeAccessIssue]
 
         def head(outputs: int, gain: float) -> nn.Sequential:
-            hidden = layer(features, 64), nn.Tanh(), layer(64, 64), nn.Tanh()
-            return nn.Sequential(*hidden, layer(64, outputs, gain))
+            hidden = layer(features, size), nn.Tanh(), layer(size, size), nn.Tanh()
+            return nn.Sequential(*hidden, layer(size, outputs, gain))
 
         self.actor, self.critic = head(actions, 0.01), head(1, 1.0)
 
@@ -134,7 +136,7 @@ def main(args: Args) -> dict[str, Tensor]:
     torch.manual_seed(args.seed)
     envs = make(f"GLAMDream-{args.game}-v0", args.num_envs, args, max_episode_steps=args.horizon)
     device = envs.unwrapped.device  # pyright: ignore[reportAttributeAccessIssue]
-    agent = Agent(envs).to(device)
+    agent = Agent(envs, args.hidden).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     before = play(envs, agent, args.seed)
 
@@ -146,7 +148,9 @@ def main(args: Args) -> dict[str, Tensor]:
 
     started_at, done_steps = time.perf_counter(), 0
     features, _ = envs.reset(seed=args.seed)
-    for update in range(max(args.total_steps // (args.num_steps * args.num_envs), 1)):
+    updates = max(args.total_steps // (args.num_steps * args.num_envs), 1)
+    for update in range(updates):
+        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - update / updates)
         with torch.no_grad():
             for step in range(args.num_steps):
                 policy = agent.policy(features)

@@ -28,9 +28,12 @@ from skrl.memories.torch import RandomMemory
 from skrl.models.torch import CategoricalMixin, DeterministicMixin, Model
 from skrl.trainers.torch import SequentialTrainer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LinearLR
 
 import glam_env  # noqa: F401  (registers the ids)
 from glam_env.envs.wrappers import EpisodeStatistics
+
+EPOCHS = 4  # of an update; after each the learning rate falls
 
 
 @dataclass
@@ -43,7 +46,8 @@ class Args:
         num_envs: dreams side by side.
         horizon: steps after which a dream is truncated.
         num_steps: steps of a rollout.
-        learning_rate: learning rate of Adam.
+        hidden: size of the hidden layers.
+        learning_rate: learning rate of Adam at the start; it falls to 0.
         gamma: discount.
         entropy: weight of the entropy bonus.
         seed: of the dreams and the agent.
@@ -53,30 +57,30 @@ class Args:
     game: str = "Pong"
     total_steps: int = 200_000
     num_envs: int = 64
-    horizon: int = 128
+    horizon: int = 64
     num_steps: int = 128
+    hidden: int = 256
     learning_rate: float = 5e-4
     gamma: float = 0.985
-    entropy: float = 0.01
+    entropy: float = 0.005
     seed: int = 1
     device: str = "auto"
 
 
-def network(inputs: int, outputs: int) -> nn.Sequential:
-    """Make a network with two hidden layers of 64."""
-    return nn.Sequential(
-        nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)
-    )
+def network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Make a network with two hidden layers."""
+    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(hidden, outputs))
 
 
 class Actor(CategoricalMixin, Model):
     """The distribution of actions."""
 
-    def __init__(self, env: Wrapper) -> None:
+    def __init__(self, env: Wrapper, hidden: int) -> None:
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
         Model.__init__(self, **spaces, device=env.device)
         CategoricalMixin.__init__(self)
-        self.net = network(self.num_observations, self.num_actions)
+        self.net = network(self.num_observations, hidden, self.num_actions)
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[Tensor, dict[str, Any]]:
         """Return logits, as the mixin expects them."""
@@ -86,11 +90,11 @@ class Actor(CategoricalMixin, Model):
 class Critic(DeterministicMixin, Model):
     """The expected return."""
 
-    def __init__(self, env: Wrapper) -> None:
+    def __init__(self, env: Wrapper, hidden: int) -> None:
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
         Model.__init__(self, **spaces, device=env.device)
         DeterministicMixin.__init__(self)
-        self.net = network(self.num_observations, 1)
+        self.net = network(self.num_observations, hidden, 1)
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[Tensor, dict[str, Any]]:
         """Return values, as the mixin expects them."""
@@ -110,17 +114,25 @@ def main(args: Args) -> tuple[list[float], list[float]]:
     )
     counted = EpisodeStatistics(envs, buffer_length=10**6)
     env: Any = wrap_env(counted, wrapper="gymnasium", verbose=False)
+    rounds = max(args.total_steps // (args.num_steps * args.num_envs), 1)
+    actor, critic = (make(env, args.hidden).to(env.device) for make in (Actor, Critic))
     agent = PPO(
-        models={"policy": Actor(env).to(env.device), "value": Critic(env).to(env.device)},
+        models={"policy": actor, "value": critic},
         memory=RandomMemory(memory_size=args.num_steps, num_envs=env.num_envs, device=env.device),
         observation_space=env.observation_space,
         action_space=env.action_space,
         device=env.device,
         cfg=PPO_CFG(
             rollouts=args.num_steps,
-            learning_epochs=4,
+            learning_epochs=EPOCHS,
             mini_batches=8,
             learning_rate=args.learning_rate,
+            learning_rate_scheduler=LinearLR,
+            learning_rate_scheduler_kwargs={
+                "start_factor": 1.0,
+                "end_factor": 0.0,
+                "total_iters": rounds * EPOCHS,
+            },
             discount_factor=args.gamma,
             entropy_loss_scale=args.entropy,
             value_loss_scale=0.5,
@@ -128,7 +140,6 @@ def main(args: Args) -> tuple[list[float], list[float]]:
             experiment=ExperimentCfg(write_interval=0, checkpoint_interval=0),
         ),
     )
-    rounds = max(args.total_steps // (args.num_steps * args.num_envs), 1)
     SequentialTrainer(
         env=env,
         agents=agent,

@@ -41,7 +41,8 @@ class Args:
         num_steps: steps of a rollout.
         minibatches: of an epoch.
         epochs: of an update.
-        learning_rate: learning rate of Adam.
+        hidden: size of the hidden layers.
+        learning_rate: learning rate of Adam at the start; it falls to 0.
         gamma: discount.
         gae_lambda: λ of generalised advantage estimation.
         clip: largest change of the probability ratio.
@@ -54,15 +55,16 @@ class Args:
     game: str = "Pong"
     total_steps: int = 200_000
     num_envs: int = 64
-    horizon: int = 128
+    horizon: int = 64
     num_steps: int = 128
     minibatches: int = 8
     epochs: int = 4
+    hidden: int = 256
     learning_rate: float = 5e-4
     gamma: float = 0.985
     gae_lambda: float = 0.95
     clip: float = 0.2
-    entropy: float = 0.01
+    entropy: float = 0.005
     max_grad_norm: float = 0.5
     seed: int = 1
     device: str = "auto"
@@ -88,7 +90,7 @@ def main(args: Args) -> list[float]:
     torch.manual_seed(args.seed)
     env = make(args)
     choice: Any = env.action_spec.space
-    actions, sizes = int(choice.n), [64, 64]
+    actions, sizes = int(choice.n), [args.hidden] * 2
     policy = MLP(out_features=actions, num_cells=sizes, activation_class=torch.nn.Tanh)
     value = MLP(out_features=1, num_cells=sizes, activation_class=torch.nn.Tanh)
     actor = ProbabilisticActor(
@@ -113,11 +115,12 @@ def main(args: Args) -> list[float]:
     advantages = GAE(gamma=args.gamma, lmbda=args.gae_lambda, value_network=critic)
     optimizer = torch.optim.Adam(loss_of.parameters(), lr=args.learning_rate, eps=1e-5)
     frames = args.num_steps * args.num_envs
+    rollouts = max(args.total_steps // frames, 1)
     collector = Collector(
         env,
         actor,
         frames_per_batch=frames,
-        total_frames=max(args.total_steps // frames, 1) * frames,
+        total_frames=rollouts * frames,
         auto_register_policy_transforms=False,  # for recurrent policies only
     )
     buffer = ReplayBuffer(
@@ -127,6 +130,8 @@ def main(args: Args) -> list[float]:
     )
     means, done_steps = [], 0
     for rollout in collector:  # (E, T); a row holds several dreams
+        share = done_steps / (rollouts * frames)
+        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - share)
         with torch.no_grad():
             advantages(rollout)
         for _ in range(args.epochs):

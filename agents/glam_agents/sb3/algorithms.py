@@ -17,6 +17,8 @@ ALGORITHMS = ("ppo", "a2c", "dqn", "qrdqn")
 REPLAY_BYTES = 2**30
 REPLAY_STEPS = 100_000
 MINIBATCHES = 8  # of a rollout of PPO
+HIDDEN = [256, 256]  # sizes of PPO's hidden layers on features
+LAST_RATE = 0.05  # of PPO's learning rate, with which a run ends
 
 _INSTALL = {
     "stable_baselines3": 'Stable-Baselines3: pip install "glam-env[sb3]"',
@@ -37,9 +39,10 @@ _OFF_POLICY = {
 _SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {
         **_ACTOR_CRITIC,
+        "ent_coef": 0.005,
         "n_steps": 128,
         "n_epochs": 4,
-        "learning_rate": 5e-4,
+        "learning_rate": 5e-4,  # at the start
     },
     "a2c": {**_ACTOR_CRITIC, "n_steps": 8, "learning_rate": 1e-3, "normalize_advantage": True},
     "dqn": _OFF_POLICY,
@@ -79,7 +82,13 @@ def find_settings(name: str, space: spaces.Box, num_envs: int) -> dict[str, Any]
     """
     settings = dict(_SETTINGS[name], policy="CnnPolicy" if len(space.shape) == 3 else "MlpPolicy")
     if name == "ppo":
+        from stable_baselines3.common.utils import LinearSchedule
+
         settings["batch_size"] = settings["n_steps"] * num_envs // MINIBATCHES
+        first = settings["learning_rate"]
+        settings["learning_rate"] = LinearSchedule(first, LAST_RATE * first, 1.0)
+        if settings["policy"] == "MlpPolicy":
+            settings["policy_kwargs"] = {"net_arch": list(HIDDEN)}
     if is_off_policy(name):
         step_bytes = 2 * int(np.prod(space.shape)) * np.dtype(space.dtype).itemsize
         settings["buffer_size"] = min(REPLAY_BYTES // step_bytes, REPLAY_STEPS)

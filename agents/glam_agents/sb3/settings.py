@@ -43,7 +43,7 @@ class Sb3Settings:
     obs: str = "latent"
     num_envs: int | None = None
     frame_stack: int | None = None
-    horizon: int = 128
+    horizon: int = 64
     seed: int = 0
     run: Path | None = None
     resume: bool = False
