@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
 from glam_env.errors import GlamError
+
+FEW = 16  # rows for which a second thread hardly pays on a free machine
+
+
+@contextmanager
+def threads_for(rows: int) -> Iterator[None]:
+    """Compute with one thread of the CPU while there are few rows.
+
+    OpenMP's threads wait for each other in a loop. Where another process has one of the cores, a
+    step of few rows takes up to fifty times as long with two threads as with one.
+
+    Args:
+        rows: of the batch; with more than :data:`FEW` the number of threads stays as it is.
+    """
+    before = torch.get_num_threads()
+    if rows > FEW or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def upload(array: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glam_env.device import upload
+from glam_env.device import threads_for, upload
 from glam_env.model.cores.glam import GlamCore, GlamState
 from glam_env.model.distributions import sample_codes, sharpened
 from glam_env.model.mode import evaluating
@@ -65,7 +65,8 @@ class LatentFilter:
         """
         device = self._first.device
         images, self._first = upload(frames, device), upload(first, device)
-        with evaluating(self.world_model.encoder):  # BatchNorm with its running statistics
+        rows = threads_for(len(images))
+        with rows, evaluating(self.world_model.encoder):  # BatchNorm with its running statistics
             self.posterior = self.world_model.posterior(images)
         temperature = self.world_model.config.draw_temperature
         code = sample_codes(sharpened(self.posterior, temperature), generator=self.generator)
@@ -94,7 +95,8 @@ class LatentFilter:
     def act(self, actions: Tensor) -> None:
         """Process the (E) int64 actions taken on the current frames."""
         code, _, core = self.state
-        h, core = self.world_model.observe(code, actions, core, self._first)
+        with threads_for(len(code)):
+            h, core = self.world_model.observe(code, actions, core, self._first)
         self.state = DreamState(code, h, core)
 
     def memory(self) -> dict[str, Any]:
@@ -136,6 +138,7 @@ class FilteredPolicy:
 
     def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
         """Map (E, 64, 64, 3) uint8 frames and (E) bool firsts to (E) int64 actions."""
-        actions = self._act(self.filter.see(frames, first), self.generator)
-        self.filter.act(actions)
+        with threads_for(len(frames)):
+            actions = self._act(self.filter.see(frames, first), self.generator)
+            self.filter.act(actions)
         return actions.cpu().numpy()
