@@ -1,4 +1,4 @@
-"""Find a device, and copy arrays to it without waiting."""
+"""Find a device, copy arrays to it without waiting, and compute few rows with one thread."""
 
 from __future__ import annotations
 
