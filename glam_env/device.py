@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -14,7 +14,24 @@ FEW = 16  # rows for which a second thread hardly pays on a free machine
 
 
 @contextmanager
-def threads_for(rows: int) -> Iterator[None]:
+def use_threads(count: int | None) -> Iterator[None]:
+    """Give PyTorch so many threads of the CPU, and afterwards as many as before.
+
+    Args:
+        count: at least 1; None leaves the number as it is.
+    """
+    before = torch.get_num_threads()
+    if count in (None, before):
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_for(rows: int) -> AbstractContextManager[None]:
     """Compute with one thread of the CPU while there are few rows.
 
     OpenMP's threads wait for each other in a loop. Where another process has one of the cores, a
@@ -23,15 +40,7 @@ def threads_for(rows: int) -> Iterator[None]:
     Args:
         rows: of the batch; with more than :data:`FEW` the number of threads stays as it is.
     """
-    before = torch.get_num_threads()
-    if rows > FEW or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return use_threads(1 if rows <= FEW else None)
 
 
 def upload(array: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:

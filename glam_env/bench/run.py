@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from glam_env.bench.settings import PARTS, BenchSettings
 from glam_env.bench.training import TrainingParts
 from glam_env.bench.world import BenchWorld, find_weights, make_world
 from glam_env.checks import require_choice, require_count
-from glam_env.device import find_device
+from glam_env.device import find_device, use_threads
 from glam_env.envs.dream.options import OBS_TYPES
 from glam_env.errors import GlamError
 from glam_env.fast.choose import missing
@@ -76,7 +75,7 @@ class Benchmark:
             The report, for `json.dumps` and for `glam_env.bench.report`.
         """
         s, report, emulator = self._settings, dict(self.head), None
-        with _threads(s.threads), tempfile.TemporaryDirectory() as folder:
+        with use_threads(s.threads), tempfile.TemporaryDirectory() as folder:
             if "emulator" not in s.skip:
                 speed, emulator = measure_emulator(self._game, self._turns, s.threads, on_progress)
                 report["emulator"] = speed.as_json()
@@ -170,14 +169,3 @@ def _check(settings: BenchSettings) -> None:
         require_choice("obs", obs_type, OBS_TYPES)
     for part in settings.skip:
         require_choice("skip", part, PARTS)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Give PyTorch so many threads, and afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

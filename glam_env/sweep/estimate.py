@@ -13,6 +13,7 @@ import torch
 
 from glam_env.bench.training import NEVER, shortened
 from glam_env.console import clock
+from glam_env.device import use_threads
 from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.status import read_status, read_tail
 from glam_env.training.config import TrainConfig
@@ -66,13 +67,9 @@ def estimate(
     if taken:
         count = f"{len(taken)} finished run{'s' if len(taken) > 1 else ''}"
         return Cost(sum(taken) / len(taken), f"{count} of this sweep")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with use_threads(threads):
         units = _Units(runs[0].game, config, make_agent, torch.device(device), progress)
         seconds = sum(units.cost(phase, frozen) for phase, frozen in phases_left(config))
-    finally:
-        torch.set_num_threads(before)
     return Cost(seconds, f"{units.measured} iterations measured here on {runs[0].game}, {device}")
 
 
