@@ -37,7 +37,7 @@ PLAYED = torch.tensor([NOOP, NOOP, RIGHT, LEFT, RIGHT, LEFT])  # in place of eac
 SHUFFLED = {FIRE: RIGHTFIRE, RIGHTFIRE: LEFTFIRE, LEFTFIRE: FIRE}
 
 
-STEPS, HORIZON, CONTEXT = 520, 16, 16
+STEPS, HORIZON, CONTEXT = 1040, 16, 16  # a point depends on the action at one moment in 25
 
 
 def play_and_try(player, play):
