@@ -117,11 +117,14 @@ class Args:
 class Study:
     """A checkpoint, a replay, and held-out play of the checkpoint's agent."""
 
-    def __init__(self, args: Args) -> None:
+    def __init__(
+        self, args: Args, trained: Trained | None = None, replay: Replay | None = None
+    ) -> None:
         self.args = args
-        cpu = torch.device("cpu")
-        self.trained, run = load_run(args.run, cpu)
-        self.replay: Replay = run.replay
+        if trained is None or replay is None:
+            trained, run = load_run(args.run, torch.device("cpu"))
+            replay = run.replay
+        self.trained, self.replay = trained, replay
         if args.checkpoint:
             self.trained = load_trained(args.checkpoint, "cpu")
         self.config: TrainConfig = replace(

@@ -21,6 +21,9 @@ from glam_env.bench.world import make_world
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.envs.atari import emulator
+from glam_env.envs.atari.rewind import RewindableGame
+from glam_env.games import find_game
+from glam_env.protocols import find_protocol
 from glam_env.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -385,3 +388,64 @@ def test_dreams_are_measured_beside_another_library_s(monkeypatch, tmp_path, cap
     monkeypatch.setitem(sys.modules, "torchrl.envs", None)
     assert peers.main(peers.Args(peers=("torchrl",), **few)) == 2
     assert "pip install --no-deps torchrl" in capsys.readouterr().err
+
+
+@pytest.mark.emulator
+def test_a_branching_stream_goes_back_and_holds_other_actions(monkeypatch):
+    """Its steps are those of one game, which the steps before each moment lead up to."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "limits", raising=False)  # tests have a module of this name
+    import branching_replay as module
+
+    args = module.Args("Pong", branches=2, scene=20, lead=5)
+    play = find_protocol("published")
+    stream = module.Stream(
+        RewindableGame(find_game("Pong"), play), np.random.default_rng(0), args, True
+    )
+    rows, firsts, real = [], [], []
+    for _ in range(20 * 7 + 5 * 4):  # through both branches of the second moment
+        firsts.append(stream.first)
+        before = stream.real_steps
+        rows.append(stream.step(0))
+        real.append(stream.real_steps > before)
+    cuts = [t for t, row in enumerate(rows) if row.truncated]
+    assert [t + 1 for t in cuts] == [t for t in np.flatnonzero(firsts).tolist() if t]
+    assert cuts == [39, 64, 109, 134]
+    assert not any(row.terminated for row in rows)
+    assert [sum(not new for new in real[c + 1 : c + 6]) for c in cuts[:2]] == [5, 5]
+    held = []
+    for start in (20, 45):
+        actions = [row.action for row in rows[start : start + 20]]
+        held.append(actions[0])
+        assert actions[:4] == [actions[0]] * 4
+        assert set(actions[16:]) == {0}
+    assert held[0] != held[1]
+    assert [row.action for row in rows[70:90]] == [0] * 20  # plays on
+    for start in (40, 65):  # the steps before the moment, and its frame
+        for again, row in zip(rows[start : start + 5], rows[15:20], strict=True):
+            np.testing.assert_array_equal(again.frame, row.frame)
+            assert again[1:] == row[1:]
+        np.testing.assert_array_equal(rows[start + 5].frame, rows[20].frame)
+    assert any((rows[44 + t].frame != rows[19 + t].frame).any() for t in range(5, 20))
+
+
+@pytest.mark.emulator
+@pytest.mark.slow
+def test_replays_of_branches_are_compared(run, tmp_path, monkeypatch, capsys):
+    """On a debug run; both replays have the same real steps, one holds some of them twice."""
+    few = "--real-steps 1200 --sequence-updates 2 --steps 1600 --branch-steps 400 --seeds 0"
+    words = f"Pong --checkpoint {run} {few} --to {tmp_path / 'branching.json'}"
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "limits", raising=False)
+    monkeypatch.setattr(sys, "argv", ["branching_replay.py", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / "branching_replay.py"), run_name="__main__")
+    assert not ended.value.code
+    rows = json.loads((tmp_path / "branching.json").read_text())["rows"]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    held, branching = rows
+    assert (held["replay"], branching["replay"]) == ("held", "branching")
+    assert held["steps"] == 1200
+    assert 1200 < branching["steps"] < 1500
+    assert held["moments"] == branching["moments"]
+    assert all(row["new_play_kl"] > 0.0 for row in rows)

@@ -182,10 +182,56 @@ def compare_branches(
     Raises:
         GlamError: For an impossible value, or if the play is too short for one moment.
     """
+    if futures < 1:
+        raise GlamError("futures must be at least 1")
+    moments = play_moments(
+        world_model,
+        act,
+        game,
+        noise=noise,
+        steps=steps,
+        stride=stride,
+        horizon=horizon,
+        context=context,
+        seed=seed,
+        play=play,
+        on_step=on_step,
+    )
+    dreamt = dream_branches(world_model, moments, horizon, futures, seed)
+    figures = compare_returns(moments.returns, dreamt, seed)
+    return BranchReport(
+        moments=len(moments.frames),
+        horizon=horizon,
+        context=context,
+        futures=futures,
+        seed=seed,
+        **figures,
+    )
+
+
+def play_moments(
+    world_model: WorldModel,
+    act: Act,
+    game: str,
+    *,
+    noise: Sequence[float] = (0.0,),
+    steps: int = 2400,
+    stride: int | None = None,
+    horizon: int = 16,
+    context: int = CONTEXT_LENGTH,
+    seed: int = 0,
+    play: PlaySettings | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Moments:
+    """Play the real game and try each action on the way; see `compare_branches`.
+
+    Raises:
+        GlamError: For an impossible value, or if the play is too short for one moment.
+    """
     num_actions = world_model.config.num_actions
     stride = usual_stride(num_actions) if stride is None else stride
-    if min(steps, stride, horizon, futures, context) < 1:
-        raise GlamError("steps, stride, horizon, futures and context must be at least 1")
+    if min(steps, stride, horizon, context) < 1:
+        raise GlamError("steps, stride, horizon and context must be at least 1")
     parts = []
     share = -(-steps // len(noise))
     for number, chance in enumerate(noise):
@@ -204,17 +250,7 @@ def compare_branches(
         raise GlamError(
             f"{steps} steps of {game} hold no moment with {context} steps before it; play more"
         )
-    moments = Moments(*map(np.stack, zip(*parts, strict=True)))
-    dreamt = dream_branches(world_model, moments, horizon, futures, seed)
-    figures = compare_returns(moments.returns, dreamt, seed)
-    return BranchReport(
-        moments=len(parts),
-        horizon=horizon,
-        context=context,
-        futures=futures,
-        seed=seed,
-        **figures,
-    )
+    return Moments(*map(np.stack, zip(*parts, strict=True)))
 
 
 def usual_stride(num_actions: int) -> int:
