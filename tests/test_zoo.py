@@ -94,6 +94,16 @@ def test_the_page_of_the_documentation_is_that_of_the_checkpoints(monkeypatch) -
     )
 
 
+def test_the_readme_shows_the_trained_games(monkeypatch) -> None:
+    """Some columns of the table of all games."""
+    monkeypatch.delenv("GLAM_CHECKPOINTS", raising=False)
+    shown = "game", "atari100k", "published", "GLAM", "human = 100 %", "reward F1", "real steps"
+    columns = [HEAD.index(name) for name in (*shown, "hours")]
+    trained = [entry for entry in read_zoo() if entry.trained]
+    table = [f"| {' | '.join(line[column] for column in columns)} |" for line in lines(trained)]
+    assert "\n".join(table) + "\n\n" in (ROOT / "README.md").read_text()
+
+
 def test_an_entry_has_what_the_checkpoint_says(folder) -> None:
     entries = read_zoo()
     assert [entry.game for entry in entries] == sorted(GAMES)
