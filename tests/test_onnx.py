@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from glam_env.checkpoint.folder import Checkpoint
+from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
 from glam_env.checkpoint.packing import LEAST
 from glam_env.cli.main import main
 from glam_env.cli.trained import Trained, load_trained
@@ -28,18 +28,35 @@ from glam_env.onnx.starts import context_states, joined
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-# Pong's weights are stored in bfloat16, Boxing's large ones in 8 bits, as `glam export` does today.
-STARTS, STEPS = 10, {"Pong": 200, "Boxing": 60}
+STARTS, STEPS = 10, {"bfloat16": 200, "int8": 60}
 
 
 @pytest.fixture(scope="module", params=STEPS)
-def source(request: pytest.FixtureRequest) -> str:
+def dtype(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
+def source(dtype: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Pong with weights in bfloat16, Boxing with large ones in 8 bits, as `glam export` does."""
+    if dtype == "int8":
+        return "Boxing"
+    shipped = Checkpoint.open("Pong")
+    folder = save_checkpoint(
+        tmp_path_factory.mktemp("checkpoint") / "Pong",
+        config=shipped.config,
+        world_model_state=shipped.world_model().export_state(),
+        agent_state=shipped.agent_state(),
+        contexts=shipped.contexts(),
+        card="",
+        dtype=dtype,
+    )
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
 def folder(source: str, tmp_path_factory: pytest.TempPathFactory, onnx_once: None) -> Path:
-    folder = tmp_path_factory.mktemp("onnx") / source
+    folder = tmp_path_factory.mktemp("onnx") / "files"
     assert main(["export", source, "--onnx", str(folder), "--starts", str(STARTS)]) == 0
     return folder
 
@@ -87,10 +104,10 @@ def test_step_and_drawing_are_those_of_pytorch(
     trained: Trained,
     sessions: dict[str, ort.InferenceSession],
     starts: DreamState,
-    source: str,
+    dtype: str,
 ) -> None:
     """Both sides dream on their own, from the same starts with the same actions and draws."""
-    steps = STEPS[source]
+    steps = STEPS[dtype]
     model = trained.world_model
     values = RewardValues(model.reward_code, trained.reward_values)
     stepper, generator = ModelStepper(model), torch.Generator().manual_seed(3)
@@ -146,7 +163,7 @@ def test_the_agent_is_that_of_pytorch(
     assert len(set(action.tolist())) > 1
 
 
-def test_large_weights_in_8_bits_stay_so(source: str, folder: Path) -> None:
+def test_large_weights_in_8_bits_stay_so(dtype: str, folder: Path) -> None:
     import onnx
     from onnx import TensorProto
 
@@ -158,8 +175,8 @@ def test_large_weights_in_8_bits_stay_so(source: str, folder: Path) -> None:
     ]
     kinds = {tensor.name: TensorProto.DataType.Name(tensor.data_type) for tensor in stored}
     size = sum(path.stat().st_size for path in folder.glob("*.onnx"))
-    print(f"{source}: {size / 1e6:.2f} MB of graphs")
-    assert ("INT8" in kinds.values()) == (source != "Pong")
+    print(f"{dtype}: {size / 1e6:.2f} MB of graphs")
+    assert ("INT8" in kinds.values()) == (dtype == "int8")
 
 
 def test_the_manifest_describes_the_files(folder: Path) -> None:
