@@ -227,9 +227,13 @@ def test_ppo_s_learning_rate_falls_over_the_whole_run(begin):
     rates.append(run.model.policy.optimizer.param_groups[0]["lr"])
     found = sorted(set(rates), reverse=True)
     # The rollout in which it was stopped is not learned from.
-    assert found == pytest.approx([5e-4 * (1 - 0.95 * k / 4) for k in (0, 1, 3, 4)])
-    hidden = [layer.out_features for layer in run.model.policy.mlp_extractor.policy_net[::2]]
-    assert hidden == [256, 256]
+    assert found == pytest.approx([1e-3 * (1 - 0.95 * k / 4) for k in (0, 1, 3, 4)])
+    policy = run.model.policy
+    actor, critic = policy.pi_features_extractor, policy.vf_features_extractor
+    assert actor is not critic
+    for layers in (actor.layers, critic.layers):
+        assert [layer.out_features for layer in layers[::3]] == [256, 256]
+        assert [type(layer).__name__ for layer in layers[1::3]] == ["LayerNorm", "LayerNorm"]
 
 
 def test_resumed_run_continues(begin, tmp_path):

@@ -42,7 +42,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "ent_coef": 0.005,
         "n_steps": 128,
         "n_epochs": 4,
-        "learning_rate": 5e-4,  # at the start
+        "learning_rate": 1e-3,  # at the start
     },
     "a2c": {**_ACTOR_CRITIC, "n_steps": 8, "learning_rate": 1e-3, "normalize_advantage": True},
     "dqn": _OFF_POLICY,
@@ -88,7 +88,14 @@ def find_settings(name: str, space: spaces.Box, num_envs: int) -> dict[str, Any]
         first = settings["learning_rate"]
         settings["learning_rate"] = LinearSchedule(first, LAST_RATE * first, 1.0)
         if settings["policy"] == "MlpPolicy":
-            settings["policy_kwargs"] = {"net_arch": list(HIDDEN)}
+            from glam_agents.sb3.layers import NormalizedLayers
+
+            settings["policy_kwargs"] = {
+                "features_extractor_class": NormalizedLayers,
+                "features_extractor_kwargs": {"sizes": list(HIDDEN)},
+                "share_features_extractor": False,
+                "net_arch": [],
+            }
     if is_off_policy(name):
         step_bytes = 2 * int(np.prod(space.shape)) * np.dtype(space.dtype).itemsize
         settings["buffer_size"] = min(REPLAY_BYTES // step_bytes, REPLAY_STEPS)
