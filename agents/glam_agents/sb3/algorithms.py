@@ -18,6 +18,7 @@ REPLAY_BYTES = 2**30
 REPLAY_STEPS = 100_000
 MINIBATCHES = 8  # of a rollout of PPO
 HIDDEN = [256, 256]  # sizes of PPO's hidden layers on features
+FEATURES_RATE = 1e-3  # PPO's learning rate on features at the start; their layers are normalized
 LAST_RATE = 0.05  # of PPO's learning rate, with which a run ends
 
 _INSTALL = {
@@ -42,7 +43,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "ent_coef": 0.005,
         "n_steps": 128,
         "n_epochs": 4,
-        "learning_rate": 1e-3,  # at the start
+        "learning_rate": 5e-4,  # at the start
     },
     "a2c": {**_ACTOR_CRITIC, "n_steps": 8, "learning_rate": 1e-3, "normalize_advantage": True},
     "dqn": _OFF_POLICY,
@@ -86,16 +87,17 @@ def find_settings(name: str, space: spaces.Box, num_envs: int) -> dict[str, Any]
 
         settings["batch_size"] = settings["n_steps"] * num_envs // MINIBATCHES
         first = settings["learning_rate"]
-        settings["learning_rate"] = LinearSchedule(first, LAST_RATE * first, 1.0)
         if settings["policy"] == "MlpPolicy":
             from glam_agents.sb3.layers import NormalizedLayers
 
+            first = FEATURES_RATE
             settings["policy_kwargs"] = {
                 "features_extractor_class": NormalizedLayers,
                 "features_extractor_kwargs": {"sizes": list(HIDDEN)},
                 "share_features_extractor": False,
                 "net_arch": [],
             }
+        settings["learning_rate"] = LinearSchedule(first, LAST_RATE * first, 1.0)
     if is_off_policy(name):
         step_bytes = 2 * int(np.prod(space.shape)) * np.dtype(space.dtype).itemsize
         settings["buffer_size"] = min(REPLAY_BYTES // step_bytes, REPLAY_STEPS)
