@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from glam_agents import AGENTS
-from glam_agents.frozen import FrozenDreams, new_agent
+from glam_agents.frozen import FrozenDreams, new_agent, usual_reward
 from glam_agents.sb3.algorithms import find_algorithm, find_settings, is_off_policy
 from glam_agents.sb3.env import ClippedRewards, SB3VecEnv
 from glam_agents.sb3.policies import feature_act
@@ -24,7 +24,7 @@ from glam_env.envs.atari.env import RealVectorEnv
 from glam_env.envs.dream.env import DreamVectorEnv
 from glam_env.envs.latent_filter import Act
 from glam_env.model.world_model import WorldModel
-from glam_env.training.imagination import Agent, Rollout
+from glam_env.training.imagination import Agent, RewardScaled, Rollout
 
 OnPoint = Callable[[int, Act], None]
 """Called with the steps learned from and the agent as it is."""
@@ -96,6 +96,8 @@ def _learn_by_rollouts(
     seed: int,
 ) -> None:
     agent, _ = new_agent(algo, world_model, seed=seed)
+    if isinstance(agent, RewardScaled):
+        agent.set_usual_reward(usual_reward(checkpoint.config))
 
     def act(features: Tensor, generator: torch.Generator) -> Tensor:
         return agent.act(features, generator=generator)

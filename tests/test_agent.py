@@ -186,6 +186,27 @@ def test_advantages_are_divided_by_the_range_or_its_floor(floor, divisor):
     torch.testing.assert_close(losses[0], losses[1] / divisor)
 
 
+def test_a_relative_floor_counts_in_usual_rewards():
+    """In other units the same game is learned alike."""
+    rollout = make_rollout()
+    small = rollout._replace(rewards=1e-3 * rollout.rewards)
+
+    def policy_loss(rollout, size, floor=0.2, **changes):
+        agent = make_agent(range_floor=floor, gamma=0.0, **changes)
+        with torch.no_grad():
+            for parameter in agent.critic.layers[-1].parameters():
+                parameter.zero_()  # values of 0 in any unit
+        agent.set_usual_reward(size)
+        return agent.loss(rollout)[1]["policy_loss"]
+
+    one = policy_loss(small, 1.0, relative_floor=True)
+    hundred = small._replace(rewards=150.0 * small.rewards)
+    torch.testing.assert_close(policy_loss(hundred, 150.0, relative_floor=True), one)
+    torch.testing.assert_close(policy_loss(hundred, 150.0), policy_loss(hundred, 1.0))
+    torch.testing.assert_close(policy_loss(small, 150.0), one)  # as STORM's, in points
+    assert policy_loss(hundred, 150.0).abs() > 10 * one.abs() > 0.0
+
+
 def test_range_of_returns_is_set_once_and_then_moves_slowly():
     agent = make_agent(range_decay=0.99)
     assert agent.return_range.isnan().all()

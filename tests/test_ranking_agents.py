@@ -11,7 +11,7 @@ import frozen_dream
 import numpy as np
 import pytest
 import torch
-from glam_agents.frozen import FrozenDreams, new_agent, save_with_agent
+from glam_agents.frozen import FrozenDreams, new_agent, save_with_agent, usual_reward
 
 from glam_env.checkpoint.config import WORLD_MODEL
 from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
@@ -101,6 +101,18 @@ def test_a_scale_of_minus_one_negates_rewards_and_nothing_else(folder):
 
 
 # --- loading -------------------------------------------------------------------------------------
+
+
+def test_an_agent_of_frozen_dreams_knows_the_usual_reward(folder):
+    checkpoint = Checkpoint.open(folder / "same")
+    model, contexts = checkpoint.world_model(), checkpoint.contexts()
+    agent, _ = new_agent("storm", model, "small")
+    sizes = {"dreams": 2, "horizon": 2, "reward_scale": -2.0}
+    config = replace(checkpoint.config, reward_values=(-100.0, 0.0, 200.0, 600.0))
+    dreams = FrozenDreams(model, contexts, usual_reward=usual_reward(config), **sizes)
+    dreams.train(agent, 1, lambda rollout: None)
+    assert agent._floor.item() == pytest.approx(0.2 * 2 * 300)
+    assert usual_reward(replace(config, reward_values=())) == 1.0
 
 
 def test_agents_are_loaded_by_their_kind(folder, sb3_runs):

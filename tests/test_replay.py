@@ -186,6 +186,18 @@ def test_the_reward_of_an_episodes_last_step_belongs_to_that_episode(tmp_path):
     assert (batch.rewards[batch.life_lost & batch.valid] == 5.5).all()
 
 
+def test_the_usual_reward_is_the_mean_size_of_those_that_are_not_0(tmp_path):
+    replay = Replay(tmp_path, streams=2, capacity=3, spare=1)
+    no = np.zeros(2, bool)
+    for paid in ((900.0, -900.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)):
+        replay.add(np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, int), np.array(paid), no, no, no)
+    assert replay.usual_reward() == 1.0  # what is too old to be drawn does not count
+    replay.add(
+        np.zeros((2, 64, 64, 3), np.uint8), np.zeros(2, int), np.array([-100.0, 50.0]), no, no, no
+    )
+    assert replay.usual_reward() == 75.0
+
+
 def test_the_whole_ring_is_one_sequence_at_most(tmp_path):
     recorder, rng = Recorder(tmp_path, 1, 8), np.random.default_rng(0)
     recorder.add_many(21, rng, 0.0)

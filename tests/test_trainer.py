@@ -449,6 +449,19 @@ def test_the_agents_learning_rate_falls_with_that_of_the_world_model(tmp_path):
     trainer.close()
 
 
+def test_the_agent_knows_the_usual_reward_of_the_replay(tmp_path):
+    trainer = make(tmp_path, game="Alien")  # pays 10 points at a time
+    agent = trainer.learner.agent
+    agent.config = replace(agent.config, relative_floor=True, range_floor=0.2)
+    while not trainer.agent_updates:
+        trainer.advance()
+    rewards = trainer.replay.rewards
+    usual = np.abs(rewards[rewards != 0.0]).mean()
+    assert usual >= 10.0
+    assert agent._floor.item() == pytest.approx(0.2 * usual)
+    trainer.close()
+
+
 def test_each_of_several_world_model_updates_gives_its_share_of_the_starts(tmp_path, monkeypatch):
     config = replace(DEBUG, model_updates=3, agent_updates=2, imagination_batch=8)
     trainer = make(tmp_path, config)
@@ -461,7 +474,7 @@ def test_each_of_several_world_model_updates_gives_its_share_of_the_starts(tmp_p
         work.append(count)
         return parts[-1]
 
-    def learned(start, horizon, rate):
+    def learned(start, horizon, rate, usual_reward):
         work.append("agent")
         assert torch.equal(start.code, torch.cat([part.code for part in (*parts[:2], parts[-1])]))
         return imagined(start, horizon, rate)

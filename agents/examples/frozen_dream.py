@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from glam_agents.frozen import FrozenDreams, new_agent, save_with_agent
+from glam_agents.frozen import FrozenDreams, new_agent, save_with_agent, usual_reward
 
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.checkpoint.replace import require_replaceable
@@ -65,6 +65,7 @@ def main(args: Args) -> tuple[float, float]:
         horizon=args.horizon,
         seed=args.seed,
         reward_scale=scale,
+        usual_reward=usual_reward(checkpoint.config),
     )
     agent, stored = new_agent(args.agent, world_model, args.preset, args.seed)
     points: list[float] = []

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from glam_agents import find_agent
-from glam_env.checkpoint.config import Provenance
+from glam_env.checkpoint.config import CheckpointConfig, Provenance
 from glam_env.checkpoint.contexts import Contexts
 from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
 from glam_env.errors import GlamError
 from glam_env.model.structures import DreamState, tree_map
 from glam_env.model.world_model import WorldModel
-from glam_env.training.imagination import Agent, Rollout, imagine
+from glam_env.training.imagination import Agent, RewardScaled, Rollout, imagine
 
 WARM_UP = 256  # contexts at a time
 
@@ -36,6 +36,8 @@ class FrozenDreams:
         horizon: H steps of a dream.
         seed: Of the starts, latents and actions.
         reward_scale: Rewards are multiplied by it; −1 trains an agent to lose.
+        usual_reward: Mean size of the game's rewards other than 0, see :func:`usual_reward`; for
+            :meth:`train`.
 
     Attributes:
         steps: Dream steps taken so far.
@@ -53,11 +55,12 @@ class FrozenDreams:
         horizon: int = 24,
         seed: int = 0,
         reward_scale: float = 1.0,
+        usual_reward: float = 1.0,
     ) -> None:
         if min(dreams, horizon) < 1:
             raise GlamError(f"dreams and horizon must be at least 1, not {dreams} and {horizon}")
         self.world_model, self.dreams, self.horizon = world_model, dreams, horizon
-        self.reward_scale, self.steps = reward_scale, 0
+        self.reward_scale, self.usual_reward, self.steps = reward_scale, usual_reward, 0
         device = world_model.device
         self._generator = torch.Generator(device).manual_seed(seed)
         self._starts = warm_up(world_model, contexts)
@@ -83,10 +86,21 @@ class FrozenDreams:
             updates: How many.
             on_update: Called with the rollout of each update.
         """
+        if isinstance(agent, RewardScaled):
+            agent.set_usual_reward(abs(self.reward_scale) * self.usual_reward)
         for _ in range(updates):
             rollout = self.rollout(agent)
             agent.update(rollout)
             on_update(rollout)
+
+
+def usual_reward(config: CheckpointConfig) -> float:
+    """Return the mean size of the rewards other than 0 that a game has shown; 1 if unknown.
+
+    Each value counts once: a checkpoint does not store how often the game paid it.
+    """
+    sizes = [abs(value) for value in config.reward_values if value]
+    return sum(sizes) / len(sizes) if sizes else 1.0
 
 
 @torch.no_grad()

@@ -54,12 +54,16 @@ class StormConfig:
         gradient_clip: largest norm of the gradient.
         slow_decay: decay of the slow critic's moving average, per update.
         range_decay: decay of the moving percentiles of the returns, per update.
-        range_floor: smallest number that advantages are divided by.
+        range_floor: smallest number that advantages are divided by, in points, or in usual
+            rewards with ``relative_floor``.
         value_bins: bins of the critic, on [−20, 20] symlog.
         expected_value: whether a value is the expected value over the range of returns that were
             seen; otherwise, as in STORM, the mean is taken in symlog space.
         autocast: run the networks in bfloat16 where the hardware is faster with it. Losses and
             returns stay in float32.
+        relative_floor: whether ``range_floor`` counts in usual rewards: the mean size of the
+            game's rewards other than 0. Where a game pays hundreds of points and seldom, returns
+            of dreams that predict no reward range over less than a point, all of it noise.
     """
 
     hidden: int = 512
@@ -75,6 +79,7 @@ class StormConfig:
     value_bins: int = 255
     expected_value: bool = False
     autocast: bool = True
+    relative_floor: bool = False
 
     def validate(self) -> None:
         """Check all values.
@@ -104,7 +109,9 @@ class StormConfig:
 AGENT_PRESETS: dict[str, StormConfig] = {
     "paper": StormConfig(),
     # A tenth of the paper's updates: each must do more. A narrower network costs half of them.
-    "small": StormConfig(hidden=256, learning_rate=1e-3, entropy=3e-3, range_floor=0.2),
+    "small": StormConfig(
+        hidden=256, learning_rate=1e-3, entropy=3e-3, range_floor=0.2, relative_floor=True
+    ),
     "debug": StormConfig(hidden=16, learning_rate=3e-4, entropy=3e-3, autocast=False),
 }
 """The agent's part of the presets of ``glam_env.training.presets``."""
@@ -160,6 +167,7 @@ class ActorCritic(ModuleAgent):
 
     return_range: Tensor
     _quantiles: Tensor
+    _floor: Tensor
 
     def __init__(self, config: StormConfig, feature_dim: int, num_actions: int) -> None:
         super().__init__()
@@ -171,6 +179,8 @@ class ActorCritic(ModuleAgent):
         # Moving 5th and 95th percentile of the returns; NaN until the first update sets them.
         self.register_buffer("return_range", torch.full((2,), float("nan")))
         self.register_buffer("_quantiles", torch.tensor(RETURN_QUANTILES), persistent=False)
+        # A tensor: a CUDA graph reads it again in each update.
+        self.register_buffer("_floor", torch.tensor(config.range_floor), persistent=False)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Make Adam for actor and critic."""
@@ -268,7 +278,7 @@ class ActorCritic(ModuleAgent):
             self.return_range.isnan(), now, decay * self.return_range + (1 - decay) * now
         )
         self.return_range.copy_(moved)
-        return (moved[1] - moved[0]).clamp_min(self.config.range_floor)
+        return torch.maximum(moved[1] - moved[0], self._floor)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Take one step of Adam on :meth:`loss`, and move the slow critic."""
@@ -293,6 +303,11 @@ class ActorCritic(ModuleAgent):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+    def set_usual_reward(self, size: float) -> None:
+        """Set what ``relative_floor`` counts in."""
+        if self.config.relative_floor:
+            self._floor.fill_(self.config.range_floor * size)
 
     def set_capturable(self, capturable: bool) -> None:
         """Make :meth:`update` fit for a CUDA graph, or for single calls."""

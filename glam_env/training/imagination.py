@@ -113,6 +113,15 @@ class Annealed(Protocol):
         ...
 
 
+@runtime_checkable
+class RewardScaled(Protocol):
+    """An agent for whose learning it matters how large the game's rewards are."""
+
+    def set_usual_reward(self, size: float) -> None:
+        """Set the mean size of the game's rewards other than 0, for the next updates."""
+        ...
+
+
 @torch.no_grad()
 def imagine(
     world_model: WorldModel,

@@ -17,7 +17,7 @@ from glam_env.model.config import LossConfig
 from glam_env.model.structures import DreamState, LatentBatch, Posterior, SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.config import TrainConfig
-from glam_env.training.imagination import Agent, Annealed, Capturable, imagine
+from glam_env.training.imagination import Agent, Annealed, Capturable, RewardScaled, imagine
 from glam_env.training.warm_start import open_warm_start
 
 AgentFactory = Callable[[int, int], Agent]
@@ -116,7 +116,9 @@ class Learner:
         metrics, self._posterior = self._run("model", (kind, weights), update, *batch)
         return metrics  # type: ignore[no-any-return]
 
-    def update_agent(self, start: DreamState, horizon: int, rate: float = 1.0) -> dict[str, Tensor]:
+    def update_agent(
+        self, start: DreamState, horizon: int, rate: float = 1.0, usual_reward: float = 1.0
+    ) -> dict[str, Tensor]:
         """Update the agent, in dreams of ``horizon`` steps from ``start``.
 
         Args:
@@ -124,6 +126,8 @@ class Learner:
             horizon: Steps.
             rate: Factor of the agent's learning rate, for an agent that is
                 :class:`~glam_env.training.imagination.Annealed`.
+            usual_reward: Mean size of the game's rewards other than 0, for an agent that is
+                :class:`~glam_env.training.imagination.RewardScaled`.
         """
 
         def update(start: DreamState) -> dict[str, Tensor]:
@@ -133,6 +137,8 @@ class Learner:
 
         if isinstance(self.agent, Annealed):
             self.agent.scale_learning_rate(rate)
+        if isinstance(self.agent, RewardScaled):
+            self.agent.set_usual_reward(usual_reward)
         if isinstance(self.agent, Capturable):
             return self._run("agent", horizon, update, start)  # type: ignore[no-any-return]
         return update(start)

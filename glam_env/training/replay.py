@@ -161,6 +161,12 @@ class Replay:
         """Rewards of the steps that can be sampled, (streams, steps) float32, oldest first."""
         return self._arrays["rewards"][:, self._order()]
 
+    def usual_reward(self) -> float:
+        """Return the mean size of the rewards other than 0; 1 while there are none."""
+        sizes = np.abs(self.rewards)
+        count = np.count_nonzero(sizes)
+        return float(sizes.sum(dtype=np.float64) / count) if count else 1.0
+
     def add(
         self,
         images: np.ndarray,

@@ -274,7 +274,8 @@ class Trainer:
             start = tree_map(lambda *tensors: torch.cat(tensors), *parts) if starts else parts[0]
         horizon = c.horizon.at(self.env_steps)
         rate = c.learning_rate_at(self.env_steps) / c.learning_rate
-        self.metrics.averages.add(self.learner.update_agent(start, horizon, rate))
+        usual = self.replay.usual_reward()
+        self.metrics.averages.add(self.learner.update_agent(start, horizon, rate, usual))
         self.agent_updates += 1
 
     @torch.no_grad()
