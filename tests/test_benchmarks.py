@@ -87,6 +87,7 @@ def test_the_limits_of_a_run_are_measured(run, tmp_path, monkeypatch, capsys):
         assert math.isfinite(row["points_in_1000_dream_steps"])
 
 
+@pytest.mark.slow
 @pytest.mark.emulator
 def test_cores_are_compared_on_one_replay(run, tmp_path, monkeypatch, capsys):
     """Rows are kept, those that are missing are added, and the table is the report's."""
@@ -147,7 +148,9 @@ def frozen(monkeypatch) -> None:
 
 
 @pytest.mark.emulator
-@pytest.mark.parametrize(("algo", "steps"), [("storm", 48), ("ppo", 512)])
+@pytest.mark.parametrize(
+    ("algo", "steps"), [("storm", 48), pytest.param("ppo", 512, marks=pytest.mark.slow)]
+)
 def test_exploitability_is_measured_on_the_way(checkpoint, frozen, tmp_path, algo, steps):
     import exploitability
 
@@ -292,6 +295,7 @@ def test_the_step_from_which_training_hurts(frozen):
     assert recovers["hurts_from"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.emulator
 def test_lift_is_measured_and_goes_on(checkpoint, frozen, tmp_path):
     import lift

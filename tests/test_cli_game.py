@@ -204,7 +204,6 @@ def test_eval_repeats_the_score_of_the_card(life, capsys):
 
 
 SHORT = ["--steps", "400", "--behavior-steps", "400", "--horizon", "32"]
-ACTIONS = ["--branch-steps", "120", "--ranking-moments", "2", "--ceiling-moments", "4"]
 NO_ACTIONS = ["--branch-steps", "0", "--ranking-moments", "0", "--ceiling-moments", "0"]
 
 
@@ -214,7 +213,7 @@ def test_fidelity_check_fails_below_the_thresholds(life, capsys, tmp_path, monke
     monkeypatch.setattr(examine, "save_plots", lambda *_: [])  # they have tests of their own
     folder = str(life / "checkpoints" / "Pong")
     words = ["--check", "--json", "--out", str(tmp_path / "out")]
-    assert main(["fidelity", folder, *SHORT, *ACTIONS, *words]) == 1
+    assert main(["fidelity", folder, *SHORT, *NO_ACTIONS, *words]) == 1
     report = json.loads(capsys.readouterr().out)
     assert not all(check["passed"] for check in report["checks"])
     assert report == json.loads((tmp_path / "out" / "fidelity.json").read_text())
