@@ -36,14 +36,14 @@ wheel: $(READY)
 	$(PYTHON) tests/wheel_check.py
 
 # The contract of the envs, on the oldest Gymnasium that pyproject.toml allows. It makes no
-# difference between NumPy and torch, or between colours.
+# difference between NumPy and torch, or between frames, gray frames and latents.
 OLDEST = $(shell sed -n 's/.*"gymnasium>=\(.*\)".*/\1/p' pyproject.toml)
 oldest: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/oldest gymnasium==$(OLDEST)
 	PYTHONPATH=build/oldest $(BIN)/python -c \
 	  "import gymnasium; assert gymnasium.__version__ == '$(OLDEST)', gymnasium.__version__"
 	PYTHONPATH=build/oldest $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not one_gymnasium" \
-	  -k "not torch and not grayscale" \
+	  -k "not torch and not grayscale and not latent" \
 	  tests/contract tests/test_wrappers.py tests/test_env_lifetime.py tests/test_habits.py
 
 # The fast part of the tests on another Python, `make python PYTHON=python3.13`, in a venv of its own

@@ -31,7 +31,10 @@ pytest.importorskip("onnxscript")
 STARTS, STEPS = 10, {"bfloat16": 200, "int8": 60}
 
 
-@pytest.fixture(scope="module", params=STEPS)
+SLOW = pytest.param("bfloat16", marks=pytest.mark.slow)  # what is shipped has weights in 8 bits
+
+
+@pytest.fixture(scope="module", params=[SLOW, "int8"])
 def dtype(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -1,20 +1,29 @@
 """Build the wheel, install it without extras in an empty environment, and use it elsewhere.
 
 Run by ``make wheel``. What a user without a checkout has is this wheel and nothing else: the ids,
-the shipped checkpoints, the C++ sources and the command line must be in it.
+the shipped checkpoints, the C++ sources and the command line must be in it. What it requires is
+linked from the environment that runs this, at the versions there, since unpacking PyTorch once more
+would take a minute of a core. ``pip check`` then says whether anything is missing.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import venv
 import zipfile
+from collections.abc import Iterator
+from email import message_from_bytes
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,6 +83,34 @@ def inspect(wheel: Path) -> None:
     assert not links, links
 
 
+def requirements(words: list[str]) -> Iterator[Distribution]:
+    """Yield the distributions that requirements need, theirs included, each once."""
+    seen: set[str] = set()
+    left = [Requirement(word) for word in words]
+    while left:
+        needed = left.pop()
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        if (name := canonicalize_name(needed.name)) not in seen:
+            seen.add(name)
+            found = distribution(needed.name)
+            yield found
+            left += map(Requirement, found.requires or ())
+
+
+def link(found: Distribution, site: Path) -> None:
+    """Link, or copy, the files of a distribution that lie in its folder of packages."""
+    for file in found.files or ():
+        if ".." in file.parts or file.suffix == ".pyc":
+            continue  # a command, which only a user needs
+        source, target = found.locate_file(file), site / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # another disk
+            shutil.copyfile(source, target)
+
+
 def main() -> None:
     """Build, install, use."""
     with tempfile.TemporaryDirectory() as name:
@@ -85,8 +122,14 @@ def main() -> None:
         inspect(wheel)
         venv.create(folder / "venv", with_pip=True)
         python = folder / "venv" / "bin" / "python"
-        options = ["--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt"]
-        run(python, "-m", "pip", "install", *options, wheel, cwd=folder)
+        (site,) = (folder / "venv").glob("lib/python*/site-packages")
+        with zipfile.ZipFile(wheel) as packed:
+            (name,) = (name for name in packed.namelist() if name.endswith(".dist-info/METADATA"))
+            needed = message_from_bytes(packed.read(name)).get_all("Requires-Dist") or []
+        for found in requirements(needed):
+            link(found, site)
+        run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=folder)
+        run(python, "-m", "pip", "check", cwd=folder)
         used = run(python, "-c", USE, cwd=folder).strip().splitlines()[-1]
         assert str(folder) in used, f"imported from elsewhere: {used}"
         glam = folder / "venv" / "bin" / "glam"
