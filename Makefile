@@ -18,7 +18,8 @@ SIDE_BY_SIDE = -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" --durations 40
 
-# What `make test` leaves out: scripts of benchmarks/ at length, and more cases of hostile files.
+# What `make test` leaves out: most scripts of benchmarks/, weights that no shipped game has, and
+# more cases of hostile files.
 slow: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 	GLAM_FUZZ_CASES=2000 $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/test_fuzz_files.py \

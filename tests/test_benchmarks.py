@@ -29,6 +29,7 @@ from glam_env.training.presets import PRESETS
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.emulator
 def test_an_iteration_of_this_code_is_measured_in_both_phases():
     of = {"preset": "debug", "agent": {}, "model_only": False}
@@ -147,10 +148,9 @@ def frozen(monkeypatch) -> None:
     monkeypatch.setattr(emulator, "MAX_FRAMES", 120)
 
 
+@pytest.mark.slow
 @pytest.mark.emulator
-@pytest.mark.parametrize(
-    ("algo", "steps"), [("storm", 48), pytest.param("ppo", 512, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("algo", "steps"), [("storm", 48), ("ppo", 512)])
 def test_exploitability_is_measured_on_the_way(checkpoint, frozen, tmp_path, algo, steps):
     import exploitability
 
