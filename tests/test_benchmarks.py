@@ -22,6 +22,7 @@ from glam_env.checkpoint.folder import Checkpoint
 from glam_env.cli.main import main
 from glam_env.envs.atari import emulator
 from glam_env.envs.atari.rewind import RewindableGame
+from glam_env.errors import GlamError
 from glam_env.games import find_game
 from glam_env.protocols import find_protocol
 from glam_env.training.presets import PRESETS
@@ -166,6 +167,34 @@ def test_exploitability_is_measured_on_the_way(checkpoint, frozen, tmp_path, alg
         assert stored == json.loads(json.dumps(row))
     assert written["settings"]["steps"] == steps
     assert (tmp_path / f"exploitability-{algo}.png").stat().st_size > 10_000
+
+
+@pytest.mark.emulator
+def test_games_are_grouped_by_the_no_ops_that_open_them(checkpoint, frozen, tmp_path, monkeypatch):
+    import opening_no_ops
+
+    monkeypatch.setattr(opening_no_ops, "SKIPPED", 5)
+    no_ops = opening_no_ops.find_no_ops("Pong", 3, seed=7, episodes=8)  # games are cut short
+    assert len(no_ops) == 8
+    assert len(set(no_ops)) > 2
+    assert set(no_ops) <= set(range(31))
+    real = {"game": "Pong", "num_envs": 3, "seed": 7, "scores": [n % 2 for n in no_ops]}
+    real |= {"repeat_action_probability": 0.0, "noop_max": 30}
+    (tmp_path / "report.json").write_text(json.dumps({"real": real}))
+    sizes = {"play": str(checkpoint), "games": 12, "steps": 20, "to": tmp_path / "figures.json"}
+    args = opening_no_ops.Args((tmp_path / "report.json",), **sizes)
+    assert opening_no_ops.main(args) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    scores = figures["rows"][0]["scores"]
+    assert (scores["even"]["mean"], scores["odd"]["mean"]) == (0.0, 1.0)
+    assert sum(kind["games"] for kind in scores.values()) == 8
+    assert sum(kind["games"] for kind in figures["kl"].values()) == 12
+    assert all(kind["mean"] > 0.0 for kind in figures["kl"].values())
+    with pytest.raises(GlamError, match="fewer --steps"):
+        opening_no_ops.main(replace(args, steps=40))
+    (tmp_path / "report.json").write_text(json.dumps(real | {"noop_max": 0}))
+    with pytest.raises(GlamError, match="atari100k"):
+        opening_no_ops.main(args)
 
 
 @pytest.mark.emulator
