@@ -27,17 +27,19 @@ from glam_env.checkpoint.folder import Checkpoint, save_checkpoint
 from glam_env.model.world_model import WorldModel
 
 SLOWEST = (
-    "cuda_stand_in",
-    "env_contract",
-    "protocols",
     "cli_game",
-    "benchmarks",
-    "sweep",
+    "protocols",
+    "cuda_stand_in",
     "sweep_runs",
+    "web",
     "shipped",
     "trainer",
+    "fuzz_files",
+    "sweep",
     "atari",
-    "web",
+    "known_mdp",
+    "env_contract",
+    "pictures",
 )
 """Files whose tests take longest. They come first, or one core would wait for the last of them."""
 
