@@ -83,8 +83,8 @@ def test_gym_make_dreams(game):
 @pytest.mark.parametrize("game", SHIPPED)
 @pytest.mark.parametrize("obs", ["rgb", "latent"])
 def test_dreams_of_a_shipped_game_take_200_steps(game, obs):
-    """64 dreams; drawn are 4 of those of other games than Pong, as drawing takes most time."""
-    count = 4 if obs == "rgb" and game != "Pong" else 64
+    """64 dreams; drawn are 16 of those of other games than Pong, as drawing takes most time."""
+    count = 16 if obs == "rgb" and game != "Pong" else 64
     env = gym.make_vec(f"GLAMDream-{game}-v0", num_envs=count, obs_type=obs)
     first, _ = env.reset(seed=0)
     env.action_space.seed(0)

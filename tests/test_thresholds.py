@@ -174,7 +174,6 @@ def test_a_dream_that_is_wrong_about_other_actions_fails(toy, returns, dream, fa
     assert check_fidelity(*toy, GOOD, SHORT, **parts)[-1].figure is None
 
 
-@pytest.mark.slow
 @pytest.mark.emulator
 def test_broken_heads_of_the_shipped_pong_fail_what_it_passes():
     """On random play of the real game, with the usual thresholds."""

@@ -107,7 +107,7 @@ def link(found: Distribution, site: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source, target)
-        except OSError:  # another disk
+        except OSError:  # another disk, or the venv has one of its own
             shutil.copyfile(source, target)
 
 
