@@ -32,9 +32,10 @@ check: $(READY)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Builds the wheel, installs it without extras in an empty environment, and uses it elsewhere.
+# Builds the wheel, installs it without extras in an empty environment, and uses it elsewhere. What
+# it requires is linked from the venv, so the venv's Python has to run this.
 wheel: $(READY)
-	$(PYTHON) tests/wheel_check.py
+	$(BIN)/python tests/wheel_check.py
 
 # The contract of the envs, on the oldest Gymnasium that pyproject.toml allows. It makes no
 # difference between NumPy and torch, or between frames, gray frames and latents.
