@@ -170,6 +170,30 @@ def test_exploitability_is_measured_on_the_way(checkpoint, frozen, tmp_path, alg
 
 
 @pytest.mark.emulator
+def test_expected_values_are_compared_with_means_in_symlog_space(checkpoint, frozen, tmp_path):
+    import expected_values
+
+    stored = Checkpoint.open(checkpoint)
+    code = stored.world_model().reward_code
+    nothing, point = code.encode(torch.tensor([0.0, 1.0]))
+    half = (0.5 * nothing + 0.5 * point).log().clamp(min=-1e4)  # a chance of 1 point
+    means = [
+        float(expected_values.world_model(stored, expected).reward_code.mean(half))
+        for expected in (False, True)
+    ]
+    assert means == pytest.approx([2**0.5 - 1.0, 0.5], abs=0.01)
+
+    sizes = {"updates": 3, "dreams": 4, "horizon": 3, "games": 2, "to": tmp_path / "figures.json"}
+    assert expected_values.main(expected_values.Args(str(checkpoint), **sizes)) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["settings"]["updates"] == 3
+    assert [row["expected"] for row in figures["rows"]] == [False, True]
+    for found in figures["rows"]:
+        assert set(found["scores"]) == {"atari100k", "published"}
+        assert found["cpu_seconds"] > 0.0
+
+
+@pytest.mark.emulator
 def test_games_are_grouped_by_the_no_ops_that_open_them(checkpoint, frozen, tmp_path, monkeypatch):
     import opening_no_ops
 

@@ -16,7 +16,7 @@ from glam_env.training.export import load_run
 from glam_env.training.presets import PRESETS
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
-from glam_env.training.warm_start import open_warm_start
+from glam_env.training.warm_start import open_warm_start, with_own_ranges
 
 DEBUG = replace(PRESETS["debug"], total_steps=240, replay_capacity=300)
 
@@ -34,13 +34,18 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.emulator
-def test_a_warm_start_has_the_weights_of_its_checkpoint(tmp_path, shipped):
-    """The world model with its background, and the agent, which plays the first steps."""
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_warm_start_has_the_weights_of_its_checkpoint(tmp_path, shipped, expected):
+    """The world model with its background, and the agent, which plays the first steps.
+
+    Expected values have ranges, which the shipped Pong has not.
+    """
     checkpoint = Checkpoint.open(shipped)
+    assert not checkpoint.config.world_model.expected_reward
     config = replace(
         DEBUG,
         warm_start=str(shipped),
-        model=checkpoint.config.world_model,
+        model=replace(checkpoint.config.world_model, expected_reward=expected),
         total_steps=240,
         image_warmup=0,
         model_warmup=0,
@@ -50,12 +55,18 @@ def test_a_warm_start_has_the_weights_of_its_checkpoint(tmp_path, shipped):
     run = RunFolder(tmp_path / "warm", {"train": asdict(config)})
 
     def agent(width: int, actions: int) -> ActorCritic:
-        return ActorCritic(replace(AGENT_PRESETS["debug"], hidden=hidden), width, actions)
+        own = replace(AGENT_PRESETS["debug"], hidden=hidden, expected_value=expected)
+        return ActorCritic(own, width, actions)
 
     trainer = Trainer("Pong", config, run, agent)
     assert trainer.phase.name == "first play"
-    assert_same(trainer.world_model.export_state(), checkpoint.world_model().export_state())
-    assert_same(trainer.agent.export_state(), checkpoint.agent_state())
+    none = torch.zeros(2)
+    ranges = {"reward_code.seen": none}, {"value_code.seen": none}
+    weights = checkpoint.world_model().export_state(), checkpoint.agent_state()
+    for part, own, stored in zip(
+        (trainer.world_model, trainer.agent), ranges, weights, strict=True
+    ):
+        assert_same(part.export_state(), stored | (own if expected else {}))
     before = trainer.world_model.decoder.background.clone()
     while trainer.phase.name == "first play":
         trainer.advance()
@@ -63,6 +74,8 @@ def test_a_warm_start_has_the_weights_of_its_checkpoint(tmp_path, shipped):
     assert torch.equal(trainer.world_model.decoder.background, before)
     assert trainer.train()
     assert trainer.model_updates > 0
+    if expected:  # it has seen rewards and returns by now
+        assert (trainer.agent.value_code.seen != 0).any()
     trainer.close()
 
 
@@ -117,3 +130,13 @@ def test_a_warm_start_by_command_takes_the_sizes_of_its_checkpoint(tmp_path, cap
     assert (trained.config.model.stem, trained.config.model.width) == (sizes.stem, sizes.width)
     assert trained.config.batch == PRESETS["small"].batch
     assert trained.provenance.begun_from["environment_steps"] > 0
+
+
+def test_ranges_are_those_of_the_run():
+    weight, seen, zeros = torch.ones(1), torch.ones(2), torch.zeros(2)
+    ranged, plain = {"head": weight, "code.seen": seen}, {"head": weight}
+    own = {"head": torch.zeros(1), "code.seen": zeros}
+    assert with_own_ranges(ranged, plain) == plain
+    assert with_own_ranges(plain, own) == {"head": weight, "code.seen": zeros}
+    assert with_own_ranges(ranged, own) == ranged
+    assert set(with_own_ranges({"other": weight}, plain)) == {"other"}  # what loads it says so

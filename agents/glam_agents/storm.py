@@ -110,9 +110,16 @@ AGENT_PRESETS: dict[str, StormConfig] = {
     "paper": StormConfig(),
     # A tenth of the paper's updates: each must do more. A narrower network costs half of them.
     "small": StormConfig(
-        hidden=256, learning_rate=1e-3, entropy=3e-3, range_floor=0.2, relative_floor=True
+        hidden=256,
+        learning_rate=1e-3,
+        entropy=3e-3,
+        range_floor=0.2,
+        expected_value=True,
+        relative_floor=True,
     ),
-    "debug": StormConfig(hidden=16, learning_rate=3e-4, entropy=3e-3, autocast=False),
+    "debug": StormConfig(
+        hidden=16, learning_rate=3e-4, entropy=3e-3, expected_value=True, autocast=False
+    ),
 }
 """The agent's part of the presets of ``glam_env.training.presets``."""
 

@@ -18,7 +18,7 @@ from glam_env.model.structures import DreamState, LatentBatch, Posterior, Sequen
 from glam_env.model.world_model import WorldModel
 from glam_env.training.config import TrainConfig
 from glam_env.training.imagination import Agent, Annealed, Capturable, RewardScaled, imagine
-from glam_env.training.warm_start import open_warm_start
+from glam_env.training.warm_start import open_warm_start, with_own_ranges
 
 AgentFactory = Callable[[int, int], Agent]
 """Makes an agent from the width F of the features and the number A of actions."""
@@ -239,5 +239,6 @@ class Learner:
             GlamError: The checkpoint is of another game or of other sizes.
         """
         checkpoint = open_warm_start(self.config, self.game.name)
-        self.world_model.load_exported(checkpoint.world_model(self.device).export_state())
-        self.agent.load_exported(checkpoint.agent_state())
+        state = checkpoint.world_model(self.device).export_state()
+        for part, weights in (self.world_model, state), (self.agent, checkpoint.agent_state()):
+            part.load_exported(with_own_ranges(weights, part.export_state()))

@@ -61,6 +61,7 @@ _SMALL = TrainConfig(
         draw_temperature=0.25,
         sharp_prior=True,  # else dreams promise what only luck brings
         unimix=0.001,
+        expected_reward=True,  # else one chance in ten of 400 points counts as 0.8
     ),
     loss=LossConfig(
         decode_fraction=0.25,

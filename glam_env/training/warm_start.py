@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from glam_env.checkpoint.config import to_json
 from glam_env.checkpoint.folder import Checkpoint
 from glam_env.errors import GlamError
 from glam_env.training.config import TrainConfig
 
 # Of the model's settings, those that are no sizes.
-FREE = {"num_actions", "unimix", "draw_temperature", "sharp_prior"}
+FREE = {"num_actions", "unimix", "draw_temperature", "sharp_prior", "expected_reward"}
+RANGE = ".seen"  # how the name of a range of values ends, see SymlogTwoHot
 
 
 def open_warm_start(
@@ -49,6 +52,23 @@ def open_warm_start(
                 "they must be equal, so leave out what sets it"
             )
     return checkpoint
+
+
+def with_own_ranges(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return exported weights with the ranges of values that a run has, and no others.
+
+    Only expected values have such a range. Whether values are expected ones may differ between a
+    checkpoint and a run; a range that is new widens as the run sees rewards and returns.
+
+    Args:
+        state: Of the checkpoint, an ``export_state()``.
+        own: Of the run, which gives the ranges that the checkpoint lacks.
+    """
+    ranges = {name: value for name, value in own.items() if name.endswith(RANGE)}
+    weights = {
+        name: value for name, value in state.items() if name in own or not name.endswith(RANGE)
+    }
+    return ranges | weights
 
 
 def _flat(settings: Any, prefix: str) -> Iterator[tuple[str, Any]]:
