@@ -321,3 +321,13 @@ def test_everything_stays_float32_under_bfloat16_autocast():
 def test_impossible_bins_are_refused(bins):
     with pytest.raises(ValueError, match="two-hot bins"):
         SymlogTwoHot(*bins)
+
+
+def test_a_mean_in_symlog_space_is_there_beside_expected_values():
+    code, expected = SymlogTwoHot(), SymlogTwoHot(expected=True)
+    expected.see(torch.tensor([0.0, 400.0]))
+    tenth = (0.1 * code.encode(torch.tensor(400.0)) + 0.9 * code.encode(torch.tensor(0.0))).log()
+    tenth = tenth.clamp(min=-1e4)
+    assert float(expected.mean(tenth)) == pytest.approx(40.0, rel=0.01)
+    assert float(expected.symlog_mean(tenth)) == pytest.approx(401**0.1 - 1.0, rel=1e-4)
+    assert torch.equal(code.mean(tenth), expected.symlog_mean(tenth))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from toy_game import (
     EmptyScreen,
+    Jackpot,
     NoReward,
     ShuffledDecoder,
     ToyModel,
@@ -57,6 +58,17 @@ def failed(model, played=GOOD):
 
 
 REWARD = ["reward F1 to step 8"]
+
+
+def test_a_small_chance_of_many_points_is_no_event():
+    """Its expected reward is 2 points."""
+    found, certain = (
+        EventReport.measure(subject(model, play())) for model in (Jackpot(), ToyModel())
+    )
+    assert found.rewards == certain.rewards
+    assert found.reward_sums[0].dreamt > certain.reward_sums[0].dreamt + 8
+
+
 IMAGES = [
     "foreground error, 1 step ahead",
     "foreground error over the last frame's, largest to step 8",

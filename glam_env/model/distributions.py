@@ -366,4 +366,9 @@ class SymlogTwoHot(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             if self.expected:
                 return self.bounded(logits.float()).softmax(-1) @ self.values
+            return self.symlog_mean(logits)
+
+    def symlog_mean(self, logits: Tensor) -> Tensor:
+        """Map (..., bins) logits to (...) float32 means in symlog space, expanded."""
+        with torch.autocast(logits.device.type, enabled=False):
             return symexp(logits.float().softmax(-1) @ self.centers)

@@ -50,7 +50,7 @@ class CalibrationReport(Measure):
         """Compare the probabilities and entropies of open loop with what happened."""
         dreams, seed = subject.open_loop, subject.settings.seed
         horizons = [h for h in EVENT_HORIZONS if h <= dreams.horizon] or [dreams.horizon]
-        real, dreamt = reward_events(dreams.reward), reward_events(dreams.dreamt_reward)
+        real, dreamt = reward_events(dreams.reward), dreams.dreamt_event
         points: tuple[Sequence[np.ndarray], ...] = (
             tuple(dreams.reward_chances),
             (real > 0, real < 0),

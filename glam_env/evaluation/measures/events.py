@@ -109,7 +109,7 @@ class EventReport(Measure):
         dreams, players = subject.open_loop, subject.recorded_players
         horizons = [h for h in EVENT_HORIZONS if h <= dreams.horizon] or [dreams.horizon]
         alive = dreams.alive
-        events = reward_events(dreams.reward), reward_events(dreams.dreamt_reward), alive
+        events = reward_events(dreams.reward), dreams.dreamt_event, alive
         endings = dreams.life_lost.astype(np.int8), dreams.dreamt_ending.astype(np.int8), alive
         played_by = np.array(players)[dreams.env] if players else np.empty(len(dreams.env))
         return cls(

@@ -55,6 +55,8 @@ class OpenLoop:
         ended: (W, L) bool, the real episode ended at the step.
         reward, dreamt_reward: (W, L) float32; the dream's is expected. Real ones after an end
             are 0.
+        dreamt_event: (W, L) int8, the dream's rewards as events, see `reward_events`, by their
+            means in symlog space: by expected ones, a small chance of many points would be one.
         reward_forms: (W, L) float32 each, the dream's rewards as the env's option `reward` gives
             them, by its values.
         reward_chances: (2, W, L) float32, the dream's probabilities of points won and of points
@@ -81,6 +83,7 @@ class OpenLoop:
     ended: np.ndarray
     reward: np.ndarray
     dreamt_reward: np.ndarray
+    dreamt_event: np.ndarray
     reward_forms: dict[str, np.ndarray]
     reward_chances: np.ndarray
     life_lost: np.ndarray
@@ -170,6 +173,7 @@ def dream_along(
     reward = recording.rewards[rows, steps] * alive
     life_lost = recording.life_lost[rows, steps] & alive
     dreamt_reward, dreamt_ending = np.zeros_like(reward), np.zeros_like(life_lost)
+    dreamt_event = np.zeros(reward.shape, np.int8)
     values = RewardValues(world_model.reward_code, reward_values)
     forms = {name: np.zeros_like(reward) for name in REWARDS}
     events = torch.from_numpy(reward_events(values.values.cpu().numpy())).to(device)  # (V)
@@ -183,6 +187,8 @@ def dream_along(
         taken = actions[rows[batch], start[batch, None] + np.arange(length)]
         for k, step in enumerate(follow(world_model, known, taken, temperature, generator)):
             dreamt_reward[batch, k] = step.reward.cpu()
+            means = world_model.reward_code.symlog_mean(step.reward_logits)
+            dreamt_event[batch, k] = reward_events(means.cpu().numpy())
             draw = torch.rand(step.reward.shape, generator=draws, device=device)
             for name in REWARDS:
                 forms[name][batch, k] = values.reward(name, step, draw).cpu()
@@ -209,6 +215,7 @@ def dream_along(
         ended=ended,
         reward=reward,
         dreamt_reward=dreamt_reward,
+        dreamt_event=dreamt_event,
         reward_forms=forms,
         reward_chances=reward_chances,
         life_lost=life_lost,

@@ -25,7 +25,8 @@ class Window:
         seen: (C + 1, 64, 64, 3) uint8, the real frames up to there.
         seen_drawn: The same frames as the world model's encoder and decoder draw them.
         real, dream: (H, 64, 64, 3) uint8, the first one step ahead.
-        real_reward, dream_reward: (H,) float32, the reward of the step to each frame.
+        real_reward, dream_reward: (H,) float32, the reward of the step to each frame; the dream's
+            is a mean in symlog space, of which events are made.
     """
 
     env: int
@@ -92,7 +93,8 @@ def dream_windows(
     actions = torch.from_numpy(taken).to(device)
     dreamt = list(follow(world_model, codes, actions, temperature, generator))
     frames = [draw_frames(world_model, step.state.code).cpu().numpy() for step in dreamt]
-    rewards = torch.stack([step.reward for step in dreamt], 1).cpu().numpy()
+    logits = torch.stack([step.reward_logits for step in dreamt], 1)
+    rewards = world_model.reward_code.symlog_mean(logits).cpu().numpy()
     drawn = draw_frames(world_model, codes).cpu().numpy()
     return [
         Window(
