@@ -38,7 +38,7 @@ def test_windows_hold_frames_and_rewards():
         np.testing.assert_array_equal(one.seen_drawn, one.seen)
         rewards = recording.rewards[one.env, one.step : one.step + 8]
         np.testing.assert_array_equal(one.real_reward, rewards)
-        np.testing.assert_array_equal(one.dream_reward, rewards)
+        np.testing.assert_allclose(one.dream_reward, rewards, atol=1e-4)  # by the code's bins
         assert rewards[:4].any()  # there is something to see
 
 
