@@ -16,7 +16,7 @@ from glam_env.training.ranges import (
     FREEZE_RANGES,
     HORIZON_RANGES,
     LOSS_RANGES,
-    MOST_FREEZES,
+    MOST_SHARES,
     RANGES,
 )
 
@@ -122,6 +122,9 @@ class TrainConfig:
         model_updates: World-model updates each time. Each gives its share of the starts of the
             dreams after them.
         agent_updates: Agent updates each time, after those.
+        agent_resets: When the agent starts again from new weights, as ascending shares of
+            total_steps; none: never. An agent that began in the dreams of a young world model may
+            not unlearn them (primacy bias; Nikishin et al., 2022, arXiv:2205.07802).
         image_warmup: Updates of the image model alone, after the random steps; at most so many, if
             there is a target_error.
         target_error: End the image warm-up once the mean ``rare_error`` of 100 updates is below
@@ -191,6 +194,7 @@ class TrainConfig:
     log_every: int = 100
     checkpoint_every: int = 5_000
     keep_every: float = 0.0
+    agent_resets: tuple[float, ...] = ()
 
     @property
     def play(self) -> PlaySettings:
@@ -205,6 +209,11 @@ class TrainConfig:
         count = math.ceil(1 / self.keep_every - 1e-9)
         shares = (min(1.0, number * self.keep_every) for number in range(1, count + 1))
         return tuple(dict.fromkeys(max(1, round(share * self.total_steps)) for share in shares))
+
+    @property
+    def reset_at(self) -> tuple[int, ...]:
+        """Environment steps at which the agent starts again from new weights."""
+        return tuple(math.ceil(share * self.total_steps) for share in self.agent_resets)
 
     @property
     def dream_share(self) -> int:
@@ -271,12 +280,15 @@ class TrainConfig:
                 "length (freeze.latent_batch or freeze.latent_length once images are frozen), or "
                 "set dream_starts fresh"
             )
-        in_order = all(0.0 <= share <= 1.0 for share in at) and list(at) == sorted(set(at))
-        if not in_order or len(at) > MOST_FREEZES:
-            raise GlamError(
-                f"freeze.at must hold ascending shares in [0, 1], {MOST_FREEZES} at most, "
-                f"got {shown(at)}"
-            )
+        for name, shares in {"freeze.at": at, "agent_resets": self.agent_resets}.items():
+            in_range = all(0.0 <= share <= 1.0 for share in shares)
+            if not in_range or list(shares) != sorted(set(shares)) or len(shares) > MOST_SHARES:
+                raise GlamError(
+                    f"{name} must hold ascending shares in [0, 1], {MOST_SHARES} at most, "
+                    f"got {shown(shares)}"
+                )
+        if 1.0 in self.agent_resets:
+            raise GlamError("agent_resets must be below 1: an agent reset at the end never learns")
         if not self.exploration or not all(0.0 <= chance <= 1.0 for chance in self.exploration):
             raise GlamError(
                 "exploration must hold chances in [0, 1], one or more, "

@@ -51,7 +51,8 @@ def upgrade_state(state: Mapping[str, Any], phases: list[Phase]) -> dict[str, An
         state["schedule"] = {"phase": phase, "updates": updates}
         state["metrics_size"] = counts["metrics_size"]
     state.setdefault("recorded_steps", 0)  # from before recordings could be trained on
-    state["schedule"] = {"error": 0.0, **state["schedule"]}  # from before errors ended a phase
+    # From before errors ended a phase, and before agents were reset.
+    state["schedule"] = {"error": 0.0, "agent_resets": 0, **state["schedule"]}
     if "exploration" not in state:  # from before random actions were held
         none = torch.zeros(state["replay"]["streams"], dtype=torch.int64)
         state["exploration"] = {"action": none, "left": none}

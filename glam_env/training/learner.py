@@ -14,6 +14,7 @@ from glam_env.fast.graphs import CapturedUpdate
 from glam_env.fast.precision import autocast
 from glam_env.games import Game
 from glam_env.model.config import LossConfig
+from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState, LatentBatch, Posterior, SequenceBatch
 from glam_env.model.world_model import WorldModel
 from glam_env.training.config import TrainConfig
@@ -52,13 +53,22 @@ class Learner:
             lr=config.learning_rate,
             fused=True,
         )
-        self.agent = make_agent(self.world_model.config.feature_dim, game.num_actions)
-        if isinstance(self.agent, torch.nn.Module):
-            self.agent.to(device)
+        self._make_agent = make_agent
+        self.agent = self._new_agent()
         self.graphs = config.graphs and device.type == "cuda"
         self._updates: dict[str, tuple[Any, CapturedUpdate]] = {}  # by kind: key and graph
         self._frozen = False
         self._posterior: Posterior | None = None
+        self._ready_optimizers()
+
+    def _new_agent(self) -> Agent:
+        """Make an agent that has learned nothing."""
+        agent = self._make_agent(self.world_model.config.feature_dim, self.game.num_actions)
+        return agent.to(self.device) if isinstance(agent, torch.nn.Module) else agent
+
+    def reset_agent(self) -> None:
+        """Replace the agent by one that has learned nothing."""
+        self.agent = self._new_agent()
         self._ready_optimizers()
 
     def autocast(self) -> torch.autocast:
@@ -161,6 +171,16 @@ class Learner:
         positions = context + places % valid.shape[1]
         with self.autocast():
             return self.world_model.dream_starts(self._posterior, rows, positions)
+
+    @torch.no_grad()
+    def fresh_starts(self, contexts: SequenceBatch) -> DreamState:
+        """Encode contexts and return the states after them."""
+        with self.autocast():
+            self.world_model.eval()
+            codes = sample_codes(self.world_model.encode(contexts.images))
+            start = self.world_model.warm_up(codes, contexts.actions[:, :-1])
+            self.world_model.train()
+            return start
 
     def _run(self, name: str, key: Any, update: Callable[..., Any], *inputs: Any) -> Any:
         """Do an update; with graphs, capture it first unless that was done for the same key."""

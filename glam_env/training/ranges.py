@@ -6,7 +6,7 @@ _AMOUNT, _SHARE, _POSITIVE = "[0, inf)", "[0, 1]", "(0, inf)"
 _COUNT, _UPDATES, _SIZE = "[1, 1000000000]", "[0, 1000000000]", "[1, 1000000]"
 
 _MARGIN = "[0, 64]"  # pixels, of 64
-MOST_FREEZES = 100
+MOST_SHARES = 100
 
 RANGES = {
     **dict.fromkeys(

@@ -18,11 +18,11 @@ import torch
 
 from glam_env.errors import GlamError
 from glam_env.games import Game, find_game
-from glam_env.model.distributions import sample_codes
 from glam_env.model.structures import DreamState, LatentBatch, SequenceBatch, tree_map
 from glam_env.training.collector import Collector
 from glam_env.training.config import TrainConfig
 from glam_env.training.earlier_runs import upgrade_state
+from glam_env.training.imagination import Agent
 from glam_env.training.kept import Kept, save_kept
 from glam_env.training.latent_store import LatentStore
 from glam_env.training.learner import AgentFactory, Learner
@@ -92,7 +92,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.rng = np.random.default_rng(config.seed)
         self.learner = Learner(config, self.game, make_agent, self.device)
-        self.world_model, self.agent = self.learner.world_model, self.learner.agent
+        self.world_model = self.learner.world_model
         self.replay = open_replay(config, run)
         self.latents: LatentStore | None = None
         self.collector = Collector(config, self.learner, self.replay, self.rng)
@@ -101,6 +101,7 @@ class Trainer:
         self.phase_index = self.phase_updates = 0
         self._error = 0.0  # sum of rare_error over the updates of the window under way
         self._good_enough = False  # whether that error ends the phase
+        self._agent_resets = 0
         self.env_steps = self.image_updates = self.model_updates = self.agent_updates = 0
         self.recorded_steps = 0
         self._saved_at = 0  # env_steps of the last checkpoint
@@ -138,6 +139,11 @@ class Trainer:
         return self.env_steps >= self.config.total_steps
 
     @property
+    def agent(self) -> Agent:
+        """The agent; another one after each of ``config.agent_resets``."""
+        return self.learner.agent
+
+    @property
     def phase(self) -> Phase:
         """The phase that the next unit of work belongs to."""
         return self.phases[self.phase_index]
@@ -159,6 +165,7 @@ class Trainer:
                     self._collect_and_learn()
         if self.agent_updates and any(before < at <= self.env_steps for at in self.config.keep_at):
             self._keep()
+        self._reset_agent_if_due()
         if self._complete and phase is not self.phases[-1]:
             self.phase_index, self.phase_updates = self.phase_index + 1, 0
             self._error, self._good_enough = 0.0, False
@@ -167,6 +174,13 @@ class Trainer:
             elif phase.step in FREEZING:
                 self._freeze_images()
             self.save()
+
+    def _reset_agent_if_due(self) -> None:
+        """Start the agent again where the run has come to one of ``agent_resets``."""
+        due = sum(at <= self.env_steps for at in self.config.reset_at)
+        if due > self._agent_resets:  # not where more steps of the run move a reset that is past
+            self.learner.reset_agent()
+            self._agent_resets = due
 
     @property
     def _complete(self) -> bool:
@@ -267,7 +281,8 @@ class Trainer:
         """
         c = self.config
         if c.dream_starts == "fresh":
-            start = self._fresh_starts()
+            windows = self.replay.draw_whole(c.imagination_batch, c.context + 1, self.rng)
+            start = self.learner.fresh_starts(self.replay.read(windows, self.device))
         else:
             left = c.imagination_batch - sum(len(start.code) for start in starts)
             parts = [*starts, self.learner.draw_starts(left)]
@@ -277,19 +292,6 @@ class Trainer:
         usual = self.replay.usual_reward()
         self.metrics.averages.add(self.learner.update_agent(start, horizon, rate, usual))
         self.agent_updates += 1
-
-    @torch.no_grad()
-    def _fresh_starts(self) -> DreamState:
-        """Draw contexts from the replay and return the states after them."""
-        c = self.config
-        windows = self.replay.draw_whole(c.imagination_batch, c.context + 1, self.rng)
-        batch = self.replay.read(windows, self.device)
-        with self.learner.autocast():
-            self.world_model.eval()
-            codes = sample_codes(self.world_model.encode(batch.images))
-            start = self.world_model.warm_up(codes, batch.actions[:, :-1])
-            self.world_model.train()
-            return start
 
     # --- metrics -------------------------------------------------------------------------------
 
@@ -362,6 +364,7 @@ class Trainer:
                 "phase": self.phase_index,
                 "updates": self.phase_updates,
                 "error": self._error,
+                "agent_resets": self._agent_resets,
             },
             **self.metrics.state(),
             **self.learner.state(),
@@ -381,7 +384,7 @@ class Trainer:
         self.recorded_steps = state["recorded_steps"]
         schedule = state["schedule"]
         self.phase_index, self.phase_updates = schedule["phase"], schedule["updates"]
-        self._error = schedule["error"]
+        self._error, self._agent_resets = schedule["error"], schedule["agent_resets"]
         self.metrics.load_state(state)
         self.learner.load_state(state)
         self.replay.load_state(state["replay"])
