@@ -92,12 +92,12 @@ def test_winding_back_crosses_the_ends_of_games(subject, monkeypatch) -> None:
 
 def test_a_dream_that_has_ended_begins_again_and_can_be_wound_back(mortal) -> None:
     session = Session(mortal)
-    seen = play(session)
+    seen = play(session, ACTIONS * 2)
     assert sum(row[3] for row in seen) > 3
     ended = next(t for t, row in enumerate(seen) if row[3])
     assert seen[ended][-2] == 0.0, "the score of the next dream"
     session.wind_back(len(seen))
-    assert_same(play(session), seen)
+    assert_same(play(session, ACTIONS * 2), seen)
 
 
 def test_steps_beyond_the_trail_are_not_kept(subject) -> None:
@@ -124,7 +124,8 @@ def test_a_dream_goes_on_from_this_very_moment_of_the_game(subject) -> None:
     assert session.switch() is False
     dream, filtered = map(tree_tensors, (session.world.state, latents.state))
     assert_same([each.numpy() for each in dream], [each.numpy() for each in filtered])
-    assert np.array_equal(session.frame, draw_frames(subject.world_model, latents.state.code)[0])
+    drawn = draw_frames(subject.world_model, latents.state.code)[0].numpy()  # in float32
+    assert np.abs(session.frame.astype(int) - drawn.astype(int)).max() <= 1
     assert session.score == 0.0
     play(session)
     assert session.switch() is True

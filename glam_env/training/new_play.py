@@ -53,7 +53,7 @@ class NewPlay:
         """Compare the rewards (E) float32 of the actions just taken with what was expected."""
         latents, world_model = self._filter, self._filter.world_model
         if len(events := np.flatnonzero((rewards != 0.0) & self._known)):
-            h = latents.state.h[upload(events, latents.state.h.device)]
+            h = latents.state.h[upload(events, latents.state.h.device)].float()  # not bfloat16
             earned = upload(rewards[events], h.device)
             expected = world_model.reward_code.mean(world_model.reward(h))
             found = (expected - earned).abs() < 0.5 * earned.abs()

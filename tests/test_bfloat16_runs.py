@@ -1,0 +1,65 @@
+"""Whole runs in bfloat16, on any CPU: hardware that is faster with it computes so."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from same_runs import assert_same_runs, metrics
+
+from glam_env.fast import precision
+from glam_env.model.cores.transformer import TransformerConfig
+from glam_env.training.presets import PRESETS, with_core
+from glam_env.training.run_folder import RunFolder
+from glam_env.training.trainer import Trainer
+
+pytestmark = pytest.mark.emulator
+
+SHORT = replace(
+    PRESETS["debug"], total_steps=280, random_steps=100, replay_capacity=200, autocast=True
+)
+
+
+@pytest.fixture(autouse=True)
+def in_bfloat16(monkeypatch):
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda device_type: True)
+
+
+def train(path: Path, config, *, stop_at: int = 10**9) -> Trainer:
+    exists = (path / "config.json").exists()
+    run = RunFolder(path, None if exists else {"train": asdict(config)})
+
+    def agent(width: int, actions: int) -> ActorCritic:
+        return ActorCritic(replace(AGENT_PRESETS["debug"], autocast=True), width, actions)
+
+    trainer = Trainer("Alien", config, run, agent)  # it pays 10 points every few steps
+    trainer.train(stop=lambda: trainer.env_steps >= stop_at)
+    trainer.close()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(SHORT, dream_starts="fresh"),
+        replace(with_core(SHORT, TransformerConfig(depth=1)), dream_context="window"),
+    ],
+    ids=["fresh starts", "transformer in windows"],
+)
+def test_a_run_in_bfloat16_reaches_its_end(tmp_path, config):
+    trainer = train(tmp_path / "run", config)
+    assert trainer.finished
+    assert trainer.agent_updates > 0
+    with trainer.learner.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    figures = {name for line in metrics(tmp_path / "run") for name in line}
+    assert "new_play_rewards_found" in figures
+
+
+def test_a_run_in_bfloat16_resumes_exactly(tmp_path):
+    whole = train(tmp_path / "whole", SHORT)
+    assert whole.collector.filter.state.h.dtype == torch.bfloat16
+    train(tmp_path / "parts", SHORT, stop_at=150)
+    train(tmp_path / "parts", SHORT)
+    assert_same_runs(tmp_path / "parts", tmp_path / "whole")
