@@ -101,7 +101,7 @@ def test_one_moment_branches_into_as_many_futures_as_there_are_dreams(make_envs)
     trunk = make_envs(obs_type="latent")
     trunk.reset(seed=1)
     here = trunk.step(np.ones(E, int))[0]
-    envs = make_envs(64, obs_type="latent", autoreset_mode="DISABLED")
+    envs = make_envs(64, obs_type="latent", autoreset_mode="DISABLED", reward="game")
     envs.reset(seed=5)
     moment = trunk.get_state().rows([2] * 64)
     assert_same(envs.set_state(moment), np.stack([here[2]] * 64))

@@ -123,16 +123,18 @@ def test_step_and_drawing_are_those_of_pytorch(
     for t in range(steps):
         action = torch.randint(model.config.num_actions, (STARTS,), generator=generator)
         draw = torch.rand(code.shape, generator=generator)
-        feeds = {"code": code, "action": action.int().numpy(), "draw": draw.numpy(), **given}
+        reward_draw = torch.rand(STARTS, generator=generator)
+        draws = {"draw": draw.numpy(), "reward_draw": reward_draw.numpy()}
+        feeds = {"code": code, "action": action.int().numpy(), **draws, **given}
         names = [output.name for output in sessions["step"].get_outputs()]
         out = dict(zip(names, sessions["step"].run(None, feeds), strict=True))
         step = stepper.step(torch_state, action, draw)
         torch_state, code = step.state, out["next.code"]
         given = {name: out[f"next.{name}"] for name in core}
         np.testing.assert_array_equal(code, step.state.code.numpy(), err_msg=f"step {t}")
-        likeliest = values.likeliest(step.reward_logits).numpy()
-        np.testing.assert_array_equal(out["reward"], likeliest)
-        points += int((likeliest != 0).sum())
+        drawn = values.sample(step.reward_logits, reward_draw).numpy()
+        np.testing.assert_array_equal(out["reward"], drawn)
+        points += int((drawn != 0).sum())
         chance = step.termination_logit.sigmoid().numpy()
         np.testing.assert_allclose(out["end_probability"], chance, atol=1e-4)
         (frame,) = sessions["draw"].run(None, {"code": code})

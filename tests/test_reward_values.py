@@ -193,7 +193,7 @@ def test_the_sign_of_a_reward_is_the_game_s_in_both_worlds(world) -> None:
 
 
 def test_the_signs_of_expected_rewards_are_not() -> None:
-    """As why the default is the most likely value."""
+    """Which is why they are not the default."""
     game = random_rewards("GLAMDream-Pong-v0", 200, 8)
     mean = random_rewards("GLAMDream-Pong-v0", 200, 8, reward="mean")
     assert np.sign(game).sum() < 0 < (mean != 0.0).mean()

@@ -26,7 +26,7 @@ from glam_env.onnx.graphs import AgentGraph, DrawGraph, StepGraph
 from glam_env.onnx.starts import core_names, fields_of, joined, pack_starts
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 ENTROPY_STEPS, ENTROPY_SEED = 48, 0  # of the agent's play that shows the usual range
 ENTROPY_QUANTILES = (0.05, 0.95)
 
@@ -82,8 +82,8 @@ def export_game(
     graphs = {
         "step": (
             StepGraph(world_model, values),
-            [code, action, draw, *parts],
-            ["code", "action", "draw", *names],
+            [code, action, draw, draw[:, 0], *parts],
+            ["code", "action", "draw", "reward_draw", *names],
             [f"next.{name}" for name in step_outputs[:2]]
             + step_outputs[2:]
             + [f"next.{name}" for name in names],

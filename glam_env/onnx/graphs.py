@@ -65,7 +65,7 @@ class RowSum(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One dream step, as an env of ``reward="game"`` takes it.
+    """One dream step, as an env of ``reward="sample"`` takes it.
 
     Args:
         world_model: In eval mode.
@@ -86,13 +86,16 @@ class StepGraph(nn.Module):
         self.temperature = temperature * c.prior_temperature
         self.example = world_model.memory.initial_state(1)
 
-    def forward(self, code: Tensor, action: Tensor, draw: Tensor, *core: Tensor):
+    def forward(
+        self, code: Tensor, action: Tensor, draw: Tensor, reward_draw: Tensor, *core: Tensor
+    ):
         """Dream one step.
 
         Args:
             code: (E, K) int32, z_t.
             action: (E) int32, taken on seeing z_t.
-            draw: (E, K) float32 in [0, 1).
+            draw: (E, K) float32 in [0, 1), for the latent.
+            reward_draw: (E) float32 in [0, 1), for the reward.
             core: The sequence core's state after step t − 1.
 
         Returns:
@@ -106,7 +109,8 @@ class StepGraph(nn.Module):
         h, state = model.memory.step(self.embed_rest(x), state)
         prior = model.prior_log_probs(h)
         logits = model.reward_code.bounded(model.reward(h))
-        likeliest = self.reward_values.likeliest(logits)
+        drawn = select(self.reward_values.log_shares(logits), reward_draw)
+        reward = F.embedding(drawn.long(), self.reward_values.values[:, None]).squeeze(-1)
         if self.reward_values.known:
             expected = self.reward_values.mean(logits)
         else:
@@ -114,7 +118,7 @@ class StepGraph(nn.Module):
         ended = model.termination(h).squeeze(-1).sigmoid()
         entropy = -(prior.exp() * prior).sum((-2, -1))
         new = select(prior, draw, self.temperature)
-        return new, h, likeliest, expected, ended, entropy, *tree_tensors(state)
+        return new, h, reward, expected, ended, entropy, *tree_tensors(state)
 
     def _head_mean(self, logits: Tensor) -> Tensor:
         code = self.world_model.reward_code

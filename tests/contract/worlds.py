@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 
 from glam_env.envs.base import PixelVectorEnv
 
-E, HORIZON, STEPS, SEED = 2, 4, 7, 2
+E, HORIZON, STEPS, SEED = 2, 4, 7, 3
 IDS = {"dream": "GLAMDream-Pong-v0", "real": "GLAMReal-Pong-v0"}
 ARRAYS = ("numpy", "torch")
 OBSERVATIONS = ("rgb", "grayscale", "latent")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FIRST, MODEL, REPORT = "first.json", "model.zip", "report.json"
 SAVE_SECONDS = 30.0  # the most work that a kill can cost
+EARLIER = {"reward": "game"}  # of runs from before the setting was there
 
 
 class Sb3Run:
@@ -151,13 +152,14 @@ class Sb3Run:
             "num_envs": self.num_envs,
             "frame_stack": self.frame_stack,
             "horizon": s.horizon,
+            "reward": s.reward,
             "seed": s.seed,
             "dreams": s.dreams,
         }
 
     def _check_same(self, folder: RunFolder) -> None:
         for name, value in self._fixed().items():
-            if (old := folder.settings.get(name)) != value:
+            if (old := folder.settings.get(name, EARLIER.get(name))) != value:
                 raise GlamError(f"the run in {self.path} has {name} {old!r}, not {value!r}")
 
     def _make_dreams(self, num_envs: int) -> VecEnv:
@@ -172,6 +174,7 @@ class Sb3Run:
             array_type="torch",
             obs_type=self.settings.obs,  # pyright: ignore[reportArgumentType]  (checked)
             max_episode_steps=self.settings.horizon,
+            reward=self.settings.reward,
             checkpoint=self.checkpoint,
         )
         return VecMonitor(SB3VecEnv(dreams, self.frame_stack))

@@ -10,7 +10,9 @@ import tyro
 
 from glam_agents.sb3.algorithms import ALGORITHMS
 from glam_env.checks import require_choice, require_count
+from glam_env.envs.dream.options import Reward
 from glam_env.errors import GlamError
+from glam_env.model.reward_values import REWARDS
 
 OBSERVATIONS = ("latent", "rgb")
 
@@ -29,6 +31,9 @@ class Sb3Settings:
         num_envs: dreams side by side (default: 64 for ppo, else 16).
         frame_stack: frames that are seen together (default: 4; 1 with latent).
         horizon: steps after which a dream is truncated.
+        reward: rewards of the dreams: sample, a draw of the values that the game pays; game, the
+            most likely of them; or mean, the expected value. Agents learn from them clipped to
+            [−1, 1].
         seed: seed of the weights, the dreams and the actions.
         run: the run's folder (default: runs/sb3/GAME-ALGO-OBS).
         resume: continue the run in that folder; give the settings that it was started with.
@@ -44,6 +49,7 @@ class Sb3Settings:
     num_envs: int | None = None
     frame_stack: int | None = None
     horizon: int = 64
+    reward: Reward = "sample"
     seed: int = 0
     run: Path | None = None
     resume: bool = False
@@ -59,6 +65,7 @@ class Sb3Settings:
         """
         require_choice("algo", self.algo, ALGORITHMS)
         require_choice("obs", self.obs, OBSERVATIONS)
+        require_choice("reward", self.reward, REWARDS)
         chosen: dict[str, Any] = {}
         if self.num_envs is None:
             # The updates of PPO are few and large; the other algorithms make more, smaller ones.

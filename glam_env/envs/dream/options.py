@@ -26,7 +26,7 @@ from glam_env.model.reward_values import REWARDS
 ArrayType = Literal["numpy", "torch"]
 ObsType = Literal["rgb", "latent", "grayscale"]
 Termination = Literal["threshold", "sample"]
-Reward = Literal["game", "sample", "mean"]
+Reward = Literal["sample", "game", "mean"]
 Backend = Literal["auto", "native", "torch"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 RenderMode = Literal["rgb_array", "rgb_grid", "human"]
@@ -60,9 +60,9 @@ class DreamOptions:
         temperature: of the latent's draw; 0 takes the most likely class.
         termination: ``"threshold"`` ends a dream when an end is more likely than not, ``"sample"``
             draws it.
-        reward: ``"game"``, the most likely of the values that the game pays; a ``"sample"`` of
-            these, by their shares in the predicted distribution; or its ``"mean"``, the expected
-            value, which is almost never exactly 0.
+        reward: a ``"sample"`` of the values that the game pays, by their shares in the predicted
+            distribution; the most likely of them (``"game"``), nearly always 0 where the model is
+            seldom sure; or the ``"mean"``, the expected value, which is almost never exactly 0.
         max_prior_entropy: nats; a dream whose ``info["prior_entropy"]`` exceeds it is truncated
             at that step. None never truncates for this reason.
         checkpoint: a game's name, a folder, ``hf://owner/name[@revision]``, or an opened
@@ -90,7 +90,7 @@ class DreamOptions:
     autoreset_mode: AutoresetMode | Autoreset = AutoresetMode.SAME_STEP
     temperature: float = 1.0
     termination: Termination = "threshold"
-    reward: Reward = "game"
+    reward: Reward = "sample"
     max_prior_entropy: float | None = None
     checkpoint: str | Path | Checkpoint | None = None
     contexts: str | Path | Mapping[str, Any] | None = None

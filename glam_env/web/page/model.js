@@ -53,7 +53,7 @@ export class Model {
    * Dream one step of several dreams.
    * @param states one for each dream
    * @param actions one number each
-   * @param draws one Float32Array each; its first K numbers select the latent
+   * @param draws one Float32Array each; its first K numbers select the latent, the next the reward
    * @returns for each dream {state, reward, expected, ended, entropy}
    */
   async step(states, actions, draws) {
@@ -61,7 +61,8 @@ export class Model {
     const latents = this.manifest.categoricals;
     const feeds = {
       action: new ort.Tensor("int32", Int32Array.from(actions), [count]),
-      draw: stack(draws, latents),
+      draw: stack(draws, 0, latents),
+      reward_draw: stack(draws, latents, 1, [count]),
     };
     for (const field of this.manifest.state) {
       if (field.name !== "h") feeds[field.name] = this.tensor(states, field);
@@ -91,14 +92,10 @@ export class Model {
     return states.map((_, row) => frame.data.slice(row * length, (row + 1) * length));
   }
 
-  /** Let the agent choose; the last number of each state's draws selects the action. */
+  /** Let the agent choose; the number after the reward's in each state's draws selects the action. */
   async act(states, draws) {
     const feeds = {
-      draw: stack(
-        draws.map((each) => each.slice(-1)),
-        1,
-        [states.length],
-      ),
+      draw: stack(draws, this.manifest.categoricals + 1, 1, [states.length]),
     };
     for (const field of this.manifest.state) {
       if (field.name === "code" || field.name === "h") {
@@ -110,9 +107,10 @@ export class Model {
   }
 }
 
-function stack(rows, length, shape = [rows.length, length]) {
+/** Join `length` numbers of each row, from its number `from` on, into a tensor. */
+function stack(rows, from, length, shape = [rows.length, length]) {
   const data = new Float32Array(rows.length * length);
-  rows.forEach((row, at) => data.set(row.subarray(0, length), at * length));
+  rows.forEach((row, at) => data.set(row.subarray(from, from + length), at * length));
   return new ort.Tensor("float32", data, shape);
 }
 

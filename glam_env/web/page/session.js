@@ -56,7 +56,7 @@ export class Session {
   async tick(action) {
     const began = performance.now();
     const dreams = this.shown;
-    const count = this.model.manifest.categoricals + 1;
+    const count = this.model.manifest.categoricals + 2; // and the reward, and the action
     const numbers = dreams.map(({ stream, step }) => draws(this.seed, stream, step, count));
     const states = dreams.map(({ state }) => state);
     if (this.player === "recording" && !this.recorded) this.player = "agent";
