@@ -257,10 +257,10 @@ def test_temperature_is_that_of_the_latents(make_envs) -> None:
 
 def test_ends_and_rewards_are_drawn_if_wanted(make_envs) -> None:
     """At temperature 0 dreams from one moment differ in nothing else."""
-    _, reward, terminated = futures(make_envs, temperature=0)
+    _, reward, terminated = futures(make_envs, temperature=0, reward="game")
     assert (reward[0] == reward[0, 0]).all()
     assert (terminated[0] == terminated[0, 0]).all()
-    _, reward, terminated = futures(make_envs, temperature=0, termination="sample", reward="sample")
+    _, reward, terminated = futures(make_envs, temperature=0, termination="sample")
     assert set(np.unique(reward[0])) == {-1.0, 0.0, 1.0}  # all values, from one moment
     assert 0 < terminated[0].sum() < 32
 

@@ -48,6 +48,7 @@ def test_a_shipped_checkpoint_loads_and_dreams_as_on_the_cpu(game) -> None:
                 device=device,
                 max_episode_steps=64,
                 temperature=0.0,
+                reward="game",
                 precision="float32",
                 obs_type="latent",
             ),
