@@ -112,6 +112,8 @@ inline V scaled(V v, V x) { return (V)_mm512_scalef_ps((__m512)v, (__m512)x); }
 inline V exp2(V x) { return scaled(exp2_fraction(fraction(x)), x); }
 
 inline V exp(V x) {
+  // Beyond these it is 0 or infinite, and what rounding takes from y would outgrow the polynomial.
+  x = smallest(splat(90.0f), largest(splat(-105.0f), x));  // in this order a NaN stays
   const V log2_e = splat(1.44269504f), y = x * log2_e;
   // Adds what rounding took from y, an error that grows with y.
   const V lost =
