@@ -39,15 +39,8 @@ def train(path: Path, config, *, stop_at: int = 10**9) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        replace(SHORT, dream_starts="fresh"),
-        replace(with_core(SHORT, TransformerConfig(depth=1)), dream_context="window"),
-    ],
-    ids=["fresh starts", "transformer in windows"],
-)
-def test_a_run_in_bfloat16_reaches_its_end(tmp_path, config):
+def test_a_run_with_a_transformer_in_windows_reaches_its_end_in_bfloat16(tmp_path):
+    config = replace(with_core(SHORT, TransformerConfig(depth=1)), dream_context="window")
     trainer = train(tmp_path / "run", config)
     assert trainer.finished
     assert trainer.agent_updates > 0
@@ -57,9 +50,11 @@ def test_a_run_in_bfloat16_reaches_its_end(tmp_path, config):
     assert "new_play_rewards_found" in figures
 
 
-def test_a_run_in_bfloat16_resumes_exactly(tmp_path):
-    whole = train(tmp_path / "whole", SHORT)
+def test_a_run_with_fresh_starts_resumes_exactly_in_bfloat16(tmp_path):
+    config = replace(SHORT, dream_starts="fresh")
+    whole = train(tmp_path / "whole", config)
+    assert whole.agent_updates > 0
     assert whole.collector.filter.state.h.dtype == torch.bfloat16
-    train(tmp_path / "parts", SHORT, stop_at=150)
-    train(tmp_path / "parts", SHORT)
+    train(tmp_path / "parts", config, stop_at=150)
+    train(tmp_path / "parts", config)
     assert_same_runs(tmp_path / "parts", tmp_path / "whole")
