@@ -59,4 +59,7 @@ def test_the_model_trains_and_dreams_the_same_without_fast(tmp_path: Path) -> No
         subprocess.run([sys.executable, "-c", PROGRAM, way, str(file)], check=True)
         results.append(torch.load(file))
     assert len(results[0]) > 50
-    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+    for fast, plain in zip(*results, strict=True):
+        # A gradient is a sum over thousands of places: what rounding leaves grows with its largest.
+        largest = float(plain.double().abs().max())
+        torch.testing.assert_close(fast, plain, atol=1e-5 * largest, rtol=0.0)
