@@ -1,11 +1,11 @@
 """An agent that starts again from new weights at given shares of a run."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from debug_runs import make_trainer
 from same_runs import assert_same_runs
 
 from glam_env.errors import GlamError
@@ -27,13 +27,7 @@ AT = 224  # 0.8 of the steps
 
 
 def make(path: Path, config=RESET) -> Trainer:
-    exists = (path / "config.json").exists()
-    run = RunFolder(path, None if exists else {"train": asdict(config)})
-
-    def agent(width: int, actions: int) -> ActorCritic:
-        return ActorCritic(AGENT_PRESETS["debug"], width, actions)
-
-    return Trainer("Pong", config, run, agent)
+    return make_trainer(path, config)
 
 
 def last_layer(trainer: Trainer) -> torch.Tensor:

@@ -1,17 +1,17 @@
 """Whole runs in bfloat16, on any CPU: hardware that is faster with it computes so."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from debug_runs import make_trainer
+from glam_agents.storm import AGENT_PRESETS
 from same_runs import assert_same_runs, metrics
 
 from glam_env.fast import precision
 from glam_env.model.cores.transformer import TransformerConfig
 from glam_env.training.presets import PRESETS, with_core
-from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
 pytestmark = pytest.mark.emulator
@@ -27,13 +27,8 @@ def in_bfloat16(monkeypatch):
 
 
 def train(path: Path, config, *, stop_at: int = 10**9) -> Trainer:
-    exists = (path / "config.json").exists()
-    run = RunFolder(path, None if exists else {"train": asdict(config)})
-
-    def agent(width: int, actions: int) -> ActorCritic:
-        return ActorCritic(replace(AGENT_PRESETS["debug"], autocast=True), width, actions)
-
-    trainer = Trainer("Alien", config, run, agent)  # it pays 10 points every few steps
+    agent = replace(AGENT_PRESETS["debug"], autocast=True)
+    trainer = make_trainer(path, config, "Alien", agent)  # it pays 10 points every few steps
     trainer.train(stop=lambda: trainer.env_steps >= stop_at)
     trainer.close()
     return trainer

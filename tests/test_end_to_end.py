@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from debug_runs import make_trainer
 from same_runs import assert_same_runs
 from tiny_checkpoint import TINY
 
@@ -18,7 +18,6 @@ from glam_env.model.world_model import WorldModel
 from glam_env.training.config import FreezeConfig
 from glam_env.training.phases import count_freezes, schedule
 from glam_env.training.presets import PRESETS
-from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
 DEBUG = replace(
@@ -41,13 +40,7 @@ PHASE = "end-to-end training"
 
 
 def make(path: Path, config=DEBUG) -> Trainer:
-    exists = (path / "config.json").exists()
-    run = RunFolder(path, None if exists else {"train": asdict(config)})
-
-    def agent(width: int, actions: int) -> ActorCritic:
-        return ActorCritic(AGENT_PRESETS["debug"], width, actions)
-
-    return Trainer("Pong", config, run, agent)
+    return make_trainer(path, config)
 
 
 def test_schedule():

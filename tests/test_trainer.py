@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from glam_agents.storm import AGENT_PRESETS, ActorCritic
+from debug_runs import make_trainer
+from glam_agents.storm import AGENT_PRESETS
 from same_runs import assert_same_runs, metrics
 
 from glam_env.cli.main import main
@@ -33,13 +34,7 @@ IMAGES_ALONE = replace(DEBUG, freeze=replace(DEBUG.freeze, end_to_end=0))
 
 
 def make(path: Path, config=DEBUG, game: str = "Pong") -> Trainer:
-    exists = (path / "config.json").exists()
-    run = RunFolder(path, None if exists else {"train": asdict(config)})
-
-    def agent(width: int, actions: int) -> ActorCritic:
-        return ActorCritic(AGENT_PRESETS["debug"], width, actions)
-
-    return Trainer(game, config, run, agent)
+    return make_trainer(path, config, game)
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
