@@ -430,3 +430,20 @@ def test_run_folder_is_of_its_kind(begin):
     del settings["kind"]  # as older runs have it
     path.write_text(json.dumps(settings))
     assert begin(resume=True).steps_done == 0
+
+
+def test_a_run_from_before_rewards_were_chosen_had_the_most_likely_ones(begin):
+    run = begin(reward="game")
+    run.close()
+    path = run.path / "config.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("reward") == "game"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(GlamError, match="has reward 'game', not 'sample'"):
+        begin(resume=True)
+    assert begin(resume=True, reward="game").steps_done == 0
+
+
+def test_an_unknown_reward_is_refused(begin):
+    with pytest.raises(GlamError, match="reward must be"):
+        begin(reward="median")
