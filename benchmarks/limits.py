@@ -84,6 +84,7 @@ class Args:
         representation: Weight of the representation loss in these.
         long: How many times as many updates a sequence model gets on young images.
         agent_updates: Of an agent from nothing.
+        expected_value: Its values are expected ones, not means in symlog space as STORM's.
         dreams: Dreams in each of these.
         horizon: Their steps.
         steps: Held-out steps to dream along.
@@ -104,6 +105,7 @@ class Args:
     representation: float = 1.0
     long: int = 3
     agent_updates: int = 2000
+    expected_value: bool = True
     dreams: int = 128
     horizon: int = 24
     steps: int = 8000
@@ -149,7 +151,11 @@ class Study:
         """Make a world model from nothing."""
         torch.manual_seed(self.args.seed)
         game = find_game(self.trained.game)
-        return Learner(self.config, game, lambda *sizes: _agent(*sizes), torch.device("cpu"))
+        return Learner(self.config, game, self._agent, torch.device("cpu"))
+
+    def _agent(self, feature_dim: int, num_actions: int) -> ActorCritic:
+        settings = replace(AGENT_PRESETS["small"], expected_value=self.args.expected_value)
+        return ActorCritic(settings, feature_dim, num_actions)
 
     def take_images(self, model: WorldModel) -> None:
         """Copy the checkpoint's image model."""
@@ -302,7 +308,7 @@ class Study:
         """
         args = self.args
         torch.manual_seed(args.seed)
-        agent = _agent(model.config.feature_dim, model.config.num_actions)
+        agent = self._agent(model.config.feature_dim, model.config.num_actions)
         points: list[float] = []
         for update in range(args.agent_updates):
             windows = self.replay.draw_whole(args.dreams, self.config.context + 1, self.rng)
@@ -360,10 +366,6 @@ class Study:
         model = self.world_model("sequence model")
         self.config = own
         return self.events(model) | self.agent_score(model)
-
-
-def _agent(feature_dim: int, num_actions: int) -> ActorCritic:
-    return ActorCritic(AGENT_PRESETS["small"], feature_dim, num_actions)
 
 
 def _sequences(recording: Recording, places: tuple[np.ndarray, np.ndarray]) -> SequenceBatch:

@@ -65,6 +65,7 @@ HORIZONS = {"N16": 16, "N24": 24, "N32": 32}
 LAYERS = {name: (int(name[1]), int(name[3])) for name in ("G1L2", "G2L1", "G2L2")}
 
 SHARED = ("sequence_updates", "agent_updates", "dreams", "horizon", "steps", "games")
+SHARED += ("expected_value",)
 HORIZON = 16  # steps of open-loop dreams
 
 
@@ -81,6 +82,7 @@ class Args:
         seeds: Of sequence model, agent and games.
         sequence_updates: Of each sequence model.
         agent_updates: Of each agent.
+        expected_value: Values of agents are expected ones; else means in symlog space, as STORM's.
         dreams: Dreams in each of these.
         horizon: Their steps.
         steps: Held-out steps to dream along.
@@ -96,6 +98,7 @@ class Args:
     seeds: tuple[int, ...] = (0, 1)
     sequence_updates: int = 2000
     agent_updates: int = 1000
+    expected_value: bool = False
     dreams: int = 128
     horizon: int = 24
     steps: int = 8000
