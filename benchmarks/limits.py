@@ -84,7 +84,6 @@ class Args:
         representation: Weight of the representation loss in these.
         long: How many times as many updates a sequence model gets on young images.
         agent_updates: Of an agent from nothing.
-        expected_value: Its values are expected ones, not means in symlog space as STORM's.
         dreams: Dreams in each of these.
         horizon: Their steps.
         steps: Held-out steps to dream along.
@@ -105,7 +104,6 @@ class Args:
     representation: float = 1.0
     long: int = 3
     agent_updates: int = 2000
-    expected_value: bool = True
     dreams: int = 128
     horizon: int = 24
     steps: int = 8000
@@ -118,6 +116,8 @@ class Args:
 
 class Study:
     """A checkpoint, a replay, and held-out play of the checkpoint's agent."""
+
+    agent_config = AGENT_PRESETS["small"]  # of agents from nothing
 
     def __init__(
         self, args: Args, trained: Trained | None = None, replay: Replay | None = None
@@ -154,8 +154,7 @@ class Study:
         return Learner(self.config, game, self._agent, torch.device("cpu"))
 
     def _agent(self, feature_dim: int, num_actions: int) -> ActorCritic:
-        settings = replace(AGENT_PRESETS["small"], expected_value=self.args.expected_value)
-        return ActorCritic(settings, feature_dim, num_actions)
+        return ActorCritic(self.agent_config, feature_dim, num_actions)
 
     def take_images(self, model: WorldModel) -> None:
         """Copy the checkpoint's image model."""

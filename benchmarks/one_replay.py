@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import tyro
+from glam_agents.storm import AGENT_PRESETS
 from limits import Args as LimitsArgs
 from limits import Study
 
@@ -65,8 +66,9 @@ HORIZONS = {"N16": 16, "N24": 24, "N32": 32}
 LAYERS = {name: (int(name[1]), int(name[3])) for name in ("G1L2", "G2L1", "G2L2")}
 
 SHARED = ("sequence_updates", "agent_updates", "dreams", "horizon", "steps", "games")
-SHARED += ("expected_value",)
 HORIZON = 16  # steps of open-loop dreams
+# The agent that `small` had when the first rows were made: all rows have the same.
+AGENT = replace(AGENT_PRESETS["small"], expected_value=False, minibatches=1)
 
 
 @dataclass
@@ -82,7 +84,6 @@ class Args:
         seeds: Of sequence model, agent and games.
         sequence_updates: Of each sequence model.
         agent_updates: Of each agent.
-        expected_value: Values of agents are expected ones; else means in symlog space, as STORM's.
         dreams: Dreams in each of these.
         horizon: Their steps.
         steps: Held-out steps to dream along.
@@ -98,7 +99,6 @@ class Args:
     seeds: tuple[int, ...] = (0, 1)
     sequence_updates: int = 2000
     agent_updates: int = 1000
-    expected_value: bool = False
     dreams: int = 128
     horizon: int = 24
     steps: int = 8000
@@ -225,6 +225,7 @@ def main(args: Args) -> None:
             continue
         few = {name: getattr(args, name) for name in SHARED}
         study = Study(LimitsArgs(args.game, args.run, seed=seed, **few))
+        study.agent_config = AGENT
         with tempfile.TemporaryDirectory(prefix="glam_one_replay_") as folder:
             store = study.latents(study.trained.world_model, Path(folder))
             small, world = study.config, None

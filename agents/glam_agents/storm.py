@@ -6,6 +6,8 @@ Actor and critic read the features s_t = [z_t, h_{t−1}]. Sources:
 - DreamerV3 (Hafner et al., 2023, arXiv:2301.04104, actor–critic learning), from which STORM takes
   the symlog two-hot critic, its slow copy, and the percentile range that divides advantages.
 - REINFORCE (Williams, 1992): the gradient of the actor.
+- PPO (Schulman et al., 2017, arXiv:1707.06347, eq. 7): the clipped gradient of the actor, where it
+  takes several steps on one rollout. STORM takes one.
 
 As in STORM, the policy is a plain softmax: no uniform distribution is mixed in, unlike in the
 categoricals of the world model.
@@ -25,13 +27,20 @@ from torch import Tensor, nn
 
 from glam_agents import AgentKind
 from glam_agents.base import ModuleAgent
+from glam_agents.steps import (
+    Inputs,
+    Targets,
+    lambda_returns,
+    mean_alive,
+    of_actions,
+    read_heads,
+)
 from glam_env.checks import require_ranges
 from glam_env.fast.precision import autocast
 from glam_env.model.distributions import (
     SymlogTwoHot,
     categorical_entropy,
     embed_codes,
-    one_hot_linear,
     sample_codes,
 )
 from glam_env.model.world_model import Head
@@ -64,6 +73,11 @@ class StormConfig:
         relative_floor: whether ``range_floor`` counts in usual rewards: the mean size of the
             game's rewards other than 0. Where a game pays hundreds of points and seldom, returns
             of dreams that predict no reward range over less than a point, all of it noise.
+        epochs: how often an update goes through the steps of its rollout.
+        minibatches: into how many parts it divides them each time, at random; each part is a step
+            of Adam.
+        clip: largest change of an action's probability, as a share of it, that the actor is
+            rewarded for in one update. In the first step of Adam there is none.
     """
 
     hidden: int = 512
@@ -80,6 +94,9 @@ class StormConfig:
     expected_value: bool = False
     autocast: bool = True
     relative_floor: bool = False
+    epochs: int = 1
+    minibatches: int = 1
+    clip: float = 0.2
 
     def validate(self) -> None:
         """Check all values.
@@ -101,6 +118,9 @@ class StormConfig:
                 "range_decay": "[0, 1)",
                 "range_floor": "(0, inf)",
                 "value_bins": "[2, 65536]",
+                "epochs": "[1, 1024]",
+                "minibatches": "[1, 1024]",
+                "clip": "(0, inf)",
             },
             "agent.",
         )
@@ -116,51 +136,19 @@ AGENT_PRESETS: dict[str, StormConfig] = {
         range_floor=0.2,
         expected_value=True,
         relative_floor=True,
+        minibatches=4,
     ),
     "debug": StormConfig(
-        hidden=16, learning_rate=3e-4, entropy=3e-3, expected_value=True, autocast=False
+        hidden=16,
+        learning_rate=3e-4,
+        entropy=3e-3,
+        expected_value=True,
+        autocast=False,
+        epochs=2,
+        minibatches=2,
     ),
 }
 """The agent's part of the presets of ``glam_env.training.presets``."""
-
-
-def lambda_returns(
-    rewards: Tensor, values: Tensor, terminated: Tensor, gamma: float, lambda_: float
-) -> Tensor:
-    """Compute λ-returns, in float32.
-
-    R_t = r_t + γ c_t ((1 − λ) V_{t+1} + λ R_{t+1}) with R_H = V_H and c_t = 0 where step t ended
-    the life, else 1.
-
-    Args:
-        rewards: (H, N); r_t follows the action at t.
-        values: (H+1, N); V_t is the value of the features at t.
-        terminated: (H, N) bool.
-        gamma: γ.
-        lambda_: λ.
-
-    Returns:
-        (H, N) float32.
-    """
-    rewards, values = rewards.float(), values.float()
-    discount = gamma * (~terminated).float()
-    target, returns = values[-1], []
-    for t in range(len(rewards) - 1, -1, -1):
-        target = rewards[t] + discount[t] * ((1 - lambda_) * values[t + 1] + lambda_ * target)
-        returns.append(target)
-    return torch.stack(returns[::-1])
-
-
-def _read(rollout: Rollout, *heads: Head) -> list[Tensor]:
-    """Return each head's output, (H+1, N, …), on all features of a rollout."""
-    if rollout.codes is None:
-        return [head(rollout.features) for head in heads]
-    # The first layers run side by side: the codes are looked up, and sorted, once.
-    weights: list[Tensor] = [next(head.layers.parameters()) for head in heads]
-    rest = rollout.features[..., rollout.one_hot_width :]  # (H+1, N, D)
-    first = one_hot_linear(torch.cat(weights), rollout.codes, rest)
-    parts = first.split([len(weight) for weight in weights], -1)
-    return [head.after_first(part) for head, part in zip(heads, parts, strict=True)]
 
 
 class ActorCritic(ModuleAgent):
@@ -239,38 +227,72 @@ class ActorCritic(ModuleAgent):
         Returns:
             The loss (scalar), and detached scalars.
         """
-        c = self.config
-        action_logits, value_logits = _read(rollout, self.actor, self.critic)
-        log_probs = action_logits[:-1].log_softmax(-1)  # (H, N, A)
-        with torch.no_grad():
-            values = self.value_code.mean(value_logits)  # (H+1, N)
-            slow_values = self.value_code.mean(*_read(rollout, self.slow_critic))
-            rewards, terminated = rollout.rewards, rollout.terminated
-            returns = lambda_returns(rewards, values, terminated, c.gamma, c.lambda_)
-            slow_returns = lambda_returns(rewards, slow_values, terminated, c.gamma, c.lambda_)
-            self.value_code.see(torch.stack([returns, slow_returns]))
-            # Steps after the end of a life count for nothing.
-            over = torch.cumsum(terminated, 0) - terminated.long()  # (H, N), ends before step t
-            alive = (over == 0).float()
-            lived = returns.masked_fill(over > 0, float("nan"))
-            advantage = (returns - values[:-1]) / self._move_range(lived)
+        inputs = Inputs.of(rollout)
+        action_logits, value_logits = read_heads(inputs, self.actor, self.critic)
+        targets, about = self._targets(rollout, inputs, action_logits, value_logits)
+        loss, metrics = self._loss(action_logits[:-1], value_logits[:-1], targets, clip=None)
+        return loss, metrics | about
 
-        def mean(x: Tensor) -> Tensor:
-            return (alive * x).sum() / alive.sum()
+    @torch.no_grad()
+    def _targets(
+        self, rollout: Rollout, inputs: Inputs, action_logits: Tensor, value_logits: Tensor
+    ) -> tuple[Targets, dict[str, Tensor]]:
+        """Return what is to be learned from a rollout, M = (H, N), and figures about it.
 
-        chosen = log_probs.gather(-1, rollout.actions.unsqueeze(-1)).squeeze(-1)  # (H, N)
-        entropy = mean(categorical_entropy(log_probs))
-        policy_loss = -mean(chosen * advantage)
-        losses = self.value_code.losses(value_logits[:-1], returns, slow_returns)
-        value_loss, slow_loss = map(mean, losses)
-        loss = policy_loss + value_loss + slow_loss - c.entropy * entropy
+        Args:
+            rollout: H steps of N dreams.
+            inputs: Those of the rollout.
+            action_logits: (H+1, N, A).
+            value_logits: (H+1, N, bins).
+        """
+        c, actions, terminated = self.config, rollout.actions, rollout.terminated
+        values = self.value_code.mean(value_logits)  # (H+1, N)
+        slow_values = self.value_code.mean(*read_heads(inputs, self.slow_critic))
+        returns = lambda_returns(rollout.rewards, values, terminated, c.gamma, c.lambda_)
+        slow_returns = lambda_returns(rollout.rewards, slow_values, terminated, c.gamma, c.lambda_)
+        self.value_code.see(torch.stack([returns, slow_returns]))
+        # Steps after the end of a life count for nothing.
+        over = torch.cumsum(terminated, 0) - terminated.long()  # (H, N), ends before step t
+        alive = (over == 0).float()
+        lived = returns.masked_fill(over > 0, float("nan"))
+        advantages = (returns - values[:-1]) / self._move_range(lived)
+        log_probs = of_actions(action_logits[:-1].log_softmax(-1), actions)
+        targets = Targets(actions, returns, slow_returns, advantages, alive, log_probs)
+        return targets, {
+            "dream_reward": mean_alive(rollout.rewards, alive),
+            "dream_return": mean_alive(returns, alive),
+            "return_range": self.return_range[1] - self.return_range[0],
+        }
+
+    def _loss(
+        self, action_logits: Tensor, value_logits: Tensor, targets: Targets, clip: float | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss on M steps, and its parts.
+
+        Args:
+            action_logits: (M, A).
+            value_logits: (M, bins).
+            targets: Of these steps.
+            clip: PPO's ε; None takes the gradient of the policy as it is.
+        """
+        alive, advantages = targets.alive, targets.advantages
+        log_probs = action_logits.log_softmax(-1)
+        chosen = of_actions(log_probs, targets.actions)
+        if clip is None:
+            gain = chosen * advantages
+        else:
+            ratio = (chosen - targets.log_probs).exp()
+            bounded = ratio.clamp(1.0 - clip, 1.0 + clip)
+            gain = torch.minimum(ratio * advantages, bounded * advantages)
+        entropy = mean_alive(categorical_entropy(log_probs), alive)
+        policy_loss = -mean_alive(gain, alive)
+        losses = self.value_code.losses(value_logits, targets.returns, targets.slow_returns)
+        value_loss, slow_loss = (mean_alive(each, alive) for each in losses)
+        loss = policy_loss + value_loss + slow_loss - self.config.entropy * entropy
         return loss, {
             "policy_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),
             "entropy": entropy.detach(),
-            "dream_reward": mean(rewards),
-            "dream_return": mean(returns),
-            "return_range": self.return_range[1] - self.return_range[0],
         }
 
     def _move_range(self, returns: Tensor) -> Tensor:
@@ -288,19 +310,52 @@ class ActorCritic(ModuleAgent):
         return torch.maximum(moved[1] - moved[0], self._floor)
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Take one step of Adam on :meth:`loss`, and move the slow critic."""
-        with autocast(rollout.features.device, self.config.autocast):
-            loss, metrics = self.loss(rollout)
+        """Take the steps of Adam on a rollout, and move the slow critic.
+
+        Returns:
+            Detached scalars; with several steps, the parts of the loss are their means.
+        """
+        c, device = self.config, rollout.features.device
+        if c.epochs == c.minibatches == 1:
+            with autocast(device, c.autocast):
+                loss, metrics = self.loss(rollout)
+            self._step_optimizer(loss)
+        else:
+            metrics = self._update_in_parts(rollout)
+        with torch.no_grad():
+            pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
+            for slow, fast in pairs:
+                slow.lerp_(fast, 1.0 - c.slow_decay)
+        return metrics
+
+    def _update_in_parts(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Go through a rollout ``epochs`` times, in ``minibatches`` random parts each time."""
+        c, inputs, parts = self.config, Inputs.of(rollout), []
+        with torch.no_grad(), autocast(rollout.features.device, c.autocast):
+            action_logits, value_logits = read_heads(inputs, self.actor, self.critic)
+            targets, about = self._targets(rollout, inputs, action_logits, value_logits)
+        flat = [part.flatten() for part in targets]
+        for _ in range(c.epochs):
+            # Not randperm, which a CUDA graph cannot hold.
+            order = torch.rand(flat[0].shape, device=flat[0].device).argsort()
+            for rows in order.chunk(c.minibatches):
+                with autocast(rollout.features.device, c.autocast):
+                    action_logits, value_logits = read_heads(
+                        inputs.take(rows), self.actor, self.critic
+                    )
+                    some = Targets(*(part[rows] for part in flat))
+                    loss, metrics = self._loss(action_logits, value_logits, some, c.clip)
+                self._step_optimizer(loss)
+                parts.append(metrics)
+        means = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+        return means | about
+
+    def _step_optimizer(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         self.optimizer.step()
-        with torch.no_grad():
-            pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
-            for slow, fast in pairs:
-                slow.lerp_(fast, 1.0 - self.config.slow_decay)
-        return metrics
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set the learning rate to ``factor`` times that of the config."""
