@@ -68,7 +68,7 @@ LAYERS = {name: (int(name[1]), int(name[3])) for name in ("G1L2", "G2L1", "G2L2"
 SHARED = ("sequence_updates", "agent_updates", "dreams", "horizon", "steps", "games")
 HORIZON = 16  # steps of open-loop dreams
 # The agent that `small` had when the first rows were made: all rows have the same.
-AGENT = replace(AGENT_PRESETS["small"], expected_value=False, minibatches=1)
+AGENT = replace(AGENT_PRESETS["small"], expected_value=False)
 
 
 @dataclass

@@ -136,7 +136,6 @@ AGENT_PRESETS: dict[str, StormConfig] = {
         range_floor=0.2,
         expected_value=True,
         relative_floor=True,
-        minibatches=4,
     ),
     "debug": StormConfig(
         hidden=16,
