@@ -9,6 +9,7 @@ import torch
 from tiny_models import OPEN, TINY, make_batch, make_model
 
 from glam_env.model.distributions import sample_codes
+from glam_env.model.losses import reconstruction_loss
 
 
 def train_images(model, images, config, updates):
@@ -49,6 +50,39 @@ def test_a_frame_of_other_pixels_weighs_no_more_than_its_limit():
     plain = replace(config, frame_share=0.0)
     losses = [model.reconstruction(z, images, own)[0].item() for own in (config, plain)]
     assert losses[0] == losses[1]
+
+
+def test_pixels_count_as_much_of_them_as_is_missing():
+    """A pixel that is drawn counts nothing, one that is not drawn four times, and no more."""
+    images = torch.full((4, 64, 64, 3), 100, dtype=torch.uint8)
+    background = images[0] / 255.0
+    images[0, 5] = images[1, 10, 20] = images[:, 50:60, 50:60] = 200
+    images[2, 30, 30] = 120  # a faint pixel counts as a bright one does
+    drawn = background + 0.8 * torch.rand(4, 64, 64, 1) * (images / 255.0 - background)
+    drawn[:, 55, 55] = 0.0  # worse than the background
+    drawn[1, 2, 3] = 1.0
+    config = replace(OPEN, foreground_weight=7.0, rare_share=0.9, frame_share=0.02, focus=4.0)
+    target, back = images.double().numpy() / 255.0, background.double().numpy()
+    error = ((drawn.double().numpy() - target) ** 2).sum(-1)
+    whole = ((target - back) ** 2).sum(-1)
+    differs = (images[..., 0] != 100).numpy()
+
+    def limit(counts):
+        return np.stack([frame * min(1.0, 0.02 / frame.mean()) for frame in counts])
+
+    rarity = np.maximum(1.0, 0.9 / np.maximum(limit(differs).mean(0), 1 / 4))
+    missing = np.minimum(1.0, error / np.where(differs, whole, 1.0))
+    assert len({round(float(each), 3) for each in missing[differs]}) > 100
+    weight = np.where(differs, 7.0 * limit(differs * rarity * 4.0 * missing), 1.0)
+    loss, _ = reconstruction_loss(drawn, images, background, config)
+    assert loss.item() == pytest.approx((weight * error).sum() / 4, rel=1e-5)
+
+    wide = replace(config, margin=1, margin_weight=3.0)  # a margin weighs as without it
+    near = np.pad(limit(differs * rarity), ((0, 0), (1, 1), (1, 1)))
+    near = np.max([near[:, y : y + 64, x : x + 64] for y in range(3) for x in range(3)], 0)
+    weight = np.maximum(weight, np.where(near > 0.0, 3.0 * near, 1.0))
+    loss, _ = reconstruction_loss(drawn, images, background, wide)
+    assert loss.item() == pytest.approx((weight * error).sum() / 4, rel=1e-5)
 
 
 def test_pixels_that_equal_the_background_count_more_where_few_differ():

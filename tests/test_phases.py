@@ -70,6 +70,14 @@ def test_the_margin_begins_within_the_fine_tuning():
     assert used == [(1, 2.0)] * 3 + [(4, 9.0)] * 7
 
 
+def test_the_fine_tuning_has_a_focus_of_its_own():
+    for own, expected in ((0.0, 2.0), (4.0, 4.0)):
+        freeze = FreezeConfig((0.5,), 3, end_to_end=2, focus=own)
+        config = replace(DEBUG, freeze=freeze, loss=replace(DEBUG.loss, focus=2.0))
+        used = {phase.step in FREEZING: phase.loss(config, 0).focus for phase in schedule(config)}
+        assert used == {True: expected, False: 2.0}
+
+
 def test_a_freeze_without_fine_tuning_is_a_phase():
     config = replace(DEBUG, freeze=FreezeConfig(at=(0.5,)))
     assert ("image fine-tuning", "updates", 0) in listed(config)

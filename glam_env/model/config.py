@@ -169,6 +169,9 @@ class LossConfig:
             latents of some games become constant before the decoder can use them, and stay so.
         reward_weight: Weight of the reward loss on transitions whose reward is not zero (1: all
             alike).
+        focus: Pixels that differ count focus * m, where m is the share of their difference that is
+            not drawn, 1 at most (0: all alike). Small objects that are not drawn yet then outweigh
+            what is drawn but for its edges.
     """
 
     dynamics: float = 0.5
@@ -189,3 +192,4 @@ class LossConfig:
     image_temperature: float = 1.0
     diversity: float = 0.0
     reward_weight: float = 1.0
+    focus: float = 0.0

@@ -98,11 +98,12 @@ def reconstruction_loss(
     if config.frame_share > 0.0:  # a flash does not make rare what moves elsewhere
         seldom = (_limited(mask.float(), config) * shown).mean(0).clamp_min(1.0 / len(mask))
     counts = mask * (config.rare_share / seldom).clamp_min(1.0)  # as so many pixels; 0: background
+    focused = counts * _missing(error, difference, config) if config.focus > 0.0 else counts
     if config.frame_share > 0.0:
-        counts = _limited(counts, config)
+        counts, focused = _limited(counts, config), _limited(focused, config)
     weight: Tensor | float = 1.0
     if config.foreground_weight != 1.0:
-        weight = torch.where(mask, config.foreground_weight * counts, 1.0)
+        weight = torch.where(mask, config.foreground_weight * focused, 1.0)
     if config.empty_weight > 0.0:
         weight = torch.where(mask, weight, _empty_weight(mask * shown, config))
     around = mask
@@ -121,6 +122,18 @@ def reconstruction_loss(
             metrics["margin_error"] = (error * around * shown).sum() / worst
     weighted = error if isinstance(weight, float) else weight * error
     return valid_mean(weighted.sum((1, 2, 3)), valid), metrics
+
+
+def _missing(error: Tensor, difference: Tensor, config: LossConfig) -> Tensor:
+    """Return ``focus`` times the share of each pixel's difference that is not drawn, 1 at most.
+
+    Args:
+        error: (M, 64, 64, 3), squared errors.
+        difference: (M, 64, 64, 3), of the images from the background.
+        config: Weights.
+    """
+    whole = difference.square().sum(-1, keepdim=True).clamp_min(1e-6)
+    return config.focus * (error.detach().sum(-1, keepdim=True) / whole).clamp_max(1.0)
 
 
 def _limited(counts: Tensor, config: LossConfig) -> Tensor:

@@ -74,6 +74,8 @@ class FreezeConfig:
         representation: Value of loss.representation during these updates.
         latent_batch: Sequences in an update on stored latents.
         latent_length: Steps in each of these sequences.
+        focus: Value of loss.focus during these updates; 0: unchanged. An image model from nothing
+            paints clouds with it.
     """
 
     at: tuple[float, ...] = ()
@@ -90,6 +92,7 @@ class FreezeConfig:
     representation: float = 0.1
     latent_batch: int = 16
     latent_length: int = 64
+    focus: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Phase:
         own = config.freeze
         names = ["empty_weight", "image_entropy"]
         names += ["margin", "margin_weight"] if updates >= own.margin_from * self.total else []
-        names += ["foreground_weight"] if own.foreground_weight > 0.0 else []
+        names += [name for name in ("foreground_weight", "focus") if getattr(own, name) > 0.0]
         names += ["representation"] if self.step is Step.END_TO_END_UPDATE else []
         return replace(config.loss, diversity=0.0, **{name: getattr(own, name) for name in names})
 

@@ -40,7 +40,7 @@ FREEZE_RANGES = {
     "margin": _MARGIN,
     "margin_weight": _POSITIVE,
     **dict.fromkeys(
-        ("empty_weight", "image_entropy", "foreground_weight", "representation"), _AMOUNT
+        ("empty_weight", "image_entropy", "foreground_weight", "representation", "focus"), _AMOUNT
     ),
     **dict.fromkeys(("decay_from", "margin_from"), _SHARE),
 }
@@ -56,6 +56,7 @@ LOSS_RANGES = {
             "reward_weight",
             "empty_weight",
             "image_entropy",
+            "focus",
         ],
         _AMOUNT,
     ),
