@@ -12,6 +12,7 @@ from glam_env.evaluation.measures.behavior import compare_behavior, report_behav
 from glam_env.evaluation.play.plays import Plays, cut_plays, play_dreams_from, take_contexts
 from glam_env.evaluation.play.recording import window_starts
 from glam_env.evaluation.report.tables import text_table
+from glam_env.model.reward_values import RewardValues
 
 
 def plays(rewards, actions=None, ends=None):
@@ -83,7 +84,7 @@ def test_intervals_hold_the_rate_and_shrink_with_more_moments():
 
 
 def test_dreams_start_from_the_moments_and_repeat(make_world_model):
-    """With the real actions the first dreamt step is the world model's own on the real context."""
+    """The first dreamt rewards are drawn as the world model predicts them on the real context."""
     model, context, horizon = make_world_model(-99.0), 5, 6
     generator = np.random.default_rng(1)
     recording = Recording(
@@ -104,18 +105,26 @@ def test_dreams_start_from_the_moments_and_repeat(make_world_model):
     def act(features, generator):
         return torch.randint(6, (len(features),), generator=generator)
 
-    dreamt = play_dreams_from(model, act, contexts, 3, horizon, seed=4)
-    assert dreamt.rewards.shape == (3 * len(starts), horizon)
-    again = play_dreams_from(model, act, contexts, 3, horizon, seed=4)
+    values = RewardValues(model.reward_code, (-1.0, 0.0, 1.0))
+    dreams = {"dreams_per_moment": 400, "horizon": horizon, "seed": 4}
+    pays = {"reward_values": values.values.tolist()}
+    dreamt = play_dreams_from(model, act, contexts, **dreams, **pays)
+    assert dreamt.rewards.shape == (400 * len(starts), horizon)
+    assert set(np.unique(dreamt.rewards)) == {-1.0, 0.0, 1.0}  # drawn, as the env's
+    again = play_dreams_from(model, act, contexts, **dreams, **pays)
     np.testing.assert_array_equal(dreamt.rewards, again.rewards)
     for moment in range(len(starts)):
         state = model.warm_up(contexts.codes[[moment]].long(), contexts.actions[[moment]].long())
-        for dream in range(3 * moment, 3 * moment + 3):
-            action = torch.tensor([dreamt.actions[dream, 0]])
-            expected = model.step(state, action).reward.item()
-            assert dreamt.rewards[dream, 0] == pytest.approx(expected, abs=1e-5)
+        some = slice(400 * moment, 400 * (moment + 1))
+        shares = np.empty((6, 3))
+        for action in range(6):
+            logits = model.step(state, torch.tensor([action])).reward_logits
+            shares[action] = values.log_shares(logits).softmax(-1)
+        expected = shares[dreamt.actions[some, 0]].sum(0)
+        found = (dreamt.rewards[some, :1] == values.values.numpy()).sum(0)
+        assert (((found - expected) ** 2 / expected).sum()) < 20  # chi-squared, p = 5e-5
     with pytest.raises(GlamError, match="dreams_per_moment"):
-        play_dreams_from(model, act, contexts, 0, horizon, seed=4)
+        play_dreams_from(model, act, contexts, **dreams | {"dreams_per_moment": 0}, **pays)
 
 
 @pytest.mark.emulator

@@ -197,7 +197,7 @@ def test_broken_heads_of_the_shipped_pong_fail_what_it_passes():
 
     def examine(world_model):
         contexts = take_contexts(world_model, recording, starts, 16, seed)
-        dreamt = play_dreams_from(world_model, act, contexts, 4, horizon, seed)
+        dreamt = play_dreams_from(world_model, act, contexts, 4, horizon, seed, (-1.0, 0.0, 1.0))
         played = report_behavior(real, dreamt, num_actions=6, context=16, seed=seed)
         settings = Settings(horizon=horizon, seed=seed)
         pong = Subject(world_model, act, "Pong", settings, recording=recording, players={})

@@ -1,7 +1,7 @@
 """One policy in dreams and in the game, from the same moments: what it earns, how it behaves.
 
 The policy plays the real game. Every `horizon` steps of that play a moment is taken, and the policy
-plays on from it in dreams, in the env's own engine and with the rewards that the heads predict. The
+plays on from it in dreams, in the env's own engine, with rewards that are drawn as there. The
 dreams stand beside the steps that the policy played from the same moments: same starts, same
 length.
 """
@@ -83,8 +83,7 @@ class BehaviorReport(Measure):
     Attributes:
         moments: Real moments from which play went on.
         horizon, context, seed, dreams_per_moment: As measured with.
-        won, lost: Points won, points lost (as a positive figure). Every reward counts as it is,
-            the dream's small ones too.
+        won, lost: Points won, points lost (as a positive figure).
         net: Won less lost.
         early: The same over the beginnings of the plays.
         reward_rate_error: |net in dreams − net in the game| / |net in the game|; None if the

@@ -82,7 +82,7 @@ def play_dreams_from(
     seed: int,
     reward_values: Sequence[float] = (),
 ) -> Plays:
-    """Let a policy play dreams from each of some contexts.
+    """Let a policy play dreams from contexts, with rewards drawn as in the env.
 
     Args:
         world_model: In evaluation mode.
@@ -91,7 +91,7 @@ def play_dreams_from(
         dreams_per_moment: Dreams from each context, at least 1.
         horizon: Steps of a dream.
         seed: Of the dreams and the policy.
-        reward_values: The values that the game pays; rewards are the expected ones.
+        reward_values: The values that the game pays.
 
     Returns:
         The plays, those from one context next to each other.
@@ -112,7 +112,7 @@ def play_dreams_from(
             obs_type="latent",
             max_episode_steps=horizon,
             precision="float32",  # the same figures on every CPU
-            reward="mean",
+            reward="sample",  # expected ones have no events where a model is unsure of the time
         ),
         reward_values,
     )
