@@ -1,10 +1,11 @@
-"""Learned Atari as Gymnasium environments: importing this package registers their ids.
+"""Learned Atari games as Gymnasium environments.
 
 >>> import gymnasium as gym, glam_env
 >>> env = gym.make("GLAMDream-Pong-v0")  # doctest: +SKIP
 
-``docs/api.md`` lists the public names. Importing the package loads neither torch nor the emulator:
-the names that need them are imported when they are first used.
+Importing the package registers the ids of the environments. It loads neither torch nor the
+emulator: the names that need them are imported when they are first used. ``docs/api.md`` lists the
+public names.
 """
 
 from __future__ import annotations

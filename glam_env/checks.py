@@ -1,4 +1,7 @@
-"""Checks of user input: a mistake gets one clear line before anything has moved."""
+"""Checks of user input, made before any state changes.
+
+Each mistake raises a :class:`~glam_env.errors.GlamError` of one line.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def require_choice(name: str, value: object, choices: tuple[str | None, ...]) ->
 
 
 def did_you_mean(value: object, choices: Iterable[str | None]) -> str:
-    """Return ``"; did you mean X?"``, X being the choice most like a value; empty without one."""
+    """Return ``"; did you mean X?"``, or an empty string if no choice is similar.
+
+    X is the choice most similar to the value.
+    """
     names = [choice for choice in choices if choice is not None]
     close = difflib.get_close_matches(str(value), names, n=1)
     return f"; did you mean {close[0]}?" if close else ""
@@ -50,9 +56,9 @@ def require_within(name: str, value: float, interval: str) -> None:
     """Check that a number is in an interval.
 
     Args:
-        name: Of the number, for the message.
+        name: Name of the number, for the message.
         value: The number; NaN is in no interval.
-        interval: As mathematics writes it, such as ``"[0, 1)"`` or ``"(0, inf)"``.
+        interval: The interval in mathematical notation, such as ``"[0, 1)"`` or ``"(0, inf)"``.
 
     Raises:
         GlamError: it is not.
@@ -70,7 +76,7 @@ def require_ranges(config: Any, ranges: Mapping[str, str], prefix: str = "") -> 
     Args:
         config: An object with the fields.
         ranges: Intervals by name of the field.
-        prefix: Of the names in the message, such as ``"loss."``.
+        prefix: Prefix of the names in the message, such as ``"loss."``.
 
     Raises:
         GlamError: a field is outside of its interval.
@@ -85,7 +91,7 @@ INTEGERS = frozenset(
 
 
 def require_dense(name: str, value: Tensor) -> None:
-    """Check that a tensor has numbers, in one block of memory.
+    """Check that a tensor is dense and holds numbers.
 
     Raises:
         GlamError: it is on the device ``meta``, which has shapes only, or sparse or nested.
@@ -131,7 +137,7 @@ def read_actions(actions: Any, num_envs: int, num_actions: int) -> Tensor:
     """Check actions and return them as (E) int64 on their device.
 
     Args:
-        actions: the user's.
+        actions: the user's actions.
         num_envs: E.
         num_actions: A.
 
@@ -149,7 +155,7 @@ def read_mask(value: Any, num_envs: int, row: str) -> Tensor:
     """Check ``options["reset_mask"]`` and return a copy, (E) bool on its device.
 
     Args:
-        value: the user's.
+        value: the user's mask.
         num_envs: E.
         row: the word for a row in messages.
 
@@ -173,7 +179,7 @@ def read_mask(value: Any, num_envs: int, row: str) -> Tensor:
 
 
 def require_options(options: Any) -> dict[str, Any]:
-    """Return a copy of the options of reset; none, if they are None.
+    """Return a copy of the options of reset; an empty dict for None.
 
     Raises:
         GlamError: they are not a dict.
@@ -186,7 +192,9 @@ def require_options(options: Any) -> dict[str, Any]:
 
 
 def read_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    """Return the autoreset mode of a name (``SAME_STEP``), a value (``SameStep``) or a mode.
+    """Convert a name (``SAME_STEP``) or a value (``SameStep``) to an autoreset mode.
+
+    A mode is returned unchanged.
 
     Raises:
         GlamError: there is no such mode.

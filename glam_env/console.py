@@ -1,4 +1,4 @@
-"""The terminal of a long command: its progress display, and stopping in good order."""
+"""Progress display and stop signals of long commands."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def clock(seconds: float) -> str:
 
 @dataclass
 class _Work:
-    """One part of a long work, as last reported."""
+    """One part of a long task, as last reported."""
 
     bar: TaskID
     done: int
     gained: int = 0  # units since the first report
-    seconds: float = 0.0  # that they took
+    seconds: float = 0.0  # spent on these units
     complete: bool = False
 
 
 class Progress:
-    """Show how far a long work is, how fast it goes, and how long it still takes.
+    """Show the progress, the rate and the remaining time of a long task.
 
-    On a terminal each part of the work has a live bar. Elsewhere a plain line is printed about
+    On a terminal each part of the task has a live bar. Elsewhere a plain line is printed about
     every 15 seconds, and one when a part is complete. The rate of a part counts from its first
     report, so that a resumed run shows its own speed.
 
@@ -82,7 +82,7 @@ class Progress:
         self._bars.stop()
 
     def __call__(self, work: str, done: int, total: int, unit: str = "", note: str = "") -> None:
-        """Report that `done` of `total` units of a part of the work are done.
+        """Report that `done` of `total` units of a part of the task are done.
 
         Args:
             work: Name of the part, such as "real play".
@@ -100,7 +100,7 @@ class Progress:
             own = self._works[work] = _Work(own.bar, done)
         else:
             own.gained += done - own.done
-            own.seconds += now - self._reported_at  # spent on this part, whatever came before
+            own.seconds += now - self._reported_at  # since the last report of any part
         self._reported_at = now
         text = _describe(done, total, unit, note, own.gained, own.seconds)
         self._bars.update(own.bar, completed=done, total=total, text=text)
@@ -115,7 +115,7 @@ class Progress:
 
 
 def _describe(done: int, total: int, unit: str, note: str, gained: int, seconds: float) -> str:
-    """Describe how far a work is, its rate, the time left, and a note."""
+    """Format the units done, the rate, the time left and a note."""
     unit = f" {unit}" if unit else ""
     parts = [f"{done:,}/{total:,}{unit}"]
     if gained > 0 and seconds > 0:
@@ -126,7 +126,7 @@ def _describe(done: int, total: int, unit: str, note: str, gained: int, seconds:
     return " | ".join([*parts, note] if note else parts)
 
 
-REPEAT_SECONDS = 1.0  # within which a second signal counts as a copy of the first
+REPEAT_SECONDS = 1.0  # a second signal within this time counts as a copy of the first
 
 
 class StopRequest:

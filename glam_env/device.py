@@ -1,4 +1,4 @@
-"""Find a device, copy arrays to it without waiting, and compute few rows with one thread."""
+"""Device lookup, asynchronous copies to a device, and CPU threads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 from glam_env.errors import GlamError
 
-FEW = 16  # rows for which a second thread hardly pays on a free machine
+FEW = 16  # up to this many rows a second thread gains little, even on an idle machine
 
 
 @contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
-    """Give PyTorch so many threads of the CPU, and afterwards as many as before.
+    """Set the number of PyTorch's CPU threads, and restore it afterwards.
 
     Args:
-        count: at least 1; None leaves the number as it is.
+        count: number of threads, at least 1; None leaves it unchanged.
     """
     before = torch.get_num_threads()
     if count in (None, before):
@@ -32,13 +32,13 @@ def use_threads(count: int | None) -> Iterator[None]:
 
 
 def threads_for(rows: int) -> AbstractContextManager[None]:
-    """Compute with one thread of the CPU while there are few rows.
+    """Use one CPU thread for a small batch.
 
-    OpenMP's threads wait for each other in a loop. Where another process has one of the cores, a
+    OpenMP's threads wait for each other in a loop. If another process occupies one of the cores, a
     step of few rows takes up to fifty times as long with two threads as with one.
 
     Args:
-        rows: of the batch; with more than :data:`FEW` the number of threads stays as it is.
+        rows: rows of the batch; above :data:`FEW` the number of threads is unchanged.
     """
     return use_threads(1 if rows <= FEW else None)
 
@@ -60,7 +60,9 @@ def upload(array: np.ndarray | torch.Tensor, device: torch.device | str) -> torc
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """Return the device of a name; ``"auto"`` is the first CUDA device, or the CPU without one.
+    """Return the device with a given name.
+
+    ``"auto"`` is the first CUDA device, or the CPU if there is none.
 
     Raises:
         GlamError: there is no such device here.

@@ -1,14 +1,14 @@
 """The errors of this package: one line that names the cause and the remedy."""
 
 MESSAGE_LENGTH = 1000
-"""Characters of an error's message at most."""
+"""Maximum number of characters of an error's message."""
 
 
 def printable(text: object, most: int = MESSAGE_LENGTH) -> str:
-    r"""Return a text that is safe to print: one line, without control characters, not too long.
+    r"""Return a text as one line of bounded length, without control characters.
 
-    Names and values that come from files may hold anything, such as the escape sequences of a
-    terminal.
+    Such a line is safe to print. Names and values that come from files may hold anything, such as
+    the escape sequences of a terminal.
 
     Args:
         text: The text, or an object whose ``str`` is taken.
@@ -53,4 +53,4 @@ class GlamTypeError(GlamError, TypeError):
 
 
 class GlamNumberError(GlamError, FloatingPointError):
-    """Numbers that left the range of their format; also a FloatingPointError."""
+    """Numbers out of range or not finite; also a FloatingPointError."""

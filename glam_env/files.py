@@ -1,7 +1,7 @@
-"""Files that others have made: each is looked at before it is read.
+"""Reading of untrusted files: each file is checked before it is read.
 
-Only regular files are opened, no devices and no pipes, and none is read that is larger than the
-caller expects. All errors are one line.
+Only regular files are opened, not devices or pipes. A file that is larger than the caller expects
+is not read. All errors are one line.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 from glam_env.errors import GlamError, printable
 
 JSON_BYTES = 2**22
-"""Size of a file of settings or results at most; that of a real checkpoint is a hundredth."""
+"""Maximum size of a file of settings or results; that of a real checkpoint is a hundredth."""
 JSON_DEPTH = 32
-"""Objects and lists within each other at most."""
+"""Maximum depth of nested objects and lists."""
 SHOWN = 60
-"""Characters that a message shows of a value from a file."""
+"""Maximum number of characters that a message shows of a value from a file."""
 
 
 def shown(value: object) -> str:
-    """Return a value from a file as a message shows it: quoted, in one line, not too long."""
+    """Format a value from a file for a message: quoted, in one line, shortened."""
     return printable(repr(value), SHOWN)
 
 
@@ -46,7 +46,9 @@ def expand(path: str | Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Write a file or a folder to the disk; Windows opens no folders.
+    """Flush a file or a folder to the disk.
+
+    On Windows a folder is left out, since it cannot be opened.
 
     Raises:
         OSError: it cannot be opened or written.
@@ -61,7 +63,9 @@ def sync(path: Path) -> None:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a regular file, or a link to one, for reading; a pipe or a device is not waited for.
+    """Open a regular file, or a link to one, for reading.
+
+    A pipe or a device is refused without waiting for it.
 
     Raises:
         OSError: there is no such file, it cannot be opened, or it is of another kind.
@@ -89,7 +93,7 @@ def file_size(path: Path, cure: str) -> int:
 
     Args:
         path: the file.
-        cure: what would be right, for messages.
+        cure: the remedy, for messages.
 
     Raises:
         GlamError: the file is missing, or of another kind.
@@ -107,8 +111,8 @@ def read_bounded(path: Path, most: int, cure: str) -> bytes:
 
     Args:
         path: the file.
-        most: bytes at most; a larger file is not read.
-        cure: what would be right, for messages.
+        most: maximum size in bytes; a larger file is not read.
+        cure: the remedy, for messages.
 
     Raises:
         GlamError: the file is missing, larger, of another kind, or cannot be read.
@@ -132,11 +136,11 @@ def read_json(path: Path, cure: str, *, finite: bool = True) -> Any:
 
     Args:
         path: the file.
-        cure: what would be right, for messages.
+        cure: the remedy, for messages.
         finite: refuse numbers that are not finite.
 
     Raises:
-        GlamError: the file cannot be read, or is no such JSON.
+        GlamError: the file cannot be read, or does not hold such JSON.
     """
     data = read_bounded(path, JSON_BYTES, cure)
     try:
@@ -147,11 +151,11 @@ def read_json(path: Path, cure: str, *, finite: bool = True) -> Any:
 
 @contextmanager
 def reading(where: object, cure: str) -> Iterator[None]:
-    """Turn what the use of a malformed file raises into one line.
+    """Convert the exceptions that a malformed file causes to one-line errors.
 
     Args:
         where: the file, or the part of it that is used.
-        cure: what would be right.
+        cure: the remedy.
 
     Raises:
         GlamError: the block raised for a missing key, or a value of another type or range.
@@ -173,7 +177,7 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
         finite: refuse numbers that are not finite.
 
     Raises:
-        ValueError: it is no such JSON.
+        ValueError: the text is not such JSON.
     """
     strict = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
     try:

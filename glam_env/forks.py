@@ -1,7 +1,7 @@
-"""Forked children run one thread.
+"""Forked child processes use one CPU thread.
 
-A fork copies the thread that calls it and no other, but not what OpenMP remembers: it still counts
-on its sleeping threads, and the first operation of a child that wakes them would wait for ever.
+A fork copies only the thread that calls it, but OpenMP's state in the child still lists the other
+threads. The child's first operation that wakes them would wait forever.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _forked = False
 
 
 def in_forked_child() -> bool:
-    """Return whether this process, or one that it descends from, was forked with PyTorch loaded."""
+    """Return whether this process or an ancestor was forked with PyTorch loaded."""
     return _forked
 
 

@@ -127,8 +127,8 @@ GAMES: Mapping[str, Game] = _read_games()
 def find_game(name: str) -> Game:
     """Look a game up by name, ignoring case, spaces, ``_`` and ``-``.
 
-    The ids of Gymnasium's Atari envs and of this package's are read as well: ``ALE/Pong-v5``,
-    ``PongNoFrameskip-v4``, ``GLAMDream-Pong-v0``.
+    The ids of Gymnasium's Atari envs and of this package's envs are accepted as well:
+    ``ALE/Pong-v5``, ``PongNoFrameskip-v4``, ``GLAMDream-Pong-v0``.
 
     Raises:
         GlamError: there is no such game in Atari 100k; the message lists the nearest names.

@@ -1,4 +1,4 @@
-"""How the real game is played: its settings, and the protocols that scores are compared under."""
+"""Settings of the real game, and the protocols under which scores are compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ class PlaySettings:
 
     @property
     def emulator(self) -> dict[str, Any]:
-        """The settings as keyword arguments of :class:`~glam_env.envs.atari.emulator.Emulator`."""
+        """The settings as keyword arguments of an emulator.
+
+        These are ``repeat_action_probability`` and ``noop_max`` of
+        :class:`~glam_env.envs.atari.emulator.Emulator`.
+        """
         chance = self.repeat_action_probability
         return {"repeat_action_probability": chance, "noop_max": self.noop_max}
 
@@ -76,7 +80,10 @@ METHODS: Mapping[str, PlaySettings] = MappingProxyType(
         "GLAM": PROTOCOLS["published"],
     }
 )
-"""Published methods and how their own code plays in the evaluation. SimPLe's is not known here."""
+"""Published methods, and the settings that their own code uses in the evaluation.
+
+Those of SimPLe are not known here.
+"""
 
 
 def find_protocol(name: str) -> PlaySettings:
@@ -96,11 +103,11 @@ def choose_play(
     repeat_action_probability: float | None = None,
     noop_max: int | None = None,
 ) -> PlaySettings:
-    """Return settings with a protocol in their place, and then single ones.
+    """Override settings with a protocol, and then with single values.
 
     Args:
-        play: what holds where nothing else is given.
-        protocol: name of a protocol.
+        play: the settings where nothing else is given.
+        protocol: name of a protocol, which replaces all settings.
         repeat_action_probability, noop_max: fields of :class:`PlaySettings`.
 
     Raises:

@@ -1,1 +1,1 @@
-"""The command `glam`: one file a command, its options beside its code."""
+"""The command `glam`: one module for each of its commands, with the options."""

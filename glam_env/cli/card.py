@@ -1,4 +1,7 @@
-"""`glam card`: a checkpoint's results and card, measured again or only written again."""
+"""`glam card`: the results and the card of a checkpoint, written again.
+
+The results are measured again, or taken from the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ class Card:
         return 0
 
     def _measure(self, checkpoint: Checkpoint) -> CheckpointConfig:
-        """Return the config with new results, and with the rewards that the play has shown."""
+        """Return the config with new results, and with the reward values seen in play."""
         from glam_env.model.reward_values import seen_values
 
         config, values = checkpoint.config, checkpoint.config.reward_values
@@ -114,7 +117,10 @@ class Card:
 
 
 def _check_again(config: CheckpointConfig) -> CheckpointConfig:
-    """Return a config whose stored fidelity is checked against the thresholds of this version."""
+    """Check stored fidelity against the thresholds of this version.
+
+    Return the config with the new checks; a config without fidelity is returned unchanged.
+    """
     from dataclasses import asdict
 
     from glam_env.evaluation.examine import Examination

@@ -125,7 +125,7 @@ class Eval:
         for step in steps:
             point = play_with(step, trained.CHOICE_SEED, purpose=CHOICE)
             curve = ScoreCurve({**curve.points, step: point})
-            put_curve(path, curve)  # what is played so far is not lost
+            put_curve(path, curve)  # keeps the scores so far if the command is stopped
         curve = ScoreCurve(curve.points, play_with(curve.best, self.seed))
         put_curve(path, curve)
         print(json.dumps(curve.as_json(), indent=2) if self.json else curve.table())

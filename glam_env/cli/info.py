@@ -33,7 +33,7 @@ class Info:
     json: bool = False
 
     def execute(self) -> int:
-        """Print what is known."""
+        """Print the facts."""
         from glam_env.training.run_folder import run_kind
 
         path = Path(self.what)
@@ -140,7 +140,7 @@ def _checkpoint(name: str) -> tuple[Path, str, dict[str, Any]]:
     from glam_env.fast.choose import describe_core
 
     checkpoint = Checkpoint.open(name)
-    checkpoint.verify()  # a config alone says nothing of the other files
+    checkpoint.verify()  # opening reads the config only
     engine = describe_core(checkpoint.config.world_model)
     facts = {
         "folder": str(checkpoint.path),

@@ -1,4 +1,4 @@
-"""`glam list`: all games, and the checkpoints that exist: shipped, downloaded, given."""
+"""`glam list`: all games, and the shipped, downloaded and given checkpoints."""
 
 from __future__ import annotations
 

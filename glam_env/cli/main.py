@@ -39,7 +39,7 @@ COMMANDS = {
 }
 """Each command `name` is the class `Name` of the module `glam_env.cli.name`."""
 
-BROKEN_PIPE, INTERRUPTED, MISTAKE = 141, 130, 2  # exit codes; the first two as shells have them
+BROKEN_PIPE, INTERRUPTED, MISTAKE = 141, 130, 2  # exit codes; the first two as in shells
 
 
 def main(words: list[str] | None = None) -> int:
@@ -49,8 +49,8 @@ def main(words: list[str] | None = None) -> int:
         words: The command line without the program's name; that of the process if None.
 
     Returns:
-        The exit code: 0, or 2 after one line about a mistake that the user can mend, such as a full
-        disk, 130 after Ctrl-C, 141 if the reader of standard output has gone.
+        The exit code: 0, or 2 after one line about a problem that the user can correct, such as a
+        full disk, 130 after Ctrl-C, 141 if the reader of standard output has gone.
     """
     if sys.stderr is None:  # it was closed before the start
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -59,7 +59,7 @@ def main(words: list[str] | None = None) -> int:
         return MISTAKE
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a narrow encoding loses a character, no more
+            stream.reconfigure(errors="replace")  # instead of an error in a narrow encoding
     try:
         code = _run(sys.argv[1:] if words is None else words)
         sys.stdout.flush()
@@ -94,7 +94,7 @@ def read_command(words: list[str]) -> Any:
     """Read a command and its options.
 
     Raises:
-        GlamError: The mistake in the words.
+        GlamError: The words hold a mistake, which the message describes.
     """
     kinds = {
         name: getattr(import_module(f"glam_env.cli.{name}"), name.capitalize()) for name in COMMANDS
@@ -118,7 +118,10 @@ def read_command(words: list[str]) -> Any:
 
 
 def _broken_output() -> OSError | None:
-    """Return what is wrong with standard output, if anything; the rest of it then goes nowhere."""
+    """Return the error of writing to standard output, or None if there is none.
+
+    After an error all further output is discarded.
+    """
     try:
         print(flush=True)  # a flush alone may have nothing to write by now
     except OSError as problem:

@@ -1,4 +1,4 @@
-"""Reading options with tyro: their common parts, and one line for each mistake."""
+"""Options, read with tyro: common types, and one-line messages for mistakes."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def options_of(command: Any, prefix: str = "--") -> dict[str, Any]:
 
     Args:
         command: An instance of a dataclass of options, or its class.
-        prefix: Of the names.
+        prefix: Prefix of the names.
 
     Returns:
-        Their values; of a class the defaults, and None for an option without one.
+        Values by name. For a class these are the defaults, None for an option without a default.
     """
     kind = command if isinstance(command, type) else type(command)
     hints, found = get_type_hints(kind, include_extras=True), {}
@@ -70,7 +70,7 @@ def options_of(command: Any, prefix: str = "--") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def one_line(command: str, known: Iterable[str]) -> Iterator[None]:
-    """Turn the mistakes that tyro finds into a `GlamError` of one line.
+    """Convert the mistakes that tyro finds to a `GlamError` of one line.
 
     Args:
         command: What is being read: "glam", or "glam" and a command's name.
@@ -90,7 +90,7 @@ def one_line(command: str, known: Iterable[str]) -> Iterator[None]:
 
 
 def _explain(event: Any, command: str, known: list[str]) -> str:
-    """Describe a mistake; empty for a kind of mistake that is unknown here."""
+    """Describe a mistake; return an empty string for an unknown kind of mistake."""
     assert tyro_errors is not None
     if isinstance(event, tyro_errors.UnrecognizedArgs):
         return _unknown(event.tokens, command, known)
@@ -113,7 +113,7 @@ def _explain(event: Any, command: str, known: list[str]) -> str:
 
 
 def _unknown(words: list[str], command: str, known: list[str]) -> str:
-    """Describe words that mean nothing, and suggest the one that was probably meant."""
+    """Describe unknown words, and suggest the known word that is most similar."""
     word = next((each for each in words if each.startswith("-")), words[0])
     if word.startswith("-"):
         text = f"there is no option {word}"

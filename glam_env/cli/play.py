@@ -78,7 +78,7 @@ class Play:
         return 0
 
     def _subject(self) -> Subject:
-        """Load what is played."""
+        """Load the game, the models and the contexts."""
         from glam_env.cli.ranking import load_policies
         from glam_env.envs.dream.options import DreamOptions
         from glam_env.evaluation.play.policies import agent_policy

@@ -1,4 +1,4 @@
-"""Policies from outside that `glam fidelity` ranks: agents of runs and checkpoints."""
+"""Further policies that `glam fidelity` ranks: agents of runs and checkpoints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SB3, KEPT = "sb3", "kept"
 def load_policies(
     specs: Sequence[str], trained: Trained, device: str, option: str = "--ranking-agents"
 ) -> list[Policy]:
-    """Load the agents that some words name.
+    """Load the agents that are given by kind and path.
 
     Args:
         specs: `KIND:PATH` each. `sb3:RUN` is the agent of a run of `glam sb3`; `storm:PATH`, or
@@ -32,7 +32,7 @@ def load_policies(
         trained: The game that is measured. An agent whose world model is another one acts on the
             features of its own, which filters real and drawn frames.
         device: Where the agents run.
-        option: Named in messages.
+        option: Name of the option in messages.
 
     Raises:
         GlamError: There is no such kind, no such agent, or it plays another game.

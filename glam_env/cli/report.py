@@ -1,4 +1,4 @@
-"""`glam report`: the scores of a sweep, added up."""
+"""`glam report`: a summary of the scores of a sweep."""
 
 from __future__ import annotations
 
@@ -127,7 +127,10 @@ def _has_metrics(run: RunScores) -> bool:
 
 
 def _save_training(to: Path, runs: Sequence[RunScores], figures: Sequence[RunFigures]) -> None:
-    """Draw training curves with their spread over seeds; with several variants, losses too."""
+    """Draw training curves with their spread over seeds.
+
+    With several variants the losses are drawn too.
+    """
     from glam_env.evaluation.report.fluctuation import Fluctuation
     from glam_env.evaluation.report.history import History, read_history
     from glam_env.evaluation.report.training_plot import save_training_plot

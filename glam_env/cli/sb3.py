@@ -14,7 +14,7 @@ from glam_env.cli.options import FLAT
 
 if TYPE_CHECKING:
     from glam_agents.sb3.settings import Sb3Settings
-else:  # its module imports torch: the defaults below bring the class when it is needed
+else:  # its module imports torch: `defaults` imports the class when it is needed
     Sb3Settings = Any
 
 

@@ -69,7 +69,7 @@ class Sweep:
     dry_run: bool = False
 
     def execute(self) -> int:
-        """Check every run, then bring all of them to their end."""
+        """Check every run, then execute all of them."""
         from glam_env.console import StopRequest
         from glam_env.sweep.drive import drive, one_driver
         from glam_env.sweep.matrix import describe
@@ -102,7 +102,7 @@ class Sweep:
         return FAILED if "failed" in states else STOPPED if "stopped" in states else 0
 
     def _settings(self) -> SweepSettings:
-        """Return the settings of the file, with those of the command line over them.
+        """Return the settings of the file, overridden by those of the command line.
 
         Raises:
             GlamError: A setting that cannot work.
@@ -142,7 +142,7 @@ class Sweep:
         return RUNS / (variants[0].preset if self.file is None else self.file.stem)
 
     def _estimate(self, settings: SweepSettings, variants: Sequence[Variant], where: Path) -> str:
-        """List the runs and what they take."""
+        """List the runs, and estimate what they take."""
         from glam_agents import find_agent
 
         from glam_env.console import Progress
@@ -191,7 +191,7 @@ class Variant:
 
 
 def check_variants(settings: SweepSettings) -> list[Variant]:
-    """Read and check the options of every variant for every game, as `glam train` does.
+    """Read and check the options of each variant and game, as `glam train` does.
 
     Raises:
         GlamError: An option that is unknown or cannot work; the message names the variant.
@@ -216,7 +216,7 @@ def check_variants(settings: SweepSettings) -> list[Variant]:
 
 
 def check_follow_ups(settings: SweepSettings) -> None:
-    """Read the options of what follows a run, as the commands themselves do.
+    """Read the options of the steps after a run, as their commands do.
 
     Raises:
         GlamError: An option that is unknown or of another type.
@@ -232,7 +232,7 @@ def check_follow_ups(settings: SweepSettings) -> None:
 
 
 def check_begun(settings: SweepSettings, variants: Sequence[Variant], where: Path) -> None:
-    """Compare the runs that exist with the settings of the sweep.
+    """Check that existing runs have the settings of the sweep.
 
     Raises:
         GlamError: A run has other settings.
@@ -289,7 +289,7 @@ def _start_engine(settings: SweepSettings, where: Path) -> Engine:
 
 
 def _summary(where: Path, runs: Sequence[RunSpec], outcomes: Mapping[str, Outcome]) -> str:
-    """Return how the sweep ended: the runs that failed, the counts, and what comes next."""
+    """Return how the sweep ended: failed runs, counts, and the next command."""
     failed = [run.name for run in runs if outcomes[run.name].state == "failed"]
     lines = [f"{name} failed: {outcomes[name].message}" for name in failed[:FAILURES_SHOWN]]
     if len(failed) > FAILURES_SHOWN:

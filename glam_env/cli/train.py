@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from glam_env.training.config import TrainConfig
     from glam_env.training.run_folder import RunFolder
-else:  # its module imports torch: the defaults below bring the class when they are needed
+else:  # its module imports torch: `defaults` imports the class when it is needed
     TrainConfig = Any
 
 
 MOST_THREADS = (
-    256  # on a machine of fewer cores; far more cannot be started, which ends the process
+    256  # on a machine with fewer cores; the process ends if far more threads are started
 )
 
 
@@ -97,7 +97,7 @@ class Train:
         """Return the defaults of a command line.
 
         They are those of its preset, with the sizes of the checkpoint of a warm start. A run that
-        is resumed has its own settings as defaults, so that any other setting shows.
+        is resumed has its own settings as defaults, so that a different setting is noticed.
 
         Args:
             words: The command line after `glam train`.
@@ -182,7 +182,7 @@ class Train:
         return self.run or RUNS / find_game(self.game).name
 
     def _command(self, name: str, game: str) -> str:
-        """Return the command that follows, ready to be pasted."""
+        """Return the next command, quoted for a shell."""
         words = ["glam", name, game]
         if name == "train":
             words.append("--resume")
@@ -280,7 +280,10 @@ class Train:
         return game, RunFolder(path, settings), kind
 
     def _require_unchanged(self, path: Path) -> None:
-        """Refuse settings that differ from those of the run that is resumed, but for more steps."""
+        """Refuse settings that differ from those of the resumed run.
+
+        Only a larger number of steps is accepted.
+        """
         from glam_env.training.extension import extend
 
         begun = self._as_begun()
@@ -296,7 +299,9 @@ class Train:
 
 
 def _with_core(config: TrainConfig, name: str) -> TrainConfig:
-    """Return the settings with another sequence core of default sizes, unless it is theirs.
+    """Return the settings with another sequence core, of default sizes.
+
+    They are returned unchanged if they have that core, or if the name is empty.
 
     Raises:
         GlamError: There is no such core.

@@ -1,4 +1,4 @@
-"""What commands share: a trained game, its scores and its fidelity, with progress."""
+"""Shared parts of commands: a trained game, its scores and its fidelity."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def require_emulator() -> None:
 
 
 def require_file(option: str, path: Path, *libraries: str) -> None:
-    """Check that a picture or a report can be written, before any work; nothing is made.
+    """Check that a picture or a report can be written, before any work.
+
+    Nothing is created.
 
     Args:
         option: Named in the message, such as ``"--gif"``.
@@ -106,7 +108,7 @@ def require_file(option: str, path: Path, *libraries: str) -> None:
 
 
 def require_new_folder(option: str, path: Path) -> None:
-    """Check that a folder can be written whose files replace none, before any work.
+    """Check that a folder can be written and holds no files yet, before any work.
 
     Args:
         option: Named in the message, such as ``"--to"``.
@@ -282,8 +284,8 @@ def measure_dreams(
 ) -> tuple[Examination, Recording]:
     """Compare dreams with the real game, with progress; see `examine`.
 
-    The greedy agent is ranked as well, and further policies. With a recording, dreams go along its
-    play.
+    The greedy agent and the further policies are ranked as well. With a recording, dreams follow
+    its play.
     """
     from glam_env.evaluation.examine import examine
     from glam_env.evaluation.play.policies import agent_policy
@@ -310,7 +312,10 @@ def measure_dreams(
 
 
 def measure_missing(trained: Trained, known: Mapping[str, Any], **amounts: int) -> dict[str, Any]:
-    """Measure what stored fidelity lacks, with progress; return what a checkpoint stores."""
+    """Measure the figures that stored fidelity lacks, with progress.
+
+    Return all figures as a checkpoint stores them.
+    """
     from glam_env.evaluation.examine import Examination, examine_missing
     from glam_env.evaluation.play.policies import agent_policy
 
@@ -332,9 +337,10 @@ def measure_missing(trained: Trained, known: Mapping[str, Any], **amounts: int) 
 
 
 def measure_scores(trained: Trained, *, episodes: int) -> list[dict[str, Any]]:
-    """Play under each protocol, print the scores, and return them as a checkpoint stores them.
+    """Play under each protocol, and print the scores.
 
-    The settings of the training come as well if no protocol has them.
+    The settings of the training are played as well if no protocol has them. Return the scores as a
+    checkpoint stores them.
     """
     from glam_env.protocols import PROTOCOLS
 
@@ -356,7 +362,10 @@ def measure_all(
     ranking_moments: int,
     ceiling_moments: int,
 ) -> dict[str, Any]:
-    """Measure scores and fidelity, print them, and return them as a checkpoint stores them."""
+    """Measure and print scores and fidelity.
+
+    Return them as a checkpoint stores them.
+    """
     scores = measure_scores(trained, episodes=episodes)
     fidelity, _ = measure_fidelity(
         trained,
@@ -370,7 +379,10 @@ def measure_all(
 
 
 def measure_fidelity(trained: Trained, **amounts: Any) -> tuple[dict[str, Any], Recording]:
-    """Measure fidelity as `measure_dreams`, print it, and return what a checkpoint stores of it."""
+    """Measure fidelity with `measure_dreams`, and print it.
+
+    Return the figures as a checkpoint stores them, and the recording.
+    """
     report, recording = measure_dreams(trained, **amounts)
     print(report.table())
     return report.figures(), recording

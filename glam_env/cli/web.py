@@ -65,7 +65,7 @@ class Web:
         names = [checkpoint.config.game for checkpoint in checkpoints]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise GlamError(f"{doubled[0]} is given twice; a site has one checkpoint of a game")
-        page_files()  # what npm lacks is said before the work
+        page_files()  # reports missing files of npm before the work
         with ExitStack() as stack:
             path = self.to or Path(stack.enter_context(TemporaryDirectory()))
             # Before the work too: the port may be taken.

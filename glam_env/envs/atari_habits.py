@@ -1,4 +1,4 @@
-"""``AtariHabits``: what code for Atari asks an env for."""
+"""``AtariHabits``: attributes that code for Atari expects of an env."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEYS = {"UP": "w", "LEFT": "a", "DOWN": "s", "RIGHT": "d", "FIRE": " "}
 
 
 class AtariHabits:
-    """Mixin of envs of one game: its actions in words and on keys, and no emulator."""
+    """Mixin of envs of one game: names and keys of its actions, and no ``ale``."""
 
     game: str
 
@@ -22,9 +22,10 @@ class AtariHabits:
         return list(GAMES[self.game].action_meanings)
 
     def get_keys_to_action(self) -> dict[tuple[str, ...], int]:
-        """Return the action of each combination of keys, for ``gymnasium.utils.play.play``.
+        """Return the action of each combination of keys.
 
-        Directions are ``w``, ``a``, ``s`` and ``d``, FIRE is space, NOOP is ``e``.
+        ``gymnasium.utils.play.play`` reads it. Directions are ``w``, ``a``, ``s`` and ``d``, FIRE
+        is space, NOOP is ``e``.
         """
         return {
             tuple(sorted(key for part, key in KEYS.items() if part in meaning)) or ("e",): action
@@ -33,7 +34,7 @@ class AtariHabits:
 
     @property
     def ale(self) -> NoReturn:
-        """Raise an AttributeError that explains why there is no emulator to ask."""
+        """Raise an AttributeError that explains why the env has no ``ale``."""
         raise GlamAttributeError(
             f"this env has no ale: {FRAMES}; leave out wrappers that ask for it, such as "
             "AtariWrapper, AtariPreprocessing and EpisodicLifeEnv"

@@ -1,8 +1,8 @@
-"""``PixelVectorEnv``: Gymnasium's contract, shared by dreams and real games.
+"""``PixelVectorEnv``: Gymnasium's interface, shared by dreams and real games.
 
 A world (dreams, or games in the emulator) begins and advances its E rows and shows them as frames
 or as the agent's features. This class adds the rest for both: the three autoreset modes, array
-and observation types, checks before anything moves, rendering.
+and observation types, rendering, and checks of the input before any state changes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
 
     ``info["prior_entropy"]`` (E) float32, in every step, is the entropy in nats of the world
     model's prediction for this step; 0 where a row began instead of acting (NEXT_STEP). As in
-    Gymnasium, ``final_info`` repeats what belongs to the rows that SAME_STEP has begun again, and
+    Gymnasium, ``final_info`` repeats the entries of the rows that SAME_STEP has begun again, and
     the mask ``_prior_entropy`` excludes them.
 
     A subclass provides the world: :meth:`_seed_world`, :meth:`_begin`, :meth:`_advance`,
@@ -70,7 +70,7 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
         num_envs: E.
-        options: where observations are made, of which type they are, and how rows begin again.
+        options: device, types of arrays and observations, rendering, and autoreset mode.
 
     Raises:
         GlamError: an option is impossible.
@@ -120,14 +120,17 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
 
     @abstractmethod
     def _begin(self, mask: Tensor, start: Any) -> None:
-        """Begin the rows of the (E) bool mask; ``start`` is of :meth:`_checked_start`, or None."""
+        """Begin the rows of the (E) bool mask.
+
+        ``start`` is a result of :meth:`_checked_start`, or None.
+        """
 
     @abstractmethod
     def _advance(self, actions: Tensor, waiting: Tensor) -> Transition:
         """Step all rows by (E) int64 actions.
 
-        The rows of the (E) bool mask ``waiting`` have ended before and begin afterwards: what
-        becomes of them in this step is not used.
+        The rows of the (E) bool mask ``waiting`` ended earlier and begin right after this call;
+        their results are not used.
         """
 
     @abstractmethod
@@ -143,13 +146,13 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
         """Release everything that takes memory."""
 
     def _check_numbers(self) -> None:
-        """Raise an error if numbers of the world were not finite and this was not seen yet.
+        """Raise an error for numbers that were not finite and are not yet reported.
 
-        It is called where a row has ended, and may wait for the device.
+        This is called when a row has ended, and may wait for the device.
         """
 
     def _checked_start(self, options: Mapping[str, Any]) -> Any:
-        """Read where rows start from the options of reset, without its ``reset_mask``."""
+        """Read the start of rows from the options of reset (without ``reset_mask``)."""
         if options:
             raise GlamError(
                 f"unknown reset option {str(next(iter(options)))!r}; the known one is reset_mask"
@@ -165,15 +168,15 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
         """Begin all rows, or those of a mask.
 
         Args:
-            seed: fixes all random draws from here on, those of all rows.
+            seed: fixes all random draws from here on, for all rows.
             options: ``reset_mask``, an (E) bool array or tensor of the rows to begin; a subclass
-                may know others.
+                may accept others.
 
         Returns:
             Observations of all rows, and an empty info: nothing has been predicted yet.
 
         Raises:
-            GlamError: an option is wrong; nothing has moved then.
+            GlamError: an option is wrong; the env is then unchanged.
         """
         self._require_open()
         others = require_options(options)
@@ -199,7 +202,7 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
             the autoreset mode defines them.
 
         Raises:
-            GlamError: actions are invalid, or a row has to begin first; nothing has moved then.
+            GlamError: actions are invalid, or a row has to begin first; the env is then unchanged.
             GlamNumberError: numbers of the world are not finite.
         """
         self._require_open()
@@ -258,7 +261,7 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
 
     def close_extras(self, **kwargs: Any) -> None:
         """Release the world, its tensors on the device, and the window."""
-        self.closed = True  # first, for a thread that steps meanwhile
+        self.closed = True  # first, since another thread may be stepping the env
         self._done = self._luminance = None
         self._release()
         if self.device.type == "cuda":
@@ -294,7 +297,7 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
         Args:
             entropy: (E) nats; None in a world without a model, which masks all rows.
             acted: (E) bool, the other rows have entropy 0; None is all rows.
-            mask: (E) bool, the rows whose info this is; handed on, not copied.
+            mask: (E) bool, the rows that the info belongs to; not copied.
         """
         if entropy is None:
             entropy, mask = torch.zeros(self.num_envs, device=self.device), torch.zeros_like(mask)
@@ -306,7 +309,7 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
         """Return ``final_obs`` and ``final_info`` of finished rows, with their masks.
 
         In numpy ``final_obs`` is an array of objects, None where its mask is false; in torch it
-        is a batch whose rows count where the mask is true.
+        is a batch whose rows are valid where the mask is true.
         """
         final_obs = self._export(self._observe())
         if self.array_type == "numpy":
@@ -352,7 +355,10 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
         return read_actions(actions, self.num_envs, num_actions).to(self.device)
 
     def _checked_mask(self, value: Any) -> Tensor:
-        """Check the mask of rows to begin; return it as (E) bool on the device (None: all)."""
+        """Check the mask of rows to begin; return it as (E) bool on the device.
+
+        None selects all rows.
+        """
         if value is None:
             return torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         row = self.rows_are[:-1]
@@ -363,9 +369,9 @@ class PixelVectorEnv(Copied, AtariHabits, RowAttributes, PlainSpec, VectorEnv, A
 
 
 def tile_frames(frames: np.ndarray) -> np.ndarray:
-    """Put (E, H, W, 3) frames into one picture, row after row, about as wide as high.
+    """Tile (E, H, W, 3) frames into one picture, row after row.
 
-    The rest of the last row is black.
+    The picture has about as many columns as rows. The rest of the last row is black.
     """
     count, height, width, channels = frames.shape
     columns = int(np.ceil(np.sqrt(count)))

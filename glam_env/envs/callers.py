@@ -1,4 +1,4 @@
-"""Who calls an env: what Gymnasium and wrappers around it do, and do not pass on."""
+"""Inspection of the callers of an env: ``gymnasium.make``, wrappers and checkers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _DEPTH = 60  # frames of the stack that are looked at
 
 
 def asked_horizon() -> int | None:
-    """Return the ``max_episode_steps`` of the ``gymnasium.make`` that calls the caller.
+    """Return the ``max_episode_steps`` given to the calling ``gymnasium.make``.
 
-    ``make`` keeps it to itself and wraps a ``TimeLimit`` around the env, which could only shorten
-    the env's own horizon. None if it was not given, and for other callers.
+    ``make`` is expected to call the caller of this function. It does not pass the value on, and
+    wraps a ``TimeLimit`` around the env, which could only shorten the env's own horizon. Without an
+    argument the value is that of the spec, if it has one; for other callers it is None.
     """
     make = sys._getframe(2)  # which sets the spec of an env that it has made
     if make.f_code is not registration.make.__code__:

@@ -1,4 +1,7 @@
-"""How dreams and filters remember: the state is carried on, or computed again over a window."""
+"""Context of dreams and filters: a recurrent state or a window of steps.
+
+``"recurrent"`` carries the state on; ``"window"`` computes it again over a window at each step.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ CONTEXTS = get_args(Context)
 
 
 def with_context(world_model: WorldModel, context: Context) -> WorldModel:
-    """Return a world model in evaluation mode that remembers as asked for; weights are shared.
+    """Return a world model with the given context, which shares its weights.
+
+    Args:
+        world_model: In evaluation mode; returned itself for ``"recurrent"``.
+        context: The context.
 
     Raises:
         GlamError: Its core needs more steps than the window has.

@@ -1,4 +1,4 @@
-"""``LatentFilter``: real frames in, the agent's features out."""
+"""``LatentFilter``: maps real frames to the agent's features."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class LatentFilter:
     The agent then acts on the latent of the current frame and on h_{t−1}, as in a dream.
 
     Args:
-        world_model: It is used in evaluation mode; the filter restores the mode that it had.
+        world_model: Used in evaluation mode; the filter restores its previous mode.
         num_envs: E.
         generator: For the posterior's samples, on the model's device.
 
     Attributes:
-        state: What is known of the streams.
+        state: State of the world model for the E streams.
         posterior: (E, K, C) float32 log-probabilities of the latents of the frames seen last, not
             sharpened.
     """
@@ -88,7 +88,7 @@ class LatentFilter:
         )
 
     def resume(self, state: DreamState) -> None:
-        """Continue in the middle of episodes, from E states on seeing a frame."""
+        """Continue in the middle of episodes, from E states after seeing a frame."""
         self.state, self._first = state, torch.zeros_like(self._first)
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class LatentFilter:
         self.state = DreamState(code, h, core)
 
     def memory(self) -> dict[str, Any]:
-        """Return what a run's checkpoint stores."""
+        """Return the state that a run's checkpoint stores."""
         return {
             "code": self.state.code,
             "h": self.state.h,
@@ -108,7 +108,7 @@ class LatentFilter:
         }
 
     def load_memory(self, memory: dict[str, Any]) -> None:
-        """Return to a :meth:`memory`, in this format or that of earlier versions."""
+        """Restore a :meth:`memory`, in this format or that of earlier versions."""
         core = self.world_model.memory
         parts = list(memory["core"])
         if isinstance(core, GlamCore) and len(parts) == len(GlamState._fields) - 1:
@@ -131,7 +131,7 @@ class FilteredPolicy:
         self.world_model, self._act = world_model, act
 
     def begin(self, num_envs: int, seed: int) -> None:
-        """Start from an empty state, with draws from ``seed``."""
+        """Start from an empty state, with random draws seeded by ``seed``."""
         device = next(self.world_model.parameters()).device
         self.generator = torch.Generator(device).manual_seed(seed)
         self.filter = LatentFilter(self.world_model, num_envs, self.generator)

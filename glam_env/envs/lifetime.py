@@ -1,4 +1,4 @@
-"""What an env does at the edges of its life: closed in the midst of a call, and copied."""
+"""Lifetime of an env: closing it during a call, and copying it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def until_closed(method: Method) -> Method:
-    """Let a method of an env say that another thread has closed the env meanwhile.
+    """Make a method report that another thread closed the env during the call.
 
-    What it fails with then depends on how far it has got.
+    The original exception depends on how far the method had got.
     """
 
     @functools.wraps(method)
@@ -34,10 +34,11 @@ def until_closed(method: Method) -> Method:
 
 
 class Copied:
-    """Mixin of envs: ``copy``, ``deepcopy`` and ``pickle`` make an env that continues as this one.
+    """Mixin of envs that can be copied and pickled.
 
-    The copy is made by the class and the recipe, in this process or another one, and is then given
-    what moves: the state of the world and of all random draws, and the spec.
+    ``copy``, ``deepcopy`` and ``pickle`` make an env that continues as this one. The copy is made
+    from the class and the arguments of :meth:`_recipe`, in this process or another one. It then
+    takes over the state of :meth:`_moving`: the world, all random draws, and the spec.
     """
 
     def _is_closed(self) -> bool:
@@ -48,12 +49,12 @@ class Copied:
         raise NotImplementedError
 
     def _moving(self) -> dict[str, Any]:
-        """Return what a new env is given: values that pickle knows."""
+        """Return the state that a copy takes over, in values that pickle supports."""
         names = ("_np_random", "_np_random_seed", "_spec")
         return {name: copy.deepcopy(vars(self)[name]) for name in names if name in vars(self)}
 
     def _continue(self, moving: dict[str, Any]) -> None:
-        """Take over what :meth:`_moving` gave."""
+        """Take over the state from :meth:`_moving`."""
         vars(self).update({name: moving[name] for name in moving if name.startswith("_")})
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -71,7 +72,10 @@ def _make_copy(
 
 
 class NotCopied:
-    """Mixin of envs: ``copy``, ``deepcopy`` and ``pickle`` say what to do instead."""
+    """Mixin of envs that cannot be copied or pickled.
+
+    ``copy``, ``deepcopy`` and ``pickle`` raise an error that says what to do instead.
+    """
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise GlamError(

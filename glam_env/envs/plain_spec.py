@@ -1,4 +1,4 @@
-"""``PlainSpec``: an env's spec in plain values, so that it can be written as JSON and read back."""
+"""``PlainSpec``: an env's spec in plain values, which JSON can store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from glam_env.envs.dream.options import HORIZON_NAMES, DreamOptions
 
 
 class PlainSpec:
-    """Mixin of envs whose ``spec`` holds keyword arguments in values that JSON knows.
+    """Mixin of envs whose ``spec`` holds keyword arguments that JSON supports.
 
-    Gymnasium records in the spec what an env was made with. Here an options object becomes its
-    keyword arguments, an autoreset mode its name, a path, a checkpoint and a device become
-    strings, and numpy's numbers Python's: ``spec.to_json()`` works, and what is made of it is the
-    same env. Arrays, as ``contexts`` may be, stay arrays, which JSON does not know.
+    Gymnasium records in the spec the arguments that an env was made with. Here an options object
+    becomes its keyword arguments, and an autoreset mode its name. Paths, checkpoints and devices
+    become strings, and numpy's numbers become Python's. So ``spec.to_json()`` works, and its result
+    makes the same env. Arrays, as ``contexts`` may be, stay arrays, which JSON does not support.
 
     ``gymnasium.make(id, max_episode_steps=…)`` sets the env's horizon, although ``make`` does not
     pass it on; ``spec.max_episode_steps`` then is the horizon, as always in vector envs.
@@ -32,12 +32,12 @@ class PlainSpec:
     max_episode_steps: int
 
     def _set_horizon(self, steps: int) -> None:
-        """Truncate episodes after so many steps from now on."""
+        """Truncate episodes after ``steps`` steps from now on."""
         raise NotImplementedError
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What the env was made from; None if Gymnasium did not make it."""
+        """Spec that the env was made from; None if Gymnasium did not make it."""
         return self._spec
 
     @spec.setter
@@ -54,7 +54,7 @@ class PlainSpec:
                 for name in HORIZON_NAMES & spec.kwargs.keys():
                     del spec.kwargs[name]
             if asked is not None or hasattr(self, "num_envs"):
-                # make() would put a TimeLimit around a single env that it makes of its own horizon.
+                # Not for a single env with its own horizon: make() would add a TimeLimit to it.
                 spec.max_episode_steps = self.max_episode_steps
         self._spec = spec
 

@@ -1,4 +1,4 @@
-"""``RowAttributes``: attributes of rows, with the interface of Gymnasium's ``SyncVectorEnv``."""
+"""``RowAttributes``: attributes of rows, as in Gymnasium's ``SyncVectorEnv``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from gymnasium import Space
 
 from glam_env.errors import GlamAttributeError, GlamError
 
-_SAME = ("get_action_meanings", "get_keys_to_action")  # methods whose value is that of each row
+_SAME = ("get_action_meanings", "get_keys_to_action")  # methods that return each row's value
 
 
 class RowAttributes:
-    """Mixin of vector envs whose rows share all attributes: ``call``, ``get_attr``, ``set_attr``.
+    """Mixin of vector envs whose rows share all attributes.
 
-    SB3's bridge and other libraries read attributes this way, row by row.
+    SB3's bridge and other libraries read attributes row by row, through ``call``, ``get_attr`` and
+    ``set_attr``.
     """
 
     rows_are: ClassVar[str]
@@ -60,7 +61,7 @@ class RowAttributes:
         return self.call(name)
 
     def has_attr(self, name: str) -> bool:
-        """Say whether :meth:`get_attr` and :meth:`call` know the name."""
+        """Return whether :meth:`get_attr` and :meth:`call` know the name."""
         return hasattr(self, name)
 
     def set_attr(self, name: str, values: Any) -> None:

@@ -33,7 +33,7 @@ class PixelEnv(AtariHabits, Copied, PlainSpec, gym.Env):
         kind: the class of its options.
         horizon: another name of ``max_episode_steps``.
         options: options of the vector env, or None.
-        given: options as keyword arguments; they win.
+        given: options as keyword arguments; they win over ``options``.
 
     Raises:
         GlamError: an option is unknown or impossible.
@@ -68,11 +68,11 @@ class PixelEnv(AtariHabits, Copied, PlainSpec, gym.Env):
 
     @property
     def max_episode_steps(self) -> int:
-        """The horizon: an episode is truncated after so many steps."""
+        """The horizon: the number of steps after which an episode is truncated."""
         return self._envs.max_episode_steps
 
     def _set_horizon(self, steps: int) -> None:
-        """Truncate episodes after so many steps from now on."""
+        """Truncate episodes after ``steps`` steps from now on."""
         self._envs._set_horizon(steps)
 
     def _is_closed(self) -> bool:
@@ -102,7 +102,7 @@ class PixelEnv(AtariHabits, Copied, PlainSpec, gym.Env):
             The first observation, and an empty info.
 
         Raises:
-            GlamError: an option is wrong; nothing has moved then.
+            GlamError: an option is wrong; the env is then unchanged.
         """
         refuse_callers(self._envs.array_type)
         options = require_options(options)
@@ -120,7 +120,8 @@ class PixelEnv(AtariHabits, Copied, PlainSpec, gym.Env):
             Observation, reward, termination, truncation, and info.
 
         Raises:
-            GlamError: the action is invalid, or the env has to be reset; nothing has moved then.
+            GlamError: the action is invalid, or the env has to be reset; the env is then
+                unchanged.
         """
         chosen = require_integers("action", action)
         if chosen.numel() != 1:
@@ -131,7 +132,7 @@ class PixelEnv(AtariHabits, Copied, PlainSpec, gym.Env):
             float(rewards[0]),
             bool(terminations[0]),
             bool(truncations[0]),
-            # An entry comes with a mask; what is masked for the row is left out.
+            # Each entry has a mask; an entry whose mask is false for the row is left out.
             {name: float(info[name][0]) for name in info if info.get(f"_{name}", [False])[0]},
         )
 

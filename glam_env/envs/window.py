@@ -13,8 +13,8 @@ class Window:
     """A window that opens with the first frame and limits the frame rate.
 
     Args:
-        title: of the window.
-        fps: frames a second, at most.
+        title: title of the window.
+        fps: maximum number of frames a second.
 
     Raises:
         GlamError: pygame is not installed.

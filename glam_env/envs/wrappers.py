@@ -1,4 +1,4 @@
-"""Wrappers of vector envs that work on tensors on their device, and on numpy arrays.
+"""Wrappers of vector envs, for tensors on their device and for numpy arrays.
 
 Gymnasium's own ``RecordEpisodeStatistics`` takes numpy only. ``docs/wrappers.md`` lists which of
 Gymnasium's wrappers work with which array type.
@@ -29,7 +29,7 @@ class EpisodeStatistics(VectorWrapper):
     ``RecordEpisodeStatistics`` does; the options of reset are not changed.
 
     Attributes:
-        return_queue, length_queue, time_queue: of the last episodes, Python numbers.
+        return_queue, length_queue, time_queue: values of the last episodes, Python numbers.
         episode_count: episodes that have ended.
 
     Args:
@@ -67,7 +67,10 @@ class EpisodeStatistics(VectorWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin rows, and count from 0 in those of ``options["reset_mask"]``, or in all."""
+        """Begin rows, and reset their counters.
+
+        These are the rows of ``options["reset_mask"]``, or all rows.
+        """
         observations, info = self.env.reset(seed=seed, options=options)
         mask = (options or {}).get("reset_mask")
         if mask is None:
@@ -110,7 +113,7 @@ class EpisodeStatistics(VectorWrapper):
         return observations, rewards, terminations, truncations, info
 
     def _finish(self, done: Tensor, to_numpy: bool) -> dict[str, Any]:
-        """Return the entries of ``info`` for the episodes that end now, and fill the queues."""
+        """Fill the queues, and return the ``info`` entries of the ended episodes."""
         self.return_queue.extend(self._returns[done].tolist())
         self.length_queue.extend(self._lengths[done].tolist())
         self.episode_count += int(done.sum())
@@ -124,7 +127,7 @@ class EpisodeStatistics(VectorWrapper):
         return {self._key: episode, f"_{self._key}": mask}
 
     def _clear(self, mask: Tensor) -> None:
-        """Count from 0 in the rows of an (E) bool mask."""
+        """Reset the counters of the rows of an (E) bool mask."""
         self._returns = self._returns.masked_fill(mask, 0.0)
         self._lengths = self._lengths.masked_fill(mask, 0)
         self._waiting = self._waiting & ~mask
@@ -141,8 +144,8 @@ class EpisodeStatistics(VectorWrapper):
 class FrameStacker:
     """Join the last observations of E rows along one axis, the oldest first.
 
-    Where an episode begins, its first observation fills the places of the missing ones. What is
-    returned is never written to again.
+    Where an episode begins, its first observation fills the places of the missing ones. Returned
+    tensors are never written to again.
 
     Args:
         count: number of observations joined; 1 passes them through.
@@ -184,7 +187,7 @@ class FrameStacker:
     def peek(self, observations: Tensor, rows: Tensor) -> Tensor:
         """Return what :meth:`push` would return for some rows, without adding anything.
 
-        This is for the last observations of episodes after which others have begun.
+        This is for the final observations of rows in which the next episode has already begun.
 
         Args:
             observations: (R, …), of R rows.

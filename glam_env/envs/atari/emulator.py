@@ -33,7 +33,10 @@ _inherited: list[AtariVectorEnv] = []
 
 
 def _keep_inherited() -> None:
-    """Keep a parent's emulators in its forked child: freeing one would wait for its threads."""
+    """Keep the parent's emulators in a forked child.
+
+    Freeing an emulator would wait for its threads, which the child does not have.
+    """
     _inherited.extend(_alive)
 
 
@@ -83,7 +86,7 @@ class EmulatorStep:
 
 @dataclass(frozen=True)
 class EmulatorState:
-    """What a new emulator of the same settings needs to continue: four arrays.
+    """State from which a new emulator of the same settings continues: four arrays.
 
     ``vars(state)`` can be saved, and ``EmulatorState(**arrays)`` is its inverse.
 
@@ -173,7 +176,7 @@ class Emulator:
             actions: (E,) integers from 0 to ``num_actions - 1``.
 
         Raises:
-            GlamError: the actions are invalid, or reset() is missing; nothing has moved then.
+            GlamError: the actions are invalid, or reset() is missing; the games are then unchanged.
         """
         actions = self._checked(actions)
         if self._frames is None:
@@ -196,7 +199,7 @@ class Emulator:
         return EmulatorStep(frames.copy(), reward, life_lost, terminated, truncated, finished)
 
     def state(self) -> EmulatorState:
-        """Return what :meth:`restore` needs to continue from here.
+        """Return the state that :meth:`restore` continues from.
 
         Raises:
             GlamError: reset() is missing.
@@ -291,7 +294,7 @@ class Emulator:
         return frames[:, 0].copy()
 
     def _play(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Step all envs and keep the records, without beginning the episodes that are due."""
+        """Step all envs and update the records, without beginning new episodes."""
         frames, reward, terminated, truncated, info = self._open().step(actions)
         lives = info["lives"].astype(np.int64)
         life_lost = terminated | (lives < self._lives)
@@ -336,7 +339,7 @@ class Emulator:
 def make_envs(
     rom: str, num_envs: int, repeat_action_probability: float, num_threads: int, noop_max: int
 ) -> AtariVectorEnv:
-    """Make ale-py's vector env under an :class:`Emulator`, with every setting given.
+    """Make the ale-py vector env of an :class:`Emulator`, with every setting explicit.
 
     Args:
         rom: ale-py's name of the game.
@@ -366,7 +369,8 @@ def make_envs(
         full_action_space=False,
         continuous=False,
         # ale-py 0.12.1 refuses Gymnasium's "Disabled". This mode resets in the step after the
-        # last, which never comes: `step` begins finished envs itself, each with its own seed.
+        # last one. That step is never taken: `step` begins finished envs itself, each with its own
+        # seed.
         autoreset_mode="NextStep",
         img_height=FRAME_SIZE,
         img_width=FRAME_SIZE,

@@ -1,7 +1,8 @@
-"""The real game as Gymnasium envs, in the dream's spaces: a policy of one runs in the other.
+"""The real game as Gymnasium envs, with the spaces of the dream envs.
 
-The worlds differ, the interface does not. A dream ends where a life is lost and at a short
-horizon; a real episode is the whole game, cut after half an hour as in Atari's protocol.
+A policy of one runs in the other. The worlds differ, the interface does not. A dream ends where a
+life is lost and at a short horizon; a real episode is the whole game, cut after half an hour as in
+Atari's protocol.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class RealOptions(DreamOptions):
 
     All options of a dream are accepted, so that changing the id is enough. ``temperature``,
     ``termination``, ``reward``, ``max_prior_entropy``, ``contexts``, ``backend`` and ``precision``
-    have no effect here. ``max_episode_steps`` cuts a game; it is at most 27 000, and that if None.
+    have no effect here. ``max_episode_steps`` cuts a game; it is at most 27 000, the default.
     Only ``latent`` observations open the ``checkpoint``, and read ``context``. The device
     ``"auto"`` takes CUDA if there is any and the observations need it.
 
@@ -52,7 +53,10 @@ class RealOptions(DreamOptions):
 
 
 class RealKeywords(DreamKeywords, total=False):
-    """The fields of :class:`RealOptions` as keyword arguments, for type checkers and editors."""
+    """The fields of :class:`RealOptions` as keyword arguments.
+
+    Type checkers and editors read them.
+    """
 
     repeat_action_probability: float
     noop_max: int
@@ -62,7 +66,7 @@ class Games(Emulator):
     """An emulator that begins games on request only."""
 
     def reseed(self, seed: int) -> None:
-        """Begin from here on the games of a new emulator of this seed."""
+        """Continue with the games that a new emulator of this seed would begin."""
         self.seed = seed
         self._episode[:] = -1
 
@@ -160,10 +164,10 @@ class RealVectorEnv(NotCopied, PixelVectorEnv):
         self._set_spaces(self.games.num_actions, feature_dim)
 
     def _set_horizon(self, steps: int) -> None:
-        """Cut games after so many steps from now on.
+        """Truncate games after ``steps`` steps from now on.
 
         Raises:
-            GlamError: the emulator cuts a game before.
+            GlamError: the emulator cuts games earlier.
         """
         if require_count("max_episode_steps", steps) > MAX_STEPS:
             raise GlamError(
@@ -186,10 +190,10 @@ class RealVectorEnv(NotCopied, PixelVectorEnv):
             self._filter.begin(self._first_codes(self._filter, mask), mask)
 
     def _first_codes(self, latents: LatentFilter, mask: Tensor) -> Tensor:
-        """Draw the (E, K) int64 latents of the first frames of the games in an (E) bool mask.
+        """Draw the latents of the first frames of the games in an (E) bool mask.
 
-        The draw for a game depends on the seed, its row and its number only, so that games that
-        end do not change the draws of the others.
+        The result is (E, K) int64, 0 for the other games. The draw for a game depends on the seed,
+        its row and its number only, so that games that end do not change the draws of the others.
         """
         log_probs = latents.world_model.encode(self._seen)
         code = torch.zeros_like(latents.state.code)
@@ -242,7 +246,7 @@ class RealEnv(NotCopied, PixelEnv):
     """One real game: the only row of a :class:`RealVectorEnv`, bit for bit.
 
     Observations and info are those of the vector env; :class:`~glam_env.envs.single.PixelEnv`
-    lists what a single env has not.
+    lists what a single env does not have.
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.

@@ -53,8 +53,8 @@ class SavedGame:
 class RewindableGame:
     """One real game that goes back to any moment of an episode.
 
-    It plays as an :class:`~glam_env.envs.atari.emulator.Emulator` of one env does, but for the
-    random draws: the emulator's saved states lack the last action, so sticky actions and no-ops
+    It plays as an :class:`~glam_env.envs.atari.emulator.Emulator` of one env does, except for
+    the random draws: the emulator's saved states lack the last action, so sticky actions and no-ops
     are drawn here.
 
     Args:
@@ -90,7 +90,7 @@ class RewindableGame:
         """Begin an episode.
 
         Args:
-            seed: of the console (its lower 31 bits), of sticky actions and no-ops.
+            seed: seed of the console (its lower 31 bits), of sticky actions and no-ops.
 
         Returns:
             (64, 64, 3) uint8 first frame.
@@ -156,7 +156,8 @@ class RewindableGame:
 
         Args:
             saved: from :meth:`save`.
-            seed: of the sticky actions that follow; None: the same actions bring the same again.
+            seed: seed of the sticky actions that follow; with None the same actions give the same
+                steps again.
         """
         self._ale.restoreState(saved.console)
         self._last, self._steps, self._screens = saved.last, saved.steps, saved.screens
@@ -203,7 +204,7 @@ class RewindableGame:
 def _shrink(x: np.ndarray, size: int) -> np.ndarray:
     """Shrink the first dimension of a float32 array to ``size``, by area.
 
-    Each new pixel sums the few old ones that it overlaps: a product of matrices would compute with
+    Each new pixel sums the few old ones that it overlaps. A product of matrices would multiply many
     zeros, and wait for BLAS's threads.
     """
     pixels, shares = _overlaps(len(x), size)
@@ -218,8 +219,8 @@ def _overlaps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which old pixels each new one overlaps, and their shares, which sum to 1.
 
     Returns:
-        (most, new) int64 indices and float32 shares, where a new pixel overlaps at most ``most``.
-        Where it overlaps fewer the others have a share of 0.
+        (most, new) int64 indices and float32 shares. A new pixel overlaps at most ``most`` old
+        ones; if it overlaps fewer, the other shares are 0.
     """
     edges = np.arange(new + 1) * old / new
     most = int(np.ceil(old / new)) + 1

@@ -1,1 +1,4 @@
-"""The learned simulator: start contexts, the engine over the world model, the two env classes."""
+"""The learned simulator: options, start contexts, engine, envs and snapshots.
+
+The engine steps the world model, and the two env classes step the engine.
+"""

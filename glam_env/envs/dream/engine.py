@@ -43,7 +43,7 @@ class EngineStep(NamedTuple):
 
 
 class EngineDraws(NamedTuple):
-    """What determines all further draws of a batch of dreams.
+    """The state of all random draws of a batch of dreams.
 
     Attributes:
         generator: State of the generator that steps draw from (bytes, on the CPU).
@@ -71,10 +71,10 @@ class EngineState(NamedTuple):
 class DreamEngine:
     """Steps and resets E dreams.
 
-    No dream depends on the others: what happens next in a dream depends on the seed, its place in
-    the batch, its own past and the number of steps of the engine, never on its neighbours. The
-    world model's draws come from one generator, which only :meth:`step` advances; starts come from
-    a hash, which resets of other dreams do not change.
+    Dreams do not affect each other: what happens next in a dream depends only on the seed, its
+    place in the batch, its own past and the number of steps of the engine. The world model's draws
+    come from one generator, which only :meth:`step` advances; starts come from a hash, which resets
+    of other dreams do not change.
 
     Args:
         world_model: In eval mode, on ``device``, without gradients.
@@ -141,13 +141,13 @@ class DreamEngine:
 
     @property
     def state(self) -> DreamState:
-        """The dreams' state, not a copy: only read it, and before the next call."""
+        """State of the dreams, not a copy: read-only, and valid until the next call."""
         if self._state is None:
             raise GlamError("the dreams have not begun: call reset() first")
         return self._state
 
     def seed(self, seed: int | None) -> int:
-        """Seed all further draws, None from fresh entropy; return the seed."""
+        """Seed all further draws, and return the seed; None takes fresh entropy."""
         if seed is None:
             seed = self._generator.seed()
         self._generator.manual_seed(seed % _UINT64)
@@ -203,8 +203,8 @@ class DreamEngine:
             The transition, in new tensors.
 
         Raises:
-            GlamNumberError: On a CPU, numbers of the dreams are not finite. A CUDA device does not
-                wait for this: there such a dream is truncated, with an entropy of NaN.
+            GlamNumberError: On a CPU, numbers of the dreams are not finite. On CUDA nothing waits
+                for this check: such a dream is truncated instead, with an entropy of NaN.
         """
         draws = [self._rand(self.num_envs, self.world_model.config.categoricals)]
         if self._reward == "sample":
@@ -267,19 +267,19 @@ class DreamEngine:
         return EngineState(tree_map(torch.clone, self.state), self._steps.clone())
 
     def set_state(self, state: EngineState) -> None:
-        """Set all dreams to a :meth:`get_state`, which is copied."""
+        """Set all dreams to a copy of a state from :meth:`get_state`."""
         self._state = tree_map(lambda part: part.detach().clone(), state.dream)
         self._steps, self._shown = state.steps.clone(), None
 
     def get_draws(self) -> EngineDraws:
-        """Return a copy of what determines further draws."""
+        """Return a copy of the state of all random draws."""
         return EngineDraws(self._generator.get_state(), self._start_key, self._starts_drawn.clone())
 
     def set_draws(self, draws: EngineDraws) -> None:
-        """Draw from now on what would have been drawn after :meth:`get_draws`.
+        """Continue the random draws from a state of :meth:`get_draws`.
 
         Args:
-            draws: Of an engine with as many dreams, on a device of the same type.
+            draws: From an engine with as many dreams, on a device of the same type.
         """
         self._generator.set_state(draws.generator)
         self._start_key = draws.start_key

@@ -1,4 +1,4 @@
-"""Dreams as Gymnasium envs: ``DreamVectorEnv``, E of them, and ``DreamEnv``, a single one."""
+"""Dreams as Gymnasium envs: ``DreamVectorEnv`` for E dreams, ``DreamEnv`` for one."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class DreamVectorEnv(PixelVectorEnv):
         return len(self.engine.pool)
 
     def _set_horizon(self, steps: int) -> None:
-        """Truncate dreams after so many steps from now on."""
+        """Truncate dreams after ``steps`` steps from now on."""
         self.max_episode_steps = self.engine.max_episode_steps = require_count("steps", steps)
 
     # --- copies of dreams --------------------------------------------------------------------
@@ -130,7 +130,7 @@ class DreamVectorEnv(PixelVectorEnv):
             Observations of all dreams.
 
         Raises:
-            GlamError: the snapshot does not fit this env; nothing has moved then.
+            GlamError: the snapshot does not fit this env, which is then unchanged.
         """
         self._require_open()
         self._check_snapshot(state)
@@ -247,7 +247,7 @@ class DreamEnv(PixelEnv):
     """One dream of a game: the only row of a :class:`DreamVectorEnv`, bit for bit.
 
     Observations, info and options are those of the vector env (``context`` among the options of
-    reset); :class:`~glam_env.envs.single.PixelEnv` lists what a single env has not.
+    reset); :class:`~glam_env.envs.single.PixelEnv` lists what a single env does not have.
 
     Args:
         game: one of :data:`~glam_env.games.GAMES`.
@@ -282,5 +282,5 @@ class DreamEnv(PixelEnv):
         return self._envs.get_state()
 
     def set_state(self, state: DreamSnapshot) -> Any:
-        """Continue the dream from a snapshot; returns its observation."""
+        """Continue the dream from a snapshot, and return its observation."""
         return self._envs.set_state(state)[0]

@@ -1,4 +1,4 @@
-"""``DreamOptions``: what a dream env can be asked for, checked in one place."""
+"""``DreamOptions``: the options of dream envs, checked in one place."""
 
 from __future__ import annotations
 
@@ -140,7 +140,10 @@ class DreamOptions:
 
 
 class DreamKeywords(TypedDict, total=False):
-    """The fields of :class:`DreamOptions` as keyword arguments, for type checkers and editors."""
+    """The fields of :class:`DreamOptions` as keyword arguments.
+
+    Type checkers and editors read them.
+    """
 
     device: str | torch.device
     array_type: ArrayType

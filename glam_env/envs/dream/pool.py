@@ -34,9 +34,9 @@ class ContextPool:
     Args:
         world_model: In eval mode, on ``device``.
         contexts: Where dreams may start.
-        device: Of the states.
+        device: Device of the states.
         frames: Whether first frames are needed.
-        draw: Draws them; :func:`draw_frames` if None.
+        draw: Draws the first frames; :func:`draw_frames` if None.
         arrange: Puts states in the memory order in which they are kept.
     """
 
@@ -131,7 +131,7 @@ class ContextPool:
 
 
 def _memory_for(rows: int, part: Tensor) -> Tensor:
-    """Allocate (rows, ...) for rows like those of (E, ...), in their memory order."""
+    """Allocate rows like those of an (E, ...) tensor, in the same memory order."""
     order = sorted(range(1, part.ndim), key=lambda axis: -part.stride(axis))
     memory = part.new_empty((rows, *(part.shape[axis] for axis in order)))
     return memory.permute(0, *(1 + order.index(axis) for axis in range(1, part.ndim)))

@@ -1,7 +1,7 @@
 """``DreamSnapshot``: a copy of dreams, to continue later or many times.
 
-A snapshot may have been on a disk, or may have been built by somebody else, and dreams are stepped
-in memory that C++ addresses: every part is checked before it is used.
+A snapshot may come from a file or from another user, and C++ code steps the dreams in their memory.
+So every part is checked before it is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from glam_env.errors import GlamError
 from glam_env.model.structures import DreamState, tree_map
 
 MOST_STEPS = 1 << 62
-"""More steps than a dream can have; counting on from there would leave int64."""
+"""More steps than a dream can have; the limit keeps step counts within int64."""
 _DEEPEST = 16  # levels of a state's tree
 
 
@@ -33,10 +33,10 @@ _DEEPEST = 16  # levels of a state's tree
 class DreamSnapshot:
     """The state of E dreams, in tensors of its own.
 
-    A whole snapshot contains the further draws as well: an env that is set to it continues, bit
-    for bit, as the env that it was taken from. A selection of its :meth:`rows` contains none, and
-    an env that is set to it continues with its own draws: branches of one moment become different
-    futures.
+    A whole snapshot contains the state of the random draws as well: an env that is set to it
+    continues, bit for bit, as the env that it was taken from. A selection of its :meth:`rows` does
+    not, and an env that is set to it continues with its own draws: branches of one moment become
+    different futures.
 
     Attributes:
         world: Identity of the world model that dreamt them (:func:`world_identity`); no other can
@@ -44,7 +44,7 @@ class DreamSnapshot:
         engine: State of the dreams, and steps since each began.
         done: (E) bool, dreams that have ended and have not been reset.
         frames: (E, 64, 64, 3) uint8, their frames; None from an env of latents.
-        draws: What determines further draws; None in a selection.
+        draws: The state of the random draws; None in a selection.
     """
 
     world: str
@@ -55,11 +55,11 @@ class DreamSnapshot:
 
     @property
     def num_envs(self) -> int:
-        """E."""
+        """Number of dreams, E."""
         return len(self.done)
 
     def rows(self, index: Any) -> DreamSnapshot:
-        """Select dreams, each as often as wanted, without their further draws.
+        """Select dreams, each as often as wanted, without the state of the draws.
 
         Args:
             index: (N) integers from 0 to E − 1, a number (N = 1), or (E) bool; in numpy, torch
@@ -82,11 +82,13 @@ class DreamSnapshot:
         )
 
     def without_draws(self) -> DreamSnapshot:
-        """Return all dreams, without their further draws."""
+        """Return all dreams, without the state of the draws."""
         return replace(self, draws=None)
 
     def to(self, device: torch.device | str) -> DreamSnapshot:
-        """Return the same dreams on a device; their draws stay for the first device.
+        """Return the same dreams on a device.
+
+        The state of the draws is not moved: it fits only devices of its own type.
 
         Raises:
             GlamError: There is no such device, or the snapshot is damaged.
@@ -145,7 +147,8 @@ class DreamSnapshot:
 def world_identity(config: CheckpointConfig) -> str:
     """Return the SHA-256 of a world model's weights and sizes.
 
-    The sizes count, since some of them (the window of LMamba) change the state and no weight.
+    The sizes are included, since some of them (the window of LMamba) change the state but no
+    weight.
     """
     parts = [config.files[WORLD_MODEL].sha256, to_json(config.world_model)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -155,7 +158,7 @@ def check_snapshot(snapshot: DreamSnapshot, engine: DreamEngine) -> None:
     """Check every part of a snapshot before an engine continues from it.
 
     Args:
-        snapshot: Of the engine's world model.
+        snapshot: A snapshot of the engine's world model.
         engine: It is not changed.
 
     Raises:
@@ -218,7 +221,7 @@ def _check_draws(draws: EngineDraws, engine: DreamEngine) -> None:
 
 
 def _pairs(name: str, like: Any, given: Any) -> Iterator[tuple[str, Tensor, Any]]:
-    """Yield the tensors of a tree by name, each with what another tree has in its place.
+    """Yield the tensors of a tree by name, with their counterparts in another tree.
 
     Raises:
         GlamError: The other tree has another structure.
@@ -257,7 +260,10 @@ def _tensors(name: str, tree: Any, depth: int = 0) -> Iterator[tuple[str, Tensor
 def _require_tensor(
     name: str, part: Any, dtype: torch.dtype | None = None, shape: tuple[int, ...] | None = None
 ) -> None:
-    """Check that a part is a plain tensor with memory of its own, and its dtype and shape."""
+    """Check that a part is a plain, dense tensor of a dtype and a shape, if given.
+
+    Its storage must be large enough for each of its numbers to have its own memory.
+    """
     if type(part) is not Tensor:
         raise _damaged(name, f"must be a tensor, not a {type(part).__name__}")
     try:

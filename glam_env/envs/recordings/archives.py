@@ -1,8 +1,8 @@
-"""Arrays from ``.npz`` and ``.safetensors`` files that others have made.
+"""Arrays from untrusted ``.npz`` and ``.safetensors`` files.
 
-An ``.npz`` file is a zip of ``.npy`` files. Before anything is unpacked, what an entry claims to be
-is compared with what it can be: not encrypted, of a bounded size, and as large as the shape in its
-header says. Nothing is unpickled.
+An ``.npz`` file is a zip of ``.npy`` files. Each entry is checked before it is unpacked: it must
+not be encrypted, its size must be bounded, and the shape in its header must agree with its size.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from glam_env.errors import GlamError
 from glam_env.files import open_regular, read_bounded
 
 FILE_BYTES = 2**29
-"""Bytes of the arrays in a file at most: 43 690 frames, some 48 minutes of play."""
+"""Maximum bytes of the arrays in a file: 43 690 frames, about 48 minutes of play."""
 
-_READ = 2**20  # bytes read at once at most; the list of a zip's entries is read at once
-_HEADER = 10_000  # bytes of an array's header at most, as in numpy
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # numpy's; lzma takes memory as it likes
+_READ = 2**20  # maximum bytes of one read; zipfile reads the list of entries in one
+_HEADER = 10_000  # maximum bytes of an array's header, as in numpy
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # numpy's; lzma's memory is unbounded
 
 
 def read_arrays(path: Path, names: Iterable[str], what: str = "contexts") -> dict[str, Any]:
-    """Read some arrays of a file, those that it has.
+    """Read the named arrays of a file, as far as it has them.
 
     Args:
         path: ``.npz``, ``.safetensors`` or ``.safetensors.xz``.
-        names: of the arrays; a ``.safetensors`` file is read whole.
-        what: named in errors.
+        names: names of the arrays; a ``.safetensors`` file is read whole.
+        what: name of the file's purpose in messages.
 
     Returns:
         numpy arrays or torch tensors by name.
@@ -70,7 +70,7 @@ def _unreadable(path: Path, error: Exception, what: str) -> GlamError:
 
 
 class _Small(io.BufferedReader):
-    """A file of which no more than 1 MiB is read at once, whatever a zip claims."""
+    """A file that refuses single reads of more than 1 MiB, whatever a zip claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _READ:
@@ -97,7 +97,7 @@ def _unpack(archive: zipfile.ZipFile, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _read_array(packed: Any, size: int, name: str) -> np.ndarray:
-    """Read an ``.npy`` file of ``size`` bytes, if its header says so."""
+    """Read an ``.npy`` file whose header agrees with its ``size`` in bytes."""
     version = np.lib.format.read_magic(packed)
     if version not in _HEADERS:
         raise ValueError(f"{name} has an unknown format")
@@ -113,7 +113,7 @@ def _read_array(packed: Any, size: int, name: str) -> np.ndarray:
             raise ValueError(f"{name} is cut short")
         left[: len(part)] = part
         left = left[len(part) :]
-    packed.read(1)  # the end, where the checksum is compared
+    packed.read(1)  # at the end the checksum is compared
     return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
 

@@ -27,10 +27,11 @@ Source = str | Path | Mapping[str, Any]
 
 
 def read_contexts(source: Source, world_model: WorldModel, length: int) -> Contexts:
-    """Read the contexts of recorded episodes: every frame with ``length`` steps before it.
+    """Read the start contexts of recorded episodes.
 
-    With one episode, context i is that of frame i + L. The episodes of a folder follow each other
-    by name, those of a batch by row.
+    Every frame with ``length`` steps before it in its episode gives a context. With one episode,
+    context i is that of frame i + L. The episodes of a folder are ordered by file name, those of a
+    batch by row.
 
     Args:
         source: a mapping with ``frames`` (T, 64, 64, 3) uint8 and ``actions`` (T) integers, each

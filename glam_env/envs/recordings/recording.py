@@ -1,4 +1,4 @@
-"""Recordings of the real game, and the files of them that `glam play` writes."""
+"""Recordings of the real game, and the recording files of `glam play`."""
 
 from __future__ import annotations
 

@@ -15,7 +15,11 @@ from glam_env.play.session.worlds import Past, SavedDream, WorldStep, longer_pas
 
 
 class FutureStep(NamedTuple):
-    """A step that all futures have taken; the parts before it, and its outcome, in rows."""
+    """A step that all futures have taken.
+
+    It holds the state, draws, frames and pasts before the step, and the actions and outcomes of the
+    step. All parts but the draws have one row for each future.
+    """
 
     state: EngineState
     draws: EngineDraws
@@ -31,17 +35,17 @@ class Futures:
     A future that has ended keeps its last frame.
 
     Args:
-        engine: Of N dreams, with frames and a seed of its own.
+        engine: Engine of N dreams, with frames and a seed of its own.
         state: The moment, one row.
         past: The steps before it.
         player: Chooses the actions where none is given.
         most_steps: Steps that are kept, so that a future can be wound back once it is taken.
 
     Attributes:
-        frames: (N, 64, 64, 3) uint8, what they show.
+        frames: (N, 64, 64, 3) uint8, the current frames.
         ended: (N) bool, futures that have ended.
         points: (N) points since the moment.
-        steps: The steps taken, the oldest ones left out.
+        steps: The last steps taken, at most ``most_steps``.
     """
 
     def __init__(
@@ -65,10 +69,10 @@ class Futures:
         """Take a step in each future.
 
         Args:
-            action: In all of them; None lets the agent choose in each.
+            action: The action in all futures; None lets the agent choose in each.
 
         Returns:
-            The outcomes. In a future that had ended nothing happens: no reward, entropy 0.
+            The outcomes. A future that had ended has reward 0 and entropy 0.
         """
         engine = self._engine
         if action is None:

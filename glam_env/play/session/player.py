@@ -1,4 +1,4 @@
-"""``Player``: the agent of a session, in as many rows as are asked for."""
+"""``Player``: the agent of a session, for any number of rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Player:
     """An agent that can take over at any moment.
 
     Args:
-        policy: What it does.
+        policy: The policy of the agent.
         world_model: Gives the features on which it acts.
-        seed: Of its draws.
+        seed: Seed of its random draws.
     """
 
     def __init__(self, policy: Policy, world_model: WorldModel, seed: int) -> None:
@@ -33,17 +33,17 @@ class Player:
         """Choose the actions of N rows.
 
         Args:
-            state: Of N rows.
-            frames: (N, 64, 64, 3) uint8, what they show.
-            pasts: The N steps before, all of one length. They are read in the first call after
-                :meth:`forget` only.
+            state: State of N rows.
+            frames: (N, 64, 64, 3) uint8, their current frames.
+            pasts: N pasts, all of one length. They are only read in the first call after
+                :meth:`forget`.
         """
         if self._choose is None:
             self._choose = self._begin(pasts)
         return self._choose(state, frames).tolist()
 
     def forget(self) -> None:
-        """Expect another moment: the next action does not follow the last one."""
+        """Forget the past: the next action does not follow the last one."""
         self._choose = None
 
     def _begin(self, pasts: list[Past]) -> Callable[[DreamState, np.ndarray], Tensor]:

@@ -1,4 +1,4 @@
-"""``Recorder``: what was played, as arrays that contexts, fidelity and training accept."""
+"""``Recorder``: recorded play, as arrays for contexts, fidelity and training."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from glam_env.errors import GlamError
 from glam_env.play.session.worlds import WorldStep
 
 MOST_STEPS = FILE_BYTES // (64 * 64 * 3 + 64)
-"""Steps of a recording at most, some 48 minutes: more could not be read."""
+"""Maximum steps of a recording, about 48 minutes; a longer one could not be read."""
 
 
 class Recorder:
     """Collects the steps of a session.
 
     A change of the world cuts the recording, as the end of an episode does. Steps that are wound
-    back are taken out again.
+    back are removed.
 
     Args:
         game: Name of the game.
@@ -28,7 +28,7 @@ class Recorder:
     def __init__(self, game: str) -> None:
         self.game = game
         self._steps: list[tuple[np.ndarray, int, WorldStep, bool]] = []
-        self._cuts: set[int] = set()  # numbers of steps after which something else follows
+        self._cuts: set[int] = set()  # numbers of steps after which the recording is cut
         self._beyond = 0  # steps taken since the recording is full
 
     def __len__(self) -> int:
@@ -59,18 +59,18 @@ class Recorder:
             self._steps.append((frame, action, outcome, real))
 
     def cut(self) -> None:
-        """Begin another stretch of play: what follows does not continue the last step."""
+        """Cut the recording: the next step does not continue the last one."""
         self._cuts.add(len(self))
 
     def wind_back(self, count: int) -> None:
-        """Take out the last steps, at most those since the last cut."""
+        """Remove the last steps, at most those since the last cut."""
         kept = min(self._beyond, count)
         self._beyond, count = self._beyond - kept, count - kept
         begun = max(self._cuts, default=0)
         del self._steps[max(begun, len(self) - count) :]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the steps as one stream: what :meth:`save` writes."""
+        """Return the steps as one stream, in the arrays that :meth:`save` writes."""
         steps = self._steps
         outcomes = [outcome for _, _, outcome, _ in steps]
         ended = [outcome.ended or t + 1 in self._cuts for t, outcome in enumerate(outcomes)]

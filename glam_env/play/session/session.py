@@ -1,4 +1,4 @@
-"""``Session``: one player, a dream and the real game, and everything a window can ask for."""
+"""``Session``: a dream and the real game, played by hand or by an agent."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _PURPOSE = 0x504C4159
 
 @dataclass(frozen=True)
 class Subject:
-    """What is played.
+    """Game, models and settings of a session.
 
     Attributes:
         game: The game.
         world_model: In evaluation mode.
         contexts: Where dreams begin.
-        policy: The agent's.
+        policy: The policy of the agent.
         play: Settings of the real game.
         reward_values: The values that the game pays; empty if they are not known.
         options: How to dream. ``max_episode_steps`` is replaced: a session has no horizon.
@@ -62,7 +62,7 @@ class Step(NamedTuple):
     Attributes:
         action: The action taken.
         by_agent: Whether the agent chose it.
-        outcome: What followed.
+        outcome: The outcome of the action.
     """
 
     action: int
@@ -71,7 +71,7 @@ class Step(NamedTuple):
 
 
 class _Moment(NamedTuple):
-    """What a session returns to: the moment before a step, and the step."""
+    """The moment before a step, to which a session can return, and the step."""
 
     world: Any
     agent: Tensor
@@ -84,7 +84,7 @@ class Session:
 
     Args:
         subject: What is played.
-        seed: Of everything: the same calls bring the same frames.
+        seed: Seed of all random draws: the same calls give the same frames.
         real: Begin in the real game instead of a dream.
         trail: Steps of each world that can be wound back.
 
@@ -119,7 +119,7 @@ class Session:
 
     @property
     def world(self) -> World:
-        """The world that is played."""
+        """The current world."""
         if not self.real:
             return self._dream
         assert self._game is not None
@@ -127,12 +127,12 @@ class Session:
 
     @property
     def frame(self) -> np.ndarray:
-        """What it shows, (64, 64, 3) uint8."""
+        """Current frame of the world, (64, 64, 3) uint8."""
         return self.world.frame
 
     @property
     def score(self) -> float:
-        """Points since the episode began, or the dream left the game."""
+        """Points since the episode began, or since the dream left the real game."""
         return self._scores[self.real]
 
     @property
@@ -142,7 +142,7 @@ class Session:
 
     @property
     def recorder(self) -> Recorder | None:
-        """The recording that is under way."""
+        """The current recording, or None."""
         return self._recorder
 
     @property
@@ -155,7 +155,7 @@ class Session:
         """Take a step.
 
         Args:
-            action: Of the player, from 0 to A − 1; not read if the agent plays.
+            action: Action of the player, from 0 to A − 1; not read if the agent plays.
 
         Raises:
             GlamError: There is no such action.
@@ -185,8 +185,8 @@ class Session:
     def switch(self) -> bool:
         """Go to the other world; return whether it is the real one.
 
-        From the real game a dream goes on from this very moment. From a dream the real game
-        continues where it was left; the first time it begins.
+        From the real game, a dream begins at the current moment. From a dream, the real game
+        continues where it was left, or begins if it has not begun yet.
 
         Raises:
             GlamError: ale-py is not installed. Nothing has changed then.
@@ -203,7 +203,10 @@ class Session:
         return self.real
 
     def begin(self) -> None:
-        """Begin another episode in this world; the steps before it can be wound back no more."""
+        """Begin another episode in this world.
+
+        The steps before it can no longer be wound back.
+        """
         self.world.begin()
         self._trail.clear()
         self._scores[self.real] = 0.0
@@ -212,13 +215,13 @@ class Session:
     def wind_back(self, count: int = 1) -> int:
         """Go back some steps in this world.
 
-        What comes then is exact: the same actions bring the same again, in both worlds.
+        Play then repeats exactly: the same actions give the same steps, in both worlds.
 
         Args:
             count: Steps to go back.
 
         Returns:
-            How many there were, at most ``count``.
+            Number of steps gone back, at most ``count``.
 
         Raises:
             GlamError: ``count`` is less than 1.
@@ -240,12 +243,12 @@ class Session:
     # --- futures ---------------------------------------------------------------------------------
 
     def futures(self, count: int = 4) -> Futures:
-        """Dream several futures of this moment; the session itself stays where it is.
+        """Dream several futures of this moment; the session itself does not move.
 
-        The futures of one call differ in their random draws, and those of the next call from them.
+        Futures differ in their random draws, within a call and between calls.
 
         Args:
-            count: How many.
+            count: Number of futures.
 
         Raises:
             GlamError: ``count`` is less than 1.
@@ -263,11 +266,11 @@ class Session:
         From the real game this goes to a dream.
 
         Args:
-            futures: Of this moment.
-            row: Which, from 0.
+            futures: Futures of this moment.
+            row: Index of the future, from 0.
 
         Raises:
-            GlamError: There is no such future, it has ended, or this moment is another one.
+            GlamError: There is no such future, it has ended, or it is of another moment.
         """
         if futures is not self._branch:
             raise GlamError("those futures are of another moment; dream new ones")

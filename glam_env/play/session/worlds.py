@@ -33,7 +33,7 @@ class WorldStep(NamedTuple):
         reward: Points of the game.
         life_lost: A life was lost or the episode ended.
         ended: The episode ended; the world shows the first frame of the next one.
-        entropy: Of the model's prediction of this step, in nats.
+        entropy: Entropy of the model's prediction of this step, in nats.
     """
 
     reward: float
@@ -46,9 +46,9 @@ class World(ABC):
     """A dream or a real game; a finished one begins again within the same step.
 
     Attributes:
-        frame: (64, 64, 3) uint8, what it shows.
-        past: The steps of the episode before, :data:`~glam_env.checkpoint.contexts.CONTEXT_LENGTH`
-            at most.
+        frame: (64, 64, 3) uint8, the current frame.
+        past: The last steps of the episode before the frame, at most
+            :data:`~glam_env.checkpoint.contexts.CONTEXT_LENGTH`.
     """
 
     frame: np.ndarray
@@ -57,7 +57,7 @@ class World(ABC):
     @property
     @abstractmethod
     def state(self) -> DreamState:
-        """The world model's state on seeing the frame, one row; only read it."""
+        """The world model's state after seeing the frame, one row; read-only."""
 
     @abstractmethod
     def begin(self) -> None:
@@ -65,7 +65,7 @@ class World(ABC):
 
     @abstractmethod
     def _play(self, action: int) -> WorldStep:
-        """Take an action and show what follows."""
+        """Take an action and update the frame."""
 
     @abstractmethod
     def save(self) -> Any:
@@ -73,7 +73,7 @@ class World(ABC):
 
     @abstractmethod
     def restore(self, saved: Any) -> None:
-        """Go back to a moment: the same actions bring the same again, bit for bit."""
+        """Go back to a moment; the same actions then give the same steps, bit for bit."""
 
     def step(self, action: int) -> WorldStep:
         """Take an action, from 0 to A − 1."""
@@ -96,7 +96,7 @@ class DreamWorld(World):
     """One dream, which begins at a context or at any moment of a world.
 
     Args:
-        engine: Of one dream, with frames. Its seed fixes all draws.
+        engine: Engine of one dream, with frames. Its seed fixes all draws.
     """
 
     def __init__(self, engine: DreamEngine) -> None:
@@ -115,7 +115,7 @@ class DreamWorld(World):
         """Begin at a moment.
 
         Args:
-            state: Of one row, copied.
+            state: State of one row, which is copied.
             past: The steps before it.
         """
         self.engine.set_state(EngineState(state, one(0, self.engine.device)))
@@ -163,7 +163,7 @@ class RealWorld(World):
         game: The game.
         world_model: In evaluation mode.
         play: Settings of the game.
-        seed: Of the episodes, and of the posterior's draws.
+        seed: Seed of the episodes, and of the posterior's draws.
 
     Raises:
         GlamError: ale-py is not installed.
@@ -231,10 +231,10 @@ def one(value: int, device: torch.device) -> Tensor:
 
 
 def finite(entropy: float) -> float:
-    """Return an entropy that is a number.
+    """Check that an entropy is finite, and return it.
 
     Raises:
-        GlamNumberError: It is not finite, as the world model's numbers are not.
+        GlamNumberError: It is not finite, since the world model's numbers are not.
     """
     if not np.isfinite(entropy):
         raise GlamNumberError(NOT_FINITE)
@@ -242,12 +242,12 @@ def finite(entropy: float) -> float:
 
 
 def longer_past(past: Past, frame: np.ndarray, action: int) -> Past:
-    """Return a past with one more step, its oldest ones left out."""
+    """Return a past with one more step, at most :data:`CONTEXT_LENGTH` in all."""
     return (*past, (frame, action))[-CONTEXT_LENGTH:]
 
 
 def as_history(pasts: list[Past]) -> History:
-    """Return what a policy on frames has seen in N rows with pasts of one length."""
+    """Convert N pasts of one length to the history of a policy on frames."""
     shape = (len(pasts), len(pasts[0]))
     frames = np.array([[frame for frame, _ in past] for past in pasts], np.uint8)
     actions = np.array([[action for _, action in past] for past in pasts], np.int64)

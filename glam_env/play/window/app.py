@@ -34,7 +34,7 @@ _PARTS = {
 
 
 class PlayWindow:
-    """A window on a session. :meth:`run` plays until it is closed.
+    """A window that shows a session; :meth:`run` plays until it is closed.
 
     Args:
         session: What is played.
@@ -42,11 +42,11 @@ class PlayWindow:
         fps: Steps a second at most; 0 for no limit.
 
     Attributes:
-        paused: Whether the play waits.
+        paused: Whether play is paused.
         futures: The futures that are shown, or None.
         shows_help: Whether the keys are shown.
         message: The last message.
-        surface: What the window shows.
+        surface: The surface of the window.
         saved: Files of recordings written so far.
 
     Raises:
@@ -81,7 +81,7 @@ class PlayWindow:
         self._say("h shows the keys")
 
     def run(self) -> None:
-        """Play until the window is closed; a recording that is under way is saved."""
+        """Play until the window is closed, and save the current recording."""
         try:
             while self.tick():
                 pass
@@ -89,7 +89,7 @@ class PlayWindow:
             self.close()
 
     def close(self) -> None:
-        """Save a recording that is under way, and close the window."""
+        """Save the current recording, and close the window."""
         try:
             if self.session.recorder:  # an empty one has nothing to save
                 self._record()
@@ -134,7 +134,7 @@ class PlayWindow:
                 self._try(partial(self._command, event.key))
 
     def _try(self, what: Callable[[], None]) -> None:
-        """Do something; if it cannot be done, say why and go on."""
+        """Call a function; show an error that the user can correct as a message."""
         try:
             what()
         except GlamError as error:
@@ -209,7 +209,7 @@ class PlayWindow:
             self._try(self._record)
 
     def _record(self) -> None:
-        """Start a recording, or save and stop it; it goes on if it cannot be saved."""
+        """Start a recording, or save and stop it; it continues if saving fails."""
         recorder = self.session.recorder
         if recorder is None:
             self.session.record()
@@ -222,7 +222,7 @@ class PlayWindow:
         self.saved.append(write_film(path.with_suffix(""), recorder.frames, self._fps or FILM_FPS))
 
     def _new_path(self) -> Path:
-        """Return the name of a recording that does not exist yet."""
+        """Return a path for a recording that does not exist yet."""
         name = f"{self.session.subject.game.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         path, count = self._to / f"{name}.npz", 1
         while path.exists():

@@ -1,4 +1,4 @@
-"""What the window shows: frames, a time line with marks, the model's uncertainty, words."""
+"""Drawing of the window: frames, a time line with marks, entropy, and text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN_STEPS = 150  # of the time line, ten seconds
 
 
 class Pane(NamedTuple):
-    """A frame and what is said of it.
+    """A frame with its title and its border.
 
     Attributes:
         frame: (64, 64, 3) uint8.
@@ -38,9 +38,9 @@ class View(NamedTuple):
 
     Attributes:
         panes: Frames, side by side.
-        steps: Of the time line, the oldest first.
-        entropy: Of the last prediction, in nats; None if there was none.
-        most_entropy: Where the bar is full.
+        steps: Steps of the time line, the oldest first.
+        entropy: Entropy of the last prediction, in nats; None if there was none.
+        most_entropy: Entropy at which the bar is full, in nats.
         status: A line of words, such as the score.
         message: Another line; may be empty.
         recording: Whether a recording is under way.
@@ -99,7 +99,7 @@ def _draw_panes(
 
 
 def _side(area: pygame.Rect, count: int, columns: int, head: int) -> int:
-    """Return how large a frame can be where so many lie side by side."""
+    """Return the largest side of ``count`` frames in ``columns`` columns of an area."""
     rows = -(-count // columns)
     return min(area.width // columns, area.height // rows - head) - 2 * EDGE
 
@@ -119,7 +119,10 @@ def _draw_line(surface: pygame.Surface, view: View, box: pygame.Rect) -> None:
 
 
 def mark_of(step: Step) -> tuple[int, int, int] | None:
-    """Return the color of the mark at a step: points won, points lost, an end; None for none."""
+    """Return the color of the mark at a step, or None for no mark.
+
+    Points won, points lost, and the end of a life or an episode have a color each.
+    """
     outcome = step.outcome
     if outcome.reward:
         return WON if outcome.reward > 0 else LOST

@@ -1,4 +1,4 @@
-"""Keys of the window: those that play, and those that command."""
+"""Keys of the window, for play and for commands."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ COMMANDS: dict[str, str] = {
 def action_of(pressed: Set[str], game: Game) -> int:
     """Return the action that comes closest to what is pressed.
 
-    Opposite directions cancel each other. Of what the game has no action for, as much is kept as
-    possible; no action presses what is not pressed.
+    Opposite directions cancel each other. The action presses only what is pressed, and as much of
+    it as the game has an action for.
 
     Args:
         pressed: Some of :data:`PARTS`.
