@@ -43,7 +43,10 @@ def interquartile_mean(scores: Strata) -> np.ndarray:
 
 
 def optimality_gap(scores: Strata) -> np.ndarray:
-    """Return by how much runs miss human play on average; what is above counts as human play."""
+    """Return the mean distance of runs below human play.
+
+    A run above human play counts as human play.
+    """
     return 1.0 - np.minimum(np.concatenate(scores, axis=-1), 1.0).mean(-1)
 
 
@@ -87,8 +90,8 @@ def aggregate(scores: Strata, resamples: int = RESAMPLES, seed: int = 0) -> dict
 
     Args:
         scores: Normalised scores of each game's runs, (runs,) float each.
-        resamples: Of the bootstrap.
-        seed: Of the resamples: the same scores give the same intervals.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the resamples: the same scores give the same intervals.
     """
     points = {name: float(figure(scores)) for name, figure in AGGREGATES.items()}
     if not has_interval(scores):
@@ -143,7 +146,7 @@ def improvement(scores: Strata, others: Strata) -> np.ndarray:
     A tie counts half.
 
     Args:
-        scores: Of each game's runs, (…, runs).
+        scores: Scores of each game's runs, (…, runs).
         others: Scores of the others in the same games, (…, their runs).
     """
     games = [
@@ -158,7 +161,7 @@ def improvement(scores: Strata, others: Strata) -> np.ndarray:
 def improvement_over(
     scores: Strata, others: Strata, resamples: int = PROFILE_RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Estimate the probability of improvement, both sides resampled on their own.
+    """Estimate the probability of improvement, both sides resampled independently.
 
     A published mean is one run of each game: the interval is then that of `scores` alone.
     """

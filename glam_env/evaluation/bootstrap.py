@@ -24,7 +24,11 @@ def draw_rows(generator: np.random.Generator, items: int, resamples: int) -> np.
 
 
 def count_rows(rows: np.ndarray) -> np.ndarray:
-    """Count how often each resample of `draw_rows` holds each item: (resamples, items) int64."""
+    """Count how often each resample of `draw_rows` holds each item.
+
+    Returns:
+        (resamples, items) int64.
+    """
     return np.stack([np.bincount(row, minlength=rows.shape[1]) for row in rows])
 
 
@@ -44,9 +48,9 @@ def interval(
 ) -> Interval | None:
     """Compute the percentile interval of a figure.
 
-    The rule: there is no interval for fewer than two items, nor where the figure of any resample
-    is undefined (NaN or infinite). Leaving undefined resamples out would give the interval of
-    another quantity: of the figure given that it is defined.
+    There is no interval for fewer than two items, or if the figure of any resample is undefined
+    (NaN or infinite). Leaving undefined resamples out would give the interval of another quantity:
+    of the figure given that it is defined.
 
     Args:
         figure: Takes the resamples and returns the figure of each, (resamples,) float.
@@ -54,7 +58,7 @@ def interval(
         level: Share of the resamples between the ends, in per cent.
 
     Returns:
-        The ends, or None by the rule above.
+        The ends, or None if there is no interval.
     """
     if resamples.shape[1] < 2:
         return None
@@ -63,7 +67,10 @@ def interval(
 
 
 def ends(figures: np.ndarray, level: float = LEVEL) -> Interval | None:
-    """Return the percentile interval of the figures of resamples; None if one is undefined."""
+    """Return the percentile interval of the figures of resamples.
+
+    It is None if a figure is NaN or infinite.
+    """
     if not np.isfinite(figures).all():
         return None
     low, high = np.percentile(figures, [50 - level / 2, 50 + level / 2])

@@ -1,4 +1,4 @@
-"""One agent, two worlds: dreams beside whole real games, in figures and in a picture."""
+"""Play of one agent in dreams and in the real game."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from glam_env.model.world_model import WorldModel
 
 @dataclass(frozen=True)
 class DreamReport:
-    """What an agent earned in dreams.
+    """Returns of an agent in dreams, with their speed.
 
     Attributes:
-        dreams: Whole dreams that count, the same number of each env.
+        dreams: Number of whole dreams that count, the same for each env.
         steps: Steps of all envs together.
         mean: Mean return of a dream.
-        standard_error: Of that mean; 0 for a single dream.
-        reward_rate: Reward a step, over all steps.
-        steps_per_second: Dream steps with the agent's part.
-        env_steps_per_second: Dream steps without the agent's part.
+        standard_error: Standard error of that mean; 0 for a single dream.
+        reward_rate: Mean reward per step, over all steps.
+        steps_per_second: Dream steps per second, with the agent's time.
+        env_steps_per_second: Dream steps per second, without the agent's time.
     """
 
     dreams: int
@@ -44,18 +44,17 @@ class DreamReport:
 def play_dreams(env: DreamVectorEnv, act: Act, steps: int, seed: int) -> DreamReport:
     """Let an agent play in a latent torch dream env.
 
-    Each env counts the same number of dreams, its first ones: as many as it finishes in `steps`
-    steps even if each lasts to the horizon. Counting dreams as they finish would favour short
-    ones.
+    Each env counts the same number of dreams, its first ones: as many as fit into `steps` steps
+    if each lasts to the horizon. Counting dreams as they finish would favour short ones.
 
     Args:
         env: With `obs_type="latent"` and `array_type="torch"`.
         act: The agent.
         steps: Steps of each env, at least the env's horizon.
-        seed: Of dreams and actions.
+        seed: Seed of dreams and actions.
 
     Raises:
-        GlamError: If `steps` is less than a dream may take.
+        GlamError: If `steps` is less than the env's horizon.
     """
     quota = steps // env.max_episode_steps
     if not quota:
@@ -103,15 +102,15 @@ def _to_frame(world_model: WorldModel, code: Tensor) -> np.ndarray:
 def branch_moment(
     world_model: WorldModel, act: Act, game: str, *, lead: int, steps: int, seed: int, **real: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Play the game and a dream from one real moment, each under the agent.
+    """Let an agent play the game and a dream from one real moment.
 
     Args:
-        world_model: Of the game.
-        act: The agent, in both.
+        world_model: World model of the game.
+        act: The agent.
         game: Name of the game.
         lead: Real steps before the moment, at least the model's context.
         steps: Number `T` of frames after it.
-        seed: Of the game, the dream and the agent.
+        seed: Seed of the game, the dream and the agent.
         **real: Further settings of the emulator.
 
     Returns:
@@ -127,7 +126,7 @@ def branch_moment(
         for step in range(lead + steps):
             features = follow.see(seen, first)
             if step == lead:
-                dream = follow.state  # the moment from which both go on
+                dream = follow.state  # both worlds continue from here
             if dream is not None:
                 dreamt.append(_to_frame(world_model, dream.code))
                 played.append(seen[0])

@@ -26,10 +26,10 @@ from glam_env.model.world_model import WorldModel
 
 @dataclass(frozen=True)
 class Examination:
-    """What `examine` found.
+    """Results of `examine`.
 
     Attributes:
-        reports: By the measure's name as in `MEASURES`; None for one that was left out.
+        reports: Report of each measure, by its name in `MEASURES`; None if it was left out.
     """
 
     reports: Mapping[str, Measure | None]
@@ -74,10 +74,10 @@ class Examination:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], where: str = "report") -> Examination:
-        """Read what `figures` or `as_json` gave, be it of an earlier version.
+        """Read the JSON of `figures` or `as_json`, also of an earlier version.
 
         Args:
-            plain: The JSON. Measures that it does not hold were left out.
+            plain: The JSON. A measure that it lacks counts as left out.
             where: Named in errors.
 
         Raises:
@@ -90,7 +90,9 @@ class Examination:
         return cls(reports)
 
     def check_again(self) -> Examination:
-        """Return the same figures, checked against the usual bounds if they were checked before.
+        """Return the same figures, checked again against the usual bounds.
+
+        Figures that were not checked before stay unchecked.
 
         Raises:
             GlamError: If figures are missing.
@@ -100,7 +102,7 @@ class Examination:
         return Examination({**self.reports, "checks": CheckReport.of(self.reports.values())})
 
     def table(self) -> str:
-        """Return the figures for people, as plain text."""
+        """Return the figures as plain text."""
         return text_table(self.found.values())
 
 
@@ -122,11 +124,11 @@ def examine(
         game: Name of the game.
         on_progress: See `OnProgress`.
         policies: Further policies to rank.
-        recording: Play to dream along; None records some.
+        recording: Play to dream along; None records new play.
         **settings: Fields of `Settings`.
 
     Returns:
-        The report, and the play that was dreamt along.
+        The report, and the recorded play.
 
     Raises:
         GlamError: For an impossible value, or too few steps for a single window.
@@ -159,7 +161,7 @@ def examine_missing(
 
     Args:
         known: The earlier report, of the same model, policy and settings.
-        world_model, act, game, on_progress, policies, **settings: As of `examine`.
+        world_model, act, game, on_progress, policies, **settings: As in `examine`.
 
     Returns:
         The earlier report with these measures, checked again if it was checked before.
@@ -191,15 +193,15 @@ def save_examination(
     """Write the report with its pictures.
 
     Args:
-        folder: Made if missing: `fidelity.json`, `plots/`, `strips/` and `film.mp4`.
-        examination, recording: Of `examine`.
-        world_model: As examined.
+        folder: Folder of `fidelity.json`, `plots/`, `strips/` and `film.mp4`; made if missing.
+        examination, recording: Results of `examine`.
+        world_model: The world model that was examined.
 
     Returns:
         The files.
 
     Raises:
-        GlamError: If what draws is not installed, or the folder cannot be written.
+        GlamError: If a library for pictures is not installed, or the folder cannot be written.
     """
     (open_loop,) = (one for one in examination.found.values() if isinstance(one, OpenLoopReport))
     windows = dream_windows(

@@ -1,4 +1,4 @@
-"""Rows: the form in which every measure hands over its figures."""
+"""Rows: the form in which every measure returns its figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row:
         interval: Its 95 % interval, if there is one.
         chance: The value that a dream which knows nothing reaches, if there is one.
         horizon: The step to which the figure belongs, if it is one of a curve.
-        note: A word on it, such as a verdict.
+        note: A short note, such as a verdict.
         ceiling: The value that a dream which knows the game perfectly reaches, if it was measured.
     """
 
@@ -38,7 +38,7 @@ def curve_rows(title: str, curve: Sequence[float | None]) -> list[Row]:
     """Make rows of a curve, one at each of `HORIZONS` that it reaches.
 
     Args:
-        title: As of `Row`.
+        title: See `Row`.
         curve: The figure at 1, 2, 3, … steps.
     """
     return [Row(title, curve[h - 1], horizon=h) for h in HORIZONS if h <= len(curve)]

@@ -1,4 +1,4 @@
-"""The measures of a dream, one a file."""
+"""The measures of a dream, one per file."""
 
 from __future__ import annotations
 

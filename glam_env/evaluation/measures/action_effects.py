@@ -1,11 +1,11 @@
-"""What each action brings from one real moment: in the game, which is rewound, and in dreams.
+"""Effects of actions from real moments, in the game and in dreams.
 
-An agent that learns in dreams learns from how their returns differ between actions. Open loop
-along real play does not test that: a dream may predict well what follows the actions that were
-taken, and still let a point depend on an action that has nothing to do with it. So from moments of
-held-out play each action is held for some steps, in the game and in dreams, and the returns are
-compared. Moments at which the game's last few steps decide are left out, because a dream may be
-late by those.
+An agent that learns in dreams learns from the differences between the returns of actions. Open loop
+along real play does not test these: a dream may predict well what follows the actions that were
+taken, and still let a point depend on an unrelated action. This measure holds each action for some
+steps from moments of held-out play, in the game, which is rewound, and in dreams. It compares the
+returns. Moments at which the game gives rewards in the last few steps are left out, because a dream
+may be late by a few steps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
     """`M` moments of real play.
 
     `frames` (M, C + 1, 64, 64, 3) uint8 and `actions` (M, C) int64 lead up to them; `returns`
-    (M, A) float32 is what each action brought when it was held.
+    (M, A) float32 are the returns of each action when it is held.
     """
 
     frames: np.ndarray
@@ -53,19 +53,22 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class BranchReport(Measure):
-    """What `compare_branches` found. An action's effect is its return less the actions' mean.
+    """Results of `compare_branches`.
+
+    An action's effect is its return less the actions' mean.
 
     Attributes:
         moments: Real moments from which each action was tried.
         decided: Those at which the game's returns differ between the actions.
-        horizon, context, futures, seed: As measured with.
-        pairs: Pairs of actions at one moment of which the game rewards one more.
+        horizon, context, futures, seed: Settings of the measurement.
+        pairs: Pairs of actions at one moment whose returns in the game differ.
         right: Share of them in which the dreams' mean returns have the same order; 0.5 by chance.
         explained: Share of the variance of the game's effects that the dreams explain, over all
             moments: 1 if they are equal, 0 if dreams give every action the same return, negative
             if the dreams' effects are worse than none.
         regret: Share of the points at stake at the decided moments that the dreams' best action
-            loses in the game: 0 if it is always the best one, 1 if it is no better than any.
+            loses in the game: 0 if it is always the best one, 1 if it is no better than a
+            random one.
         right_interval, explained_interval, regret_interval: 95 % bootstrap intervals over moments.
         false_difference: Largest less least of the dreams' mean returns at moments where the
             game's are all the same; mean, in points.
@@ -118,7 +121,7 @@ class BranchReport(Measure):
         )
 
     def rows(self) -> list[Row]:
-        """Return the figures of the dreams, each beside what knowing nothing gives."""
+        """Return the figures, with the values by chance where there are any."""
         size = "range of the actions' returns"
         return [
             Row(
@@ -162,7 +165,7 @@ def compare_branches(
 ) -> BranchReport:
     """Try each action from moments of real play, in the game and in dreams.
 
-    Sticky actions are the same after each action that is tried at a moment.
+    Sticky actions are the same for all actions that are tried at a moment.
 
     Args:
         world_model: In evaluation mode.
@@ -170,12 +173,12 @@ def compare_branches(
         game: Name of the game.
         noise: Chances that one of its actions is random, one for each game that is played.
         steps: Real steps, shared by the games.
-        stride: Steps from one moment to the next; None for `usual_stride`, by which games with
-            many actions take no longer than others.
+        stride: Steps from one moment to the next; None for `usual_stride`, with which games
+            with many actions take no longer than others.
         horizon: Steps for which each action is held.
-        futures: Dreams of each action.
+        futures: Dreams of each action at each moment.
         context: Real steps that warm a dream up.
-        seed: Of everything.
+        seed: Seed of all random draws.
         play: Settings of the real game.
         on_step: Called with the number of steps played.
 
@@ -254,7 +257,10 @@ def play_moments(
 
 
 def usual_stride(num_actions: int) -> int:
-    """Return the number of steps from one moment to the next in a game with so many actions."""
+    """Return the usual number of steps from one moment to the next.
+
+    It grows with the number of actions, since each action is tried at each moment.
+    """
     return max(STRIDE, round(num_actions / PLAYS_A_STEP))
 
 
@@ -268,7 +274,11 @@ def _find_moments(
     seed: int,
     on_step: Callable[[int], None],
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Play a game and try each action on the way; return the parts of `Moments` by moment."""
+    """Play a game and try each action on the way.
+
+    Returns:
+        The parts of `Moments`, one tuple for each moment.
+    """
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     episode_seeds = np.random.default_rng(seed_apart(HELD_OUT, seed))
     frames: list[np.ndarray] = []  # of the episode, up to now
@@ -299,7 +309,7 @@ def dream_branches(
 ) -> np.ndarray:
     """Hold each action in dreams from some moments.
 
-    As in the training, a reward is the mean of the head's distribution, and a dream ends where an
+    As in training, a reward is the mean of the head's distribution, and a dream ends where an
     end is likelier than not. The futures of one moment use the same random draws for each action,
     so that chance alone makes no difference between actions.
 

@@ -1,7 +1,7 @@
-"""What a measure is, and what measures work on.
+"""Base class of the measures, and the subject that they measure.
 
-A measure is one class: its fields are the figures, its `measure` finds them, its `rows` hands them
-over. `glam_env.evaluation.measures.MEASURES` lists the classes; table, card, JSON and plots follow
+A measure is one class: its fields are the figures, `measure` computes them, and `rows` returns
+them. `glam_env.evaluation.measures.MEASURES` lists the classes; table, card, JSON and plots follow
 from that list.
 """
 
@@ -53,12 +53,12 @@ M = TypeVar("M", bound="Measure")
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is measured, and how.
+    """Settings of the measures.
 
     Attributes:
         steps: Real steps to dream along, shared by the players.
         behavior_steps: Real steps that the policy plays by itself.
-        branch_steps: Real steps at moments of which each action is tried, shared like `steps`; 0
+        branch_steps: Real steps with moments at which each action is tried, shared like `steps`; 0
             tries none.
         ranking_moments: Real moments from which policies are ranked, shared like `steps`; 0 ranks
             none.
@@ -68,8 +68,8 @@ class Settings:
         horizon: Steps of an open-loop dream.
         stride: Steps from one window of open loop to the next.
         dream_horizon: Steps of the policy's own dreams.
-        temperature: Of the prior's draws in open loop.
-        seed: Of everything.
+        temperature: Temperature of the prior's draws in open loop.
+        seed: Seed of all random draws.
         play: Settings of the real game.
         reward_values: The values that the game pays; empty for those of the recording.
 
@@ -108,12 +108,12 @@ class Subject:
         game: Name of the game.
         settings: How much is measured.
         on_progress: See `OnProgress`.
-        recording: Held-out play to dream along, if there is some already.
+        recording: Held-out play to dream along; None records it.
         players: Who plays, with the chance of a random action; each has an env of the recording.
         policies: Further policies to rank.
 
     Attributes:
-        reports: What was found so far, by the measure's name.
+        reports: Reports so far, by the measure's name.
     """
 
     def __init__(
@@ -158,8 +158,11 @@ class Subject:
 
     @property
     def recorded_players(self) -> tuple[str, ...]:
-        """Who plays in each env of the recording; empty if nobody knows."""
-        if self._given:  # and nobody was said to play it
+        """Player of each env of the recording; empty if `players` is empty.
+
+        For a given recording without `players` it is "the recording" in each env.
+        """
+        if self._given:  # without names of its players
             return ("the recording",) * len(self.recording.actions)
         return tuple(self.players)
 
@@ -185,11 +188,14 @@ class Subject:
         )
 
     def step_counter(self, work: str, total: int, envs: int = 1) -> Callable[[int], None]:
-        """Make a callback that reports `total` steps, of which each of `envs` plays a share."""
+        """Make a callback that reports how many of `total` steps are done.
+
+        It is called with the number of steps that each of `envs` envs has played.
+        """
         return lambda done: self.on_progress(work, min(envs * done, total), total)
 
     def report(self, kind: type[M]) -> M:
-        """Return what another measure found.
+        """Return the report of another measure.
 
         Raises:
             GlamError: If it has not run before, or found nothing.
@@ -222,7 +228,9 @@ def find_report(
 
 
 class Measure(ABC):
-    """A measure and its report: subclass it as a frozen dataclass whose fields are the figures.
+    """A measure and its report.
+
+    A subclass is a frozen dataclass whose fields are the figures.
 
     Attributes:
         flat: Whether the fields lie at the top of the whole report's JSON, rather than in an
@@ -256,7 +264,9 @@ class Measure(ABC):
 
     @classmethod
     def from_json(cls: type[M], plain: Mapping[str, Any], where: str = "report") -> M:
-        """Read what `as_json` gave; other keys are ignored, fields with defaults may be missing.
+        """Read the JSON of `as_json`.
+
+        Other keys are ignored, and fields with defaults may be missing.
 
         Args:
             plain: The fields.

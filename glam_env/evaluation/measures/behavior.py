@@ -1,9 +1,8 @@
-"""One policy in dreams and in the game, from the same moments: what it earns, how it behaves.
+"""Play of one policy in dreams and in the game, from the same moments.
 
-The policy plays the real game. Every `horizon` steps of that play a moment is taken, and the policy
-plays on from it in dreams, in the env's own engine, with rewards that are drawn as there. The
-dreams stand beside the steps that the policy played from the same moments: same starts, same
-length.
+The policy plays the real game. From a moment at every `horizon` steps of that play, the policy also
+plays dreams, in the env's own engine and with rewards drawn as in the env. The dreams are compared
+with the real steps from the same moments, so both have the same starts and the same length.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class EarlyRate:
 
 @dataclass(frozen=True)
 class Behavior:
-    """How the policy fares in one of the two worlds, from the moments onwards.
+    """Play of the policy in one of the two worlds, from the moments on.
 
     Attributes:
         steps: Steps played.
@@ -78,22 +77,22 @@ class Behavior:
 
 @dataclass(frozen=True)
 class BehaviorReport(Measure):
-    """What `compare_behavior` found.
+    """Results of `compare_behavior`.
 
     Attributes:
-        moments: Real moments from which play went on.
-        horizon, context, seed, dreams_per_moment: As measured with.
-        won, lost: Points won, points lost (as a positive figure).
+        moments: Number of real moments.
+        horizon, context, seed, dreams_per_moment: Settings of the measurement.
+        won, lost: Points won, and points lost as a positive figure.
         net: Won less lost.
-        early: The same over the beginnings of the plays.
+        early: Points won and lost over the first steps of the plays, by growing horizon.
         reward_rate_error: |net in dreams − net in the game| / |net in the game|; None if the
             latter is 0.
         points_error: (|won in dreams − won in the game| + the same for lost) / (won + lost in the
-            game); None without points. Unlike the error of the net it has a meaning for a policy
+            game); None without points. Unlike the error of the net, it is meaningful for a policy
             that wins as often as it loses, and errors of both kinds cannot cancel out.
         reward_rate_error_interval, points_error_interval: 95 % bootstrap intervals.
         action_distance: Total variation distance between the two shares of actions, 0 to 1.
-        game, dream: How the policy fares in either world.
+        game, dream: Play of the policy in each world.
     """
 
     moments: int
@@ -142,7 +141,7 @@ class BehaviorReport(Measure):
         )
 
     def rows(self) -> list[Row]:
-        """Return rates, their errors, and how the policy behaves in either world."""
+        """Return the rates, their errors, and the policy's play in each world."""
         worlds = {"game": self.game, "dream": self.dream}
         points = "points in 1000 steps"
         rows = [
@@ -220,10 +219,10 @@ def compare_behavior(
         game: Name of the game.
         steps: Real steps, over all envs.
         num_envs: Real games side by side.
-        horizon: Steps that a dream lasts; the env's are `max_episode_steps` long.
+        horizon: Steps of a dream; dreams of the env have `max_episode_steps`.
         context: Real steps that warm a dream up.
         dreams_per_moment: Dreams from each moment.
-        seed: Of everything.
+        seed: Seed of all random draws.
         play: Settings of the real game; those of Atari 100k if None.
         reward_values: The values that the game pays.
         on_step: Called with the number of steps that each real game has played.
@@ -263,7 +262,7 @@ def report_behavior(
     Args:
         real, dreamt: The plays, all of one length; those of one moment lie next to each other.
         num_actions: Number of actions.
-        context, seed: As the plays were made with, for the report.
+        context, seed: Settings of the plays, for the report.
     """
     moments, horizon = real.rewards.shape
     game, dream = _tally(real, moments, horizon), _tally(dreamt, moments, horizon)
@@ -306,7 +305,10 @@ def report_behavior(
 
 
 def _tally(plays: Plays, moments: int, horizon: int) -> np.ndarray:
-    """Sum points won, points lost and steps of each moment, to the horizon: (moments, 3)."""
+    """Sum points won, points lost and steps of each moment: (moments, 3).
+
+    Only the first `horizon` steps of a play count.
+    """
     alive = plays.alive[:, :horizon]
     rewards = np.where(alive, plays.rewards[:, :horizon], 0.0).astype(np.float64)
     columns = rewards.clip(0).sum(1), -rewards.clip(None, 0).sum(1), alive.sum(1)
@@ -314,7 +316,7 @@ def _tally(plays: Plays, moments: int, horizon: int) -> np.ndarray:
 
 
 def _rates(tallies: np.ndarray) -> np.ndarray:
-    """(..., 3) won, lost and steps to (..., 2) points won and lost in 1000 steps."""
+    """Turn (..., 3) tallies into (..., 2) points won and lost in 1000 steps."""
     return 1000.0 * tallies[..., :2] / tallies[..., 2:]
 
 
@@ -326,7 +328,7 @@ def _early_rate(real: Plays, dreamt: Plays, horizon: int) -> EarlyRate:
 
 
 def _net_error(game: np.ndarray, dream: np.ndarray) -> np.ndarray:
-    """(..., 2) rates won and lost to the (...) relative error of the net."""
+    """Compute the (...) relative error of the net from (..., 2) rates won and lost."""
     net, dreamt = game[..., 0] - game[..., 1], dream[..., 0] - dream[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.abs(dreamt - net) / np.abs(net)

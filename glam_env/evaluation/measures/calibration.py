@@ -1,8 +1,8 @@
-"""Are a dream's probabilities frequencies, and does its entropy predict its errors?
+"""Calibration of a dream's probabilities, and its entropy as predictor of errors.
 
 Reliability: of the steps at which a dream gives an event the probability p, the event should happen
-at a share p. Entropy: an agent is misled where a dream is wrong; if the prior's entropy is high
-there, `max_prior_entropy` can end dreams before it happens.
+at a share p. Entropy: a wrong dream misleads an agent. If the prior's entropy is high where a dream
+is wrong, `max_prior_entropy` can end the dream before that.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class CalibrationReport(Measure):
         )
 
     def rows(self) -> list[Row]:
-        """Return errors and skills, the reliability tables, and the figures of the entropy."""
+        """Return errors, skills, reliability tables, and the figures of the entropy."""
         named = [("rewards", part) for part in self.rewards]
         named += [("ends of life", part) for part in self.endings]
         rows = [
@@ -145,12 +145,19 @@ class CalibrationReport(Measure):
 
 
 def _first(won_and_lost: Sequence[np.ndarray], horizon: int) -> np.ndarray:
-    """Join the first steps of points won and of points lost, (W, L) each: (W, 2·horizon)."""
+    """Join the first `horizon` steps of points won and of points lost.
+
+    The two parts are (W, L) each; the result is (W, 2·horizon).
+    """
     return np.concatenate([part[:, :horizon] for part in won_and_lost], 1)
 
 
 def _window_errors(dreams: OpenLoop) -> np.ndarray:
-    """Return the foreground error of each dreamt frame, (W, H); 0 where none is compared."""
+    """Return the foreground error of each dreamt frame.
+
+    Returns:
+        (W, H) float64; 0 where no frame is compared.
+    """
     background = find_background(dreams.recording.frames)
     errors = np.zeros((len(dreams.env), dreams.horizon))
     for frames in dreams.frames():

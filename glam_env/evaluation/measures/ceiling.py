@@ -1,12 +1,13 @@
 """The noise ceiling: what a dream could reach if it knew the game perfectly.
 
-Under sticky actions a game is partly chance, so no dream along real actions finds every reward. How
-much is out of reach is measured on the game: it goes back to a moment, and the same actions are
-taken again with other sticky ones. A repeat is what a perfect dream would draw. A dream may do
-better by what usually happens: by the repeat that agrees best with the others, or by their mean.
+Under sticky actions a game is partly chance, so no dream along real actions finds every reward. The
+limit is measured on the game itself: it is restored at a moment, and the same actions are taken
+again with other sticky actions. A repeat is a sample of what a perfect dream would predict. A dream
+may do better by predicting what usually happens: the repeat that agrees best with the others, or
+their mean.
 
-The game goes back to its whole state. What frames do not show of it, such as the timers of an
-opponent, a dream cannot know, so what can be reached from frames may lie lower.
+The whole state of the game is restored. A dream cannot know the parts of it that frames do not
+show, such as the timers of an opponent, so it may not be able to reach the ceiling.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ HOLDS_A_MOMENT = 6  # actions held, on average: with many actions, at fewer mome
 
 @dataclass(frozen=True)
 class EventCeiling:
-    """F1 of the events of the first `horizon` steps, as of an `EventScore`.
+    """F1 of the events of the first `horizon` steps, as in an `EventScore`.
 
     Attributes:
         horizon: In steps.
-        real: Events of the plays.
+        real: Number of events in the plays.
         again: F1 of a repeat, the mean over the repeats; None without events.
-        usual: F1 of the repeat that agrees best with the others of its moment; None likewise.
+        usual: F1 of the repeat that agrees best with the others of its moment; None without
+            events.
     """
 
     horizon: int
@@ -60,12 +62,12 @@ class CeilingReport(Measure):
     """The game compared with itself, as dreams are compared with it.
 
     Attributes:
-        moments, repeats, horizon, seed: As measured with.
+        moments, repeats, horizon, seed: Settings of the measurement.
         rewards, endings: By growing horizon.
         error_again, error_usual: Foreground error by horizon, the first one step ahead, of a repeat
             and of the mean frame of the repeats.
         decided: Moments at which it matters which action is held.
-        right, explained, regret: As of a `BranchReport`, of the mean return of the repeats; None
+        right, explained, regret: As in a `BranchReport`, for the mean return of the repeats; None
             where no action matters.
     """
 
@@ -84,7 +86,7 @@ class CeilingReport(Measure):
 
     @classmethod
     def measure(cls, subject: Subject) -> CeilingReport | None:
-        """Play again; None if the settings take no moments.
+        """Play the game again; None if the settings take no moments.
 
         Raises:
             GlamError: Episodes are too short for moments.
@@ -117,7 +119,10 @@ class CeilingReport(Measure):
         )
 
     def usual_reward_f1(self, horizon: int) -> float | None:
-        """Return the F1 of rewards of what is usual to a step; None if it was not measured."""
+        """Return the F1 of rewards of what is usual, up to a horizon.
+
+        It is None if it was not measured.
+        """
         return next((score.usual for score in self.rewards if score.horizon == horizon), None)
 
     @property
@@ -157,7 +162,7 @@ class CeilingReport(Measure):
 
 
 def _find_plays(game: RewindableGame, seed: int, subject: Subject) -> list[tuple[RealMoment, Play]]:
-    """Find moments of held-out play of each kind of noise, and play on from each."""
+    """Find moments of held-out play with each chance of noise, and play on from each."""
     settings, world_model = subject.settings, subject.world_model
     noise, num_actions = tuple(subject.players.values()), world_model.config.num_actions
     share = -(-settings.ceiling_moments // len(noise))
@@ -193,10 +198,12 @@ def _find_plays(game: RewindableGame, seed: int, subject: Subject) -> list[tuple
 def _hold_at_moments(
     game: RewindableGame, moments: Sequence[RealMoment], seed: int, subject: Subject
 ) -> np.ndarray:
-    """Hold each action at some moments, the fewer the more actions there are.
+    """Hold each action at some of the moments.
+
+    With many actions, fewer of the moments are used.
 
     Returns:
-        (M, 1 + REPEATS, A) float32 returns as of `hold_each`, of the M moments that count.
+        (M, 1 + REPEATS, A) float32 returns as from `hold_each`, of the M moments that count.
     """
     work, num_actions = "each action held again (moments)", subject.world_model.config.num_actions
     every = max(1, round(num_actions / HOLDS_A_MOMENT))
@@ -210,7 +217,10 @@ def _hold_at_moments(
 
 
 class _Compared(NamedTuple):
-    """Events of plays and repeats as of `event_ceilings`, and foreground errors by horizon."""
+    """Events of plays and repeats, and foreground errors by horizon.
+
+    The events are the arguments of `event_ceilings`.
+    """
 
     rewards: tuple[np.ndarray, np.ndarray, np.ndarray]
     endings: tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -261,7 +271,7 @@ def _compare(
 
 
 def _last_shown(play: Play, k: int) -> np.ndarray:
-    """Return the frame k + 1 steps ahead; that of the end if the episode has ended."""
+    """Return the frame k + 1 steps ahead, or the last frame of an ended episode."""
     return play.frames[min(k, play.length - 1)]
 
 
@@ -270,18 +280,18 @@ def _padded(steps: np.ndarray) -> np.ndarray:
 
 
 def hold_each(game: RewindableGame, moment: RealMoment, seed: int) -> np.ndarray | None:
-    """Hold each action from a moment, again and again with other sticky actions.
+    """Hold each action from a moment, repeatedly with other sticky actions.
 
     Sticky actions are the same for each action that is held.
 
     Args:
         game: Played from the moment on.
-        moment: Of this game.
-        seed: Of sticky actions.
+        moment: A moment of this game.
+        seed: Seed of sticky actions.
 
     Returns:
-        (1 + REPEATS, A) float32 returns, the first of them the game's as of a `BranchReport`; None
-        where that would leave the moment out, since the last steps decide.
+        (1 + REPEATS, A) float32 returns, the first of them the game's as in a `BranchReport`; None
+        if it would leave the moment out, because there are rewards in the last steps.
     """
     game.restore(moment.game, seed=seed_apart(seed, 0))
     rewards = game.try_each(HOLD + LATE)
@@ -322,14 +332,16 @@ def event_ceilings(
 
 
 def find_usual(again: np.ndarray, horizon: int) -> np.ndarray:
-    """Return which repeat of each window agrees best with the others, by F1 of its events.
+    """Find the repeat of each window that agrees best with the others.
+
+    Agreement is the F1 of the events.
 
     Args:
         again: (W, K, L) int8 as for `event_ceilings`.
         horizon: Steps that count.
 
     Returns:
-        (W,) int64, the first of the best.
+        (W,) int64, the number of the best repeat; of equal ones, the first.
     """
     windows, repeats, _ = again.shape
     events = (again[:, :, :horizon] != 0).sum(-1)

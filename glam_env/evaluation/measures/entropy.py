@@ -1,4 +1,4 @@
-"""Whether the prior's entropy predicts the errors of dreams, and whether a limit of it helps."""
+"""The prior's entropy as a predictor of dream errors, and the gain of limiting it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class EntropyLink:
 
 @dataclass(frozen=True)
 class EntropyLimit:
-    """A value of `max_prior_entropy` against a shorter horizon that keeps as many steps.
+    """A value of `max_prior_entropy`, compared with a shorter horizon.
 
-    The limit is chosen on every second window; all figures are of the others.
+    The shorter horizon keeps as many steps. The limit is chosen on every second window; all
+    figures are of the others.
 
     Attributes:
         limit: In nats.
@@ -72,7 +73,7 @@ def link_entropy(
         wrong: (W, at least H) bool, a reward was missed or made up.
         counted: (W, H) bool, the real episode went on; other windows are left out.
         horizon: In steps.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     there = counted[:, horizon - 1]
     so_far: np.ndarray = entropy[there, :horizon].mean(1)
@@ -91,7 +92,7 @@ def link_entropy(
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return `spearman` of (R, N) resamples; by sorting, since N is large here."""
+    """Compute `spearman` of (R, N) resamples by sorting, since N is large here."""
     return pearson(*(np.stack([_ranks(row) for row in part]) for part in (x, y)))
 
 
@@ -104,7 +105,7 @@ def _ranks(x: np.ndarray) -> np.ndarray:
 def find_limit(
     entropy: np.ndarray, errors: np.ndarray, counted: np.ndarray, seed: int
 ) -> EntropyLimit | None:
-    """Find the limit of the entropy that beats a shorter horizon by most.
+    """Find the limit of the entropy that beats a shorter horizon by the most.
 
     As in an env, the step whose entropy exceeds the limit is a dream's last one.
 
@@ -112,10 +113,10 @@ def find_limit(
         entropy: (W, H) nats.
         errors: (W, H) foreground errors.
         counted: (W, H) bool, steps that are compared.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        None if no limit ends a dream early, there are no errors, or too few windows.
+        The limit; None if no limit ends a dream early, or there are no errors or too few windows.
     """
     chosen, judged = slice(0, None, 2), slice(1, None, 2)
     if len(entropy) < 4 or not np.ptp(entropy[counted]):
@@ -146,10 +147,13 @@ def find_limit(
 def _compare(
     limit: float, entropy: np.ndarray, errors: np.ndarray, counted: np.ndarray
 ) -> np.ndarray | None:
-    """Sum errors and steps of each window, within a limit and within a horizon: (W, 4).
+    """Sum errors and steps of each window, within a limit and within a horizon.
 
-    The horizon ends within a step, so that it keeps as many steps as the limit. None if the limit
-    keeps all steps or less than `LEAST_KEPT` of them, or if there are no errors.
+    The horizon ends within a step, so that it keeps as many steps as the limit.
+
+    Returns:
+        (W, 4); None if the limit keeps all steps or less than `LEAST_KEPT` of them, or if there
+        are no errors.
     """
     over = entropy > limit
     within = counted & (over.cumsum(1) - over == 0)

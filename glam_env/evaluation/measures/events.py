@@ -1,4 +1,7 @@
-"""Rare events in a dream beside the real ones: rewards and endings, found or not, and when."""
+"""Rare events in dreams compared with the real ones: rewards and ends of life.
+
+Events are paired if they lie within `TOLERANCE` steps. Points are summed over windows.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ RESAMPLES = 1000  # of the bootstrap
 
 @dataclass(frozen=True)
 class EventScore:
-    """Events of the first `horizon` steps, matched one to one within ± `TOLERANCE` steps.
+    """Events of the first `horizon` steps, dreamt and real.
+
+    They are matched one to one within ± `TOLERANCE` steps.
 
     Attributes:
         horizon: In steps.
@@ -29,7 +34,7 @@ class EventScore:
         real, dreamt: Events on either side.
         found: Real events that the dream predicted.
         false_alarms: Dreamt events that did not happen.
-        precision, recall: None where there is no dreamt, no real event.
+        precision, recall: None without dreamt events, and without real events, respectively.
         f1: None where there is no real event.
         f1_interval: 95 % bootstrap interval over the windows.
         chance_f1: F1 of the base rate: of the real events of other windows, drawn at random.
@@ -51,7 +56,7 @@ class EventScore:
 
 @dataclass(frozen=True)
 class RewardBin:
-    """Windows whose dreamt points lie close to each other: their number and mean points."""
+    """Windows with similar dreamt points: their number and mean points."""
 
     windows: int
     dreamt: float
@@ -92,7 +97,7 @@ class EventReport(Measure):
 
     Attributes:
         rewards, endings: The dream's events, by growing horizon.
-        player_rewards: The rewards by who played, at the first of the horizons.
+        player_rewards: The rewards by player, at the first of the horizons.
         reward_sums: By growing horizon.
     """
 
@@ -182,7 +187,9 @@ def _grouped(named: list[tuple[str, EventScore]]) -> dict[str, list[EventScore]]
 
 
 def match_events(real: np.ndarray, dreamt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pair events of the same kind that lie within `TOLERANCE` steps, as many as possible.
+    """Pair events of the same kind that lie within `TOLERANCE` steps.
+
+    As many events as possible are paired.
 
     Args:
         real, dreamt: (W, L) int8, the kind of event at each step of each window, 0 for none.
@@ -240,7 +247,10 @@ def score_events(
 def _count_events(
     real: np.ndarray, dreamt: np.ndarray, alive: np.ndarray, horizon: int
 ) -> np.ndarray:
-    """Real, dreamt, found and true events of each window to the horizon: (W, 4) int64."""
+    """Count real, dreamt, found and true events of each window: (W, 4) int64.
+
+    Only the first `horizon` steps count.
+    """
     alive = alive[:, :horizon]
     return np.stack(
         [
@@ -252,7 +262,7 @@ def _count_events(
 
 
 def _f1(counts: np.ndarray) -> np.ndarray:
-    """(..., 4) counts as above to (...) F1, NaN without real events."""
+    """Compute (...) F1 from (..., 4) counts as above; NaN without real events."""
     real, dreamt, found, true = np.moveaxis(counts.astype(np.float64), -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = true / dreamt, found / real
@@ -261,7 +271,7 @@ def _f1(counts: np.ndarray) -> np.ndarray:
 
 
 def known(figure: np.ndarray) -> float | None:
-    """Return a figure, or None where it is NaN or infinite for want of data."""
+    """Return a figure, or None if it is NaN or infinite for lack of data."""
     return float(figure) if np.isfinite(figure) else None
 
 

@@ -1,4 +1,8 @@
-"""Dreamt frames beside the real ones, by horizon: what is drawn on the background, and where."""
+"""Dreamt frames compared with the real ones, by horizon.
+
+Errors are those on the foreground, where frames differ from the game's background, and those over
+the whole image.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +31,15 @@ TITLES = {
 
 @dataclass(frozen=True)
 class ImageCurve:
-    """Frames by horizon, the first of each tuple one step ahead; None where nothing was compared.
+    """Figures of drawn frames by horizon.
+
+    The first of each tuple is one step ahead. Values are None where nothing was compared.
 
     Attributes:
         foreground_error: Squared error on the pixels in which the real frame differs from the
             game's background, relative to drawing the background only.
         union_error: The same with the pixels added in which the drawn frame differs from the
-            background, so that what is drawn where nothing is counts too. Never less than the
-            former.
+            background, so that drawings in empty places count too. Never less than the former.
         psnr: In dB, of the mean squared error over all pixels of all frames; 100 at most.
         ssim: Structural similarity, mean over the frames; 1 for equal ones.
     """
@@ -108,10 +113,10 @@ class ImageReport(Measure):
 
 
 class ImageTally:
-    """Gathers by horizon how far some drawn frames are from the real ones.
+    """Sums of the differences between drawn and real frames, by horizon.
 
     Args:
-        names: Of those that draw.
+        names: Names of the kinds of drawn frames.
         horizon: Number of horizons `H`.
         background: (64, 64, 3) uint8, the game's background.
     """
@@ -144,7 +149,7 @@ class ImageTally:
             self._sums[name][:, k] += error[foreground].sum(), error[union].sum(), error.sum()
 
     def curves(self) -> dict[str, ImageCurve]:
-        """Return what was gathered, by name."""
+        """Return the curves, by name."""
         return {name: self._curve(name) for name in self._sums}
 
     def _curve(self, name: str) -> ImageCurve:
@@ -162,7 +167,7 @@ class ImageTally:
 
 
 def foreground_errors(real: np.ndarray, drawn: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Return the foreground error of each frame, as `ImageCurve` has it over many.
+    """Return the foreground error of each frame; see `ImageCurve`.
 
     Args:
         real, drawn: (N, 64, 64, 3) uint8.
@@ -181,7 +186,14 @@ def foreground_errors(real: np.ndarray, drawn: np.ndarray, background: np.ndarra
 
 
 def find_background(frames: np.ndarray) -> np.ndarray:
-    """Return the per-pixel median of some of (E, T, 64, 64, 3) uint8 frames: (64, 64, 3) uint8."""
+    """Return the per-pixel median of a sample of frames.
+
+    Args:
+        frames: (E, T, 64, 64, 3) uint8.
+
+    Returns:
+        (64, 64, 3) uint8.
+    """
     frames = frames.reshape(-1, *frames.shape[2:])
     some = frames[:: -(-len(frames) // BACKGROUND_FRAMES)]
     return np.percentile(some, 50, axis=0, method="lower").astype(np.uint8)
@@ -202,7 +214,10 @@ def _differs(frames: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 def _squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(..., 3) int16 pixels to (...) int32 squared differences, summed over the channels."""
+    """Return squared differences of pixels, summed over the channels.
+
+    (..., 3) int16 pixels give (...) int32 sums.
+    """
     squares = np.square(one - other, dtype=np.int32)
     # Channel by channel: a sum over so short an axis is slow.
     return squares[..., 0] + squares[..., 1] + squares[..., 2]

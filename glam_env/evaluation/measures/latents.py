@@ -1,4 +1,4 @@
-"""The prior beside the posterior of the next real frame, one step ahead."""
+"""The prior compared with the posterior of the next real frame, one step ahead."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from glam_env.model.world_model import WorldModel
 
 @dataclass(frozen=True)
 class LatentKL:
-    """KL(posterior of the next real frame ‖ a guess at it), in nats, mean over a recording.
+    """KL divergence of guesses from the posterior of the next real frame.
 
-    With a sharp prior the posterior is the sharpened one, :meth:`WorldModel.prior_target`.
+    It is KL(posterior ‖ guess) in nats, the mean over a recording. With a sharp prior the
+    posterior is the sharpened one, :meth:`WorldModel.prior_target`.
 
     Attributes:
         dream: The guess is the prior, on the filtered path.
@@ -36,7 +37,7 @@ class LatentReport(Measure):
     """The prior's error, one step ahead.
 
     Attributes:
-        latent_kl: Of the dream and of the baselines.
+        latent_kl: Divergences of the dream and of the baselines.
     """
 
     flat: ClassVar[bool] = True

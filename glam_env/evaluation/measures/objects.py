@@ -1,4 +1,7 @@
-"""The game's objects in dreamt frames and in real ones, found by one detector, by horizon."""
+"""The game's objects in dreamt frames and in real ones, by horizon.
+
+One detector finds the objects in both.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class ObjectCurve:
-    """An object by horizon; None where a share or a median is of nothing.
+    """Figures of an object by horizon; None for a share or a median of no frames.
 
     Attributes:
         real: Real frames that show it.
@@ -52,8 +55,8 @@ class ObjectReport(Measure):
     """Objects of open loop.
 
     Attributes:
-        objects: By who drew (as `ImageReport.images`), then by object; empty for a game without
-            a detector.
+        objects: By kind of drawn frames (as `ImageReport.images`), then by object; empty for a
+            game without a detector.
     """
 
     flat: ClassVar[bool] = True
@@ -100,7 +103,7 @@ class ObjectReport(Measure):
 
 
 class ObjectTally:
-    """Gathers objects' positions by horizon.
+    """Counts and distances of objects, by horizon.
 
     Args:
         horizon: Number of horizons `H`.
@@ -114,7 +117,12 @@ class ObjectTally:
         )
 
     def add(self, k: int, real: Positions, drawn: Positions) -> None:
-        """Compare what a `Detector` found in N pairs of frames that lie `k + 1` steps ahead."""
+        """Compare objects in N pairs of frames that lie `k + 1` steps ahead.
+
+        Args:
+            k: Number of the horizon, from 0.
+            real, drawn: What a `Detector` finds in the frames.
+        """
         for name, position in real.items():
             distance = np.hypot(*(position - drawn[name]).T)
             self._real[name][k] += np.isfinite(position[:, 0]).sum()
@@ -122,7 +130,7 @@ class ObjectTally:
             self._distances[name][k].append(distance[np.isfinite(distance)])
 
     def curves(self) -> dict[str, ObjectCurve]:
-        """Return what was gathered, by object."""
+        """Return the curves, by object."""
         return {name: self._curve(name) for name in self._real}
 
     def _curve(self, name: str) -> ObjectCurve:

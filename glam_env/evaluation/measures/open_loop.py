@@ -1,4 +1,4 @@
-"""The settings of open loop, which the measures of its images, objects and events share."""
+"""Settings of open loop, shared by the measures of images, objects and events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class OpenLoopReport(Measure):
     Attributes:
         game: Name of the game.
         windows: Windows compared.
-        context, horizon, stride, seed, temperature: As measured with.
+        context, horizon, stride, seed, temperature: Settings of the dreams.
     """
 
     flat: ClassVar[bool] = True

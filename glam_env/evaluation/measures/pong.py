@@ -1,4 +1,4 @@
-"""Finds Pong's ball and paddles in 64x64 frames, real or dreamt, by the same rule.
+"""Detector of Pong's ball and paddles in 64x64 frames, real or dreamt.
 
 Compared with the emulator's memory on 4000 real frames of play: no ball that was clear of the walls
 is missed, none is found where the game has none, and its centre is less than 0.5 pixels off in 99 %
@@ -6,7 +6,7 @@ of them.
 
 A pixel is the table's brown with some share of the ball's white or of a paddle's colour mixed in.
 These are three unknowns in three channels, so a 3x3 matrix gives the shares. Blended edges, blurred
-dreams and a ball in front of a paddle need no case of their own.
+dreams and a ball in front of a paddle need no special case.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def find_pong_objects(frames: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _shares(frames: np.ndarray) -> np.ndarray:
-    """Shares of ball, opponent and agent in every pixel: (N, rows of the table, 64, 3)."""
+    """Compute the shares of ball, opponent and agent in every pixel.
+
+    Returns:
+        (N, rows of the table, 64, 3) float32.
+    """
     table = frames[:, TOP:BOTTOM]
     own = np.median(table[:, ::2, ::2], axis=(1, 2), keepdims=True)
     mixing = np.stack([BALL - TABLE, OPPONENT - TABLE, AGENT - TABLE])
@@ -61,7 +65,7 @@ def _shares(frames: np.ndarray) -> np.ndarray:
 
 
 def _find_ball(share: np.ndarray) -> np.ndarray:
-    """The centre of the fullest box: (N, 2)."""
+    """Return the centre of the fullest box: (N, 2)."""
     share = np.where(share > BALL_PIXEL, share, 0.0)
     margin = BALL_BOX // 2
     padded = np.pad(share, ((0, 0), (margin, margin), (margin, margin)))
@@ -83,7 +87,7 @@ def _find_ball(share: np.ndarray) -> np.ndarray:
 
 
 def _find_paddle(share: np.ndarray, columns: slice) -> np.ndarray:
-    """The centre of the fullest stretch of rows: (N, 2)."""
+    """Return the centre of the fullest stretch of rows: (N, 2)."""
     share = share[:, :, columns]
     rows = np.where(share > PADDLE_PIXEL, share, 0.0).sum(2)
     padded = np.pad(rows, ((0, 0), (PADDLE_ROWS - 1, PADDLE_ROWS - 1)))

@@ -1,8 +1,8 @@
-"""Do dreams rank policies as the game does?
+"""Ranking of policies by dreams, compared with their ranking by the game.
 
-Whoever trains or chooses policies in dreams relies on it. Policies of all skills and habits play on
-from the same real moments, in the game, which goes back after each, and in dreams; their mean
-returns are compared over policies.
+Training or choosing policies in dreams relies on it. Policies of different skill and behavior
+play on from the same real moments, in the game, which is restored after each play, and in dreams.
+Their mean returns are compared over policies.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PolicyReturn:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far dreams and game agree on the policies' returns.
+    """Agreement of dreams and game on the policies' returns.
 
     Attributes:
         horizon: In steps.
@@ -72,9 +72,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Chance:
-    """How much of a return is chance: sticky actions, the policy's draws, a dream's latents.
+    """The part of a policy's return that is chance.
 
-    Dreams with less chance than the game promise what only luck brings there.
+    Chance comes from sticky actions, the policy's draws and a dream's latents. Dreams with less
+    chance than the game show returns as certain that depend on luck in the game.
 
     Attributes:
         horizon: In steps.
@@ -89,16 +90,16 @@ class Chance:
 
 @dataclass(frozen=True)
 class RankingReport(Measure):
-    """What `compare_policies` found.
+    """Results of `compare_policies`.
 
     Attributes:
         moments: Real moments from which each policy played on.
         futures, dreams: Plays of each policy from a moment, in the game and in dreams.
-        seed: As measured with.
+        seed: Seed of the measurement.
         policies: The policies and their returns.
         agreements: By growing horizon.
-        chances: By growing horizon; none if a policy plays once from a moment, or in results of
-            older versions.
+        chances: By growing horizon; empty if a policy plays only once from a moment, and in
+            results of older versions.
     """
 
     moments: int
@@ -199,7 +200,7 @@ def compare_policies(
     Args:
         world_model: In evaluation mode.
         act: The agent that plays up to the moments.
-        policies: Two or more, with names of their own.
+        policies: Two or more, with different names.
         game: Name of the game.
         noise: Chances that one of the agent's actions is random, one for each game played.
         moments: Number of moments, shared by the games.
@@ -208,7 +209,7 @@ def compare_policies(
         futures: Plays of a policy from a moment in the game.
         dreams: Plays of a policy from a moment in dreams.
         context: Steps of an episode before a moment.
-        seed: Of everything.
+        seed: Seed of all random draws.
         play: Settings of the real game.
         on_progress: See `OnProgress`.
 
@@ -299,9 +300,9 @@ def find_agreement(
 
     Args:
         horizon: For the report.
-        game: Of the game.
-        dream: Of dreams.
-        resamples: Of the moments, see `draw_rows`.
+        game: Returns in the game.
+        dream: Returns in dreams.
+        resamples: Resamples of the moments, see `draw_rows`.
     """
 
     def over(figure: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Interval | None:
@@ -321,7 +322,10 @@ def find_agreement(
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the (...) linear correlation of (..., P) values; NaN where one does not vary."""
+    """Return the (...) linear correlation of (..., P) values.
+
+    It is NaN where `x` or `y` does not vary.
+    """
     x, y = (part - part.mean(-1, keepdims=True) for part in (x, y))
     with np.errstate(divide="ignore", invalid="ignore"):
         return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))

@@ -33,7 +33,9 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Probabilities of an event in the first `horizon` steps of dreams, against its frequency.
+    """Probabilities of an event in dreams, compared with its frequency.
+
+    The first `horizon` steps of the dreams count.
 
     Attributes:
         horizon: In steps.
@@ -45,7 +47,7 @@ class Reliability:
         skill: Brier skill score (Murphy 1973): 1 for certain and right predictions, 0 for the
             event's frequency at every step; None without events.
         error_interval, skill_interval: 95 % bootstrap intervals over windows.
-        bins: Those that hold steps, by growing probability.
+        bins: Bins that hold steps, by growing probability.
     """
 
     horizon: int
@@ -67,9 +69,9 @@ def reliability(
     Args:
         predicted: (W, N) probabilities of W windows.
         happened: (W, N) bool.
-        counted: (W, N) bool, the others are left out.
+        counted: (W, N) bool; other steps are left out.
         horizon: For the report.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     edges = np.linspace(0.0, 1.0, BINS + 1)
     place = np.clip(np.digitize(predicted, edges[1:-1]), 0, BINS - 1)

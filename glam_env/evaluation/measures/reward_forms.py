@@ -1,4 +1,7 @@
-"""The three forms of a dream's rewards beside the game's, summed up on the same play."""
+"""The three forms of a dream's rewards, compared with the game's rewards.
+
+All are summed up on the same play.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,14 @@ class RewardTotal:
 
 @dataclass(frozen=True)
 class RewardFormReport(Measure):
-    """The option `reward` of dreams, form by form.
+    """Figures of each form of the option `reward` of dreams.
 
     Attributes:
         values: The values that the forms choose from; empty if they are not known.
         seen: The values that the recorded play has shown.
-        real: Of the game, by growing horizon.
-        forms: Of the dreams, by the form's name.
-        scores: Their rewards as events at the first horizon, see `EventScore`.
+        real: Sums of the game, by growing horizon.
+        forms: Sums of the dreams, by the form's name.
+        scores: Scores of their rewards as events at the first horizon, by the form's name.
     """
 
     values: tuple[float, ...]

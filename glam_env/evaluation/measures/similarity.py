@@ -1,5 +1,8 @@
-"""SSIM, the structural similarity of Wang et al. 2004 ("Image Quality Assessment: From Error
-Visibility to Structural Similarity", IEEE TIP 13-4), with that paper's settings."""
+"""SSIM, the structural similarity of images.
+
+Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE
+TIP 13-4, with that paper's settings.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 @lru_cache
 def _smoothing(size: int) -> np.ndarray:
-    """Weights of the window along one axis at each place that holds it: (size, size − 10)."""
+    """Return the weights of the window along one axis: (size, size − 10).
+
+    There is a column for each place at which the window fits into the axis.
+    """
     offset = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offset**2) / (2 * SIGMA**2))
     weights /= weights.sum()
@@ -46,7 +52,11 @@ class Statistics:
 
 
 def ssim(one: Statistics, other: Statistics) -> np.ndarray:
-    """Compute the mean SSIM of pairs of frames: (N,) float32, 1 where they are the same."""
+    """Compute the mean SSIM of pairs of frames.
+
+    Returns:
+        (N,) float32, 1 where the frames are the same.
+    """
     covariance = _smooth(one.gray * other.gray) - one.mean * other.mean
     means = one.mean + one.level, other.mean + other.level
     luminance = (2 * means[0] * means[1] + C1) / (np.square(means[0]) + np.square(means[1]) + C1)
@@ -55,6 +65,6 @@ def ssim(one: Statistics, other: Statistics) -> np.ndarray:
 
 
 def _smooth(images: np.ndarray) -> np.ndarray:
-    """(N, H, W) images to the windows' weighted means, (N, H − 10, W − 10)."""
+    """Compute the windows' weighted means of (N, H, W) images: (N, H − 10, W − 10)."""
     rows, columns = images.shape[1:]
     return _smoothing(rows).T @ (images @ _smoothing(columns))

@@ -1,4 +1,7 @@
-"""Thresholds: bounds that a good dream keeps, each passed or failed by what was measured."""
+"""Thresholds: bounds that a good dream keeps.
+
+Each bound is passed or failed by a measured figure.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ RELATIONS = {"at least": operator.ge, "at most": operator.le, "below": operator.
 class Thresholds:
     """The bounds.
 
-    The first ones are about play of the game's own agent and of noise around it, those from
-    `effects_explained` on about actions and policies that are not the agent's.
+    The first bounds concern play of the game's own agent and of noisy versions of it. Those from
+    `effects_explained` on concern actions and policies that are not the agent's.
 
     Attributes:
         reward_f1: Least F1 of the rewards, to step `reward_horizon`.
@@ -95,7 +98,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckReport(Measure):
-    """The figures of other measures against the bounds.
+    """The figures of other measures, checked against the bounds.
 
     Attributes:
         checks: Empty if the dreams are too short for them.
@@ -109,7 +112,7 @@ class CheckReport(Measure):
     def measure(cls, subject: Subject) -> CheckReport:
         """Check what the other measures found against the usual bounds.
 
-        Those of actions and policies are left out with their measures.
+        The bounds of actions and policies are left out if their measures are.
         """
         if subject.settings.horizon < Thresholds().horizon:
             return cls(())
@@ -173,12 +176,12 @@ def check_fidelity(
     """Check figures against thresholds.
 
     Args:
-        images, objects, events: Of open loop, at least as long as the thresholds' horizons.
-        behavior: Of the policy in dreams and in the game.
+        images, objects, events: Reports of open loop, at least as long as the thresholds' horizons.
+        behavior: Report of the policy in dreams and in the game.
         thresholds: The bounds; the usual ones if None.
-        branches: Of held actions; their bounds are left out if None.
-        ranking: Of policies; likewise.
-        ceiling: Of the game played again; None leaves the checks without a noise ceiling.
+        branches: Report of held actions; their bounds are left out if None.
+        ranking: Report of policies; their bounds are left out if None.
+        ceiling: Report of the game played again; without it the checks have no noise ceiling.
 
     Raises:
         GlamError: If the dreams were too short.

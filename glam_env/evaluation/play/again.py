@@ -1,7 +1,7 @@
-"""Play that is repeated in the game: the same actions from the same moment, with other luck.
+"""Repeated play in the game: the same actions from the same moment.
 
-Sticky actions are the game's luck, so a repeat shows what could have happened as well. Without
-sticky actions it is the same play again.
+Sticky actions differ between repeats. They are the game's source of chance, so a repeat
+shows what else could have happened. Without sticky actions a repeat is the same play.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from glam_env.model.world_model import WorldModel
 
 
 class Play(NamedTuple):
-    """Some steps `L` of real play, zero after the end of its episode.
+    """`L` steps of real play, zero after the end of the episode.
 
     Attributes:
         actions: (L,) int64.
         rewards: (L,) float32.
         life_lost: (L,) bool.
-        frames: (L, 64, 64, 3) uint8, those that the steps lead to.
+        frames: (L, 64, 64, 3) uint8, the frame after each step.
         length: Steps up to the end of the episode, or `L`.
         ended: Whether the episode ended at the last of them.
     """
@@ -40,7 +40,7 @@ class Play(NamedTuple):
 
     @property
     def shown(self) -> int:
-        """Number of frames of the episode, the last of which may not be that of its end."""
+        """Number of frames of the episode, without the frame of its end."""
         return self.length - self.ended
 
 
@@ -53,15 +53,17 @@ def play_from(
     steps: int,
     seed: int,
 ) -> Play:
-    """Let a policy play on from a moment, beyond lost lives.
+    """Let a policy play on from a moment.
+
+    A lost life does not end the play.
 
     Args:
         world_model: Filters the frames.
         act: The policy.
         game: Played from the moment on.
-        moment: Of this game.
-        steps: `L`.
-        seed: Of sticky actions and the policy.
+        moment: A moment of this game.
+        steps: Number of steps `L`.
+        seed: Seed of sticky actions and the policy.
     """
     generator = torch.Generator(world_model.device).manual_seed(seed)
     latents = LatentFilter(world_model, 1, generator)
@@ -80,13 +82,13 @@ def play_from(
 
 
 def repeat(game: RewindableGame, moment: RealMoment, actions: Sequence[int], *, seed: int) -> Play:
-    """Take the same actions from a moment, with other sticky ones.
+    """Take the same actions from a moment, with other sticky actions.
 
     Args:
         game: Played from the moment on.
-        moment: Of this game.
-        actions: `L` of them; those after an earlier end of the episode are not taken.
-        seed: Of sticky actions.
+        moment: A moment of this game.
+        actions: `L` actions; those after the end of the episode are not taken.
+        seed: Seed of sticky actions.
     """
     game.restore(moment.game, seed=seed)
     play = _empty(len(actions))
@@ -98,7 +100,7 @@ def repeat(game: RewindableGame, moment: RealMoment, actions: Sequence[int], *, 
 
 
 def _step(game: RewindableGame, play: Play, t: int) -> bool:
-    """Take action t and note what comes; return whether the episode has ended."""
+    """Take action t and store the result; return whether the episode has ended."""
     step = game.step(int(play.actions[t]))
     play.rewards[t], play.life_lost[t] = step.reward, step.life_lost
     play.frames[t] = game.frame()

@@ -1,7 +1,7 @@
 """Plays of policies from the same real moments, in the game and in dreams.
 
-A moment is reached by play of the real game. From it each policy plays on in the game, which goes
-back after each, and in dreams. A play ends where a life is lost, as a dream does.
+Moments come from play of the real game. From each moment each policy plays on in the game, which is
+restored after each play, and in dreams. A play ends when a life is lost, as a dream does.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class RealMoment(NamedTuple):
     """A moment of real play.
 
     Attributes:
-        game: The game, for :meth:`RewindableGame.restore`.
-        state: The dream state on seeing its frame, one row.
+        game: The saved game, for :meth:`RewindableGame.restore`.
+        state: The dream state after the moment's frame, one row.
         history: The steps before it, one row.
     """
 
@@ -53,16 +53,19 @@ def find_moments(
     seed: int,
     on_moment: Callable[[int], None],
 ) -> list[RealMoment]:
-    """Play a game and stop every ``stride`` steps, at least ``context`` after an episode's start.
+    """Play a game and collect moments of it.
+
+    A moment is at least ``stride`` steps after the one before and at least ``context`` steps after
+    the start of its episode.
 
     Args:
         world_model: Filters the frames.
         act: Plays up to the moments.
         game: Played from its reset on.
         count: Number of moments.
-        stride: Steps from one moment to the next.
+        stride: Least number of steps from one moment to the next.
         context: Steps of an episode before a moment.
-        seed: Of the episodes and the play.
+        seed: Seed of the episodes and the play.
         on_moment: Called with the number of moments found.
 
     Raises:
@@ -118,10 +121,10 @@ def play_on(
         policies: The policies.
         game: The game.
         play: Its settings.
-        moments: Of one game.
+        moments: Moments of this game.
         horizon: Steps of a play.
-        futures: Plays of each policy from each moment, with other sticky actions and draws.
-        seed: Of the plays.
+        futures: Plays of each policy from each moment, each with its own sticky actions and draws.
+        seed: Seed of the plays.
         on_moment: Called with the number of moments done.
 
     Returns:
@@ -159,7 +162,7 @@ def _look_and_play(
     seeds: Sequence[int],
     draws: torch.Generator,
 ) -> np.ndarray:
-    """Let policies that look play on from a moment, each in games of its own.
+    """Let policies that are not blind play on from a moment, each in its own games.
 
     Returns:
         (P, futures, horizon) float32 points; 0 after a lost life.
@@ -198,7 +201,9 @@ def _play_blind(
     seeds: Sequence[int],
     draws: torch.Generator,
 ) -> np.ndarray:
-    """Let a policy that looks at nothing play on from a moment, its plays one after another.
+    """Let a blind policy play on from a moment.
+
+    Its plays run one after another.
 
     Returns:
         (futures, horizon) float32 points; 0 after a lost life.
@@ -270,7 +275,11 @@ def dream_on(
 def _begin(
     policy: Policy, count: int, history: History, generator: torch.Generator
 ) -> Callable[[Tensor, np.ndarray | None], Tensor]:
-    """Begin a policy's plays; return what chooses actions from their features and frames."""
+    """Begin a policy's plays.
+
+    Returns:
+        A function that chooses actions from the features and the frames of the plays.
+    """
     if isinstance(policy, FramePolicy):
         on_frames = policy.begin(history, generator)
 

@@ -1,7 +1,7 @@
-"""Open loop: dreams along held-out play, with the actions that were really taken.
+"""Open loop: dreams along held-out play, with the actions that were taken there.
 
-Each window of a recording warms the world model up on some real steps. From there on the model
-takes only the real actions, and what it draws and predicts stands beside what really came.
+Each window of a recording warms the world model up on some real steps. After these the model
+receives only the real actions. Its frames and predictions are compared with the real ones.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from glam_env.model.world_model import WorldModel
 BEYOND = 2  # steps dreamt past the horizon, in which late events find their partners
 BATCH = 64  # windows at a time
 BASELINES = {"repeat": "last real frame", "average": "average real frame"}
-"""Pictures that know nothing of what follows, with their titles."""
+"""Frames that use no knowledge of what follows, with their titles."""
 DRAWN = {"dream": "dream", **BASELINES}
-"""All that is drawn beside the real frames, with titles."""
+"""All frames that are compared with the real ones, with their titles."""
 
 
 class Frames(NamedTuple):
@@ -45,29 +45,32 @@ class Frames(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """`W` dreams along windows of a recording, `H` steps and `BEYOND` more, `L` in all.
+    """`W` dreams along windows of a recording.
+
+    A dream has `H` steps and `BEYOND` more, `L` in all.
 
     Attributes:
         recording: The play.
-        context, horizon, stride, seed, temperature: As dreamt with.
+        context, horizon, stride, seed, temperature: Settings of the dreams.
         env, start: (W,) int64, where each window begins.
         alive: (W, L) bool, the real episode was going on when the step began.
         ended: (W, L) bool, the real episode ended at the step.
         reward, dreamt_reward: (W, L) float32; the dream's is expected. Real ones after an end
             are 0.
-        dreamt_event: (W, L) int8, the dream's rewards as events, see `reward_events`, by their
-            means in symlog space: by expected ones, a small chance of many points would be one.
+        dreamt_event: (W, L) int8, the dream's rewards as events, see `reward_events`, from
+            their means in symlog space. With expected rewards, a small chance of many points would
+            be an event.
         reward_forms: (W, L) float32 each, the dream's rewards as the env's option `reward` gives
-            them, by its values.
+            them, by the values of the option.
         reward_chances: (2, W, L) float32, the dream's probabilities of points won and of points
-            lost at the step, of a point of `REWARD_EVENT` at least.
-        life_lost, dreamt_ending: (W, L) bool, likewise.
+            lost at the step, of at least `REWARD_EVENT` points.
+        life_lost, dreamt_ending: (W, L) bool. Real ones after an end are false.
         ending_chance: (W, L) float32, the dream's probability of an end of life at the step.
         prior_entropy: (W, L) float32, of the latent at the end of the step, in nats.
-        dreamt_frames: (W, H, 64, 64, 3) uint8, what the dreams drew, 12 KiB a frame. Those that
-            `frames` leaves out mean nothing.
+        dreamt_frames: (W, H, 64, 64, 3) uint8, the dreams' frames, 12 KiB each. Those that
+            `frames` leaves out have no meaning.
         log_probs: (E, T, K, C) float32, the posterior of each recorded frame.
-        codes: (E, T, K) int64, draws of it.
+        codes: (E, T, K) int64, draws from it.
         actions: (E, T) int64.
     """
 
@@ -117,7 +120,7 @@ class OpenLoop:
     def frames(self) -> Iterator[Frames]:
         """Yield real and dreamt frames, batch by batch and step by step.
 
-        Left out are those of which the real frame is of another episode.
+        Steps whose real frame is of another episode are left out.
         """
         for begin in range(0, len(self.env), BATCH):
             for k in range(self.horizon):
@@ -150,8 +153,8 @@ def dream_along(
         context: Real steps that warm a dream up.
         horizon: Steps that count.
         stride: Steps from one window's start to the next one's.
-        seed: Of the posterior's and the prior's draws.
-        temperature: Of the prior's draws.
+        seed: Seed of the posterior's and the prior's draws.
+        temperature: Temperature of the prior's draws.
         reward_values: The values that the game pays; whole points if empty.
         on_progress: Called after each batch of windows.
 
@@ -179,7 +182,7 @@ def dream_along(
     events = torch.from_numpy(reward_events(values.values.cpu().numpy())).to(device)  # (V)
     reward_chances = np.zeros((2, *reward.shape), np.float32)
     ending_chance, prior_entropy = np.zeros_like(reward), np.zeros_like(reward)
-    draws = torch.Generator(device).manual_seed(seed)  # of its own: the dreams stay the same
+    draws = torch.Generator(device).manual_seed(seed)  # a separate one: the dreams stay the same
     dreamt_frames = np.zeros((len(env), horizon, *recording.frames.shape[2:]), np.uint8)
     for begin in range(0, len(env), BATCH):
         batch = slice(begin, begin + BATCH)
@@ -240,10 +243,11 @@ def follow(
 
     Args:
         world_model: In evaluation mode.
-        codes: (B, context + 1, K) int64, the real frames up to where the dream begins.
+        codes: (B, context + 1, K) int64, latents of the real frames up to the start of the
+            dream.
         actions: (B, context + L) int64; the dream lasts `L` steps.
-        temperature: Of the prior's draws.
-        generator: For them.
+        temperature: Temperature of the prior's draws.
+        generator: Generator of these draws.
     """
     context = codes.shape[1] - 1
     state = world_model.warm_up(codes, actions[:, :context])
@@ -254,7 +258,10 @@ def follow(
 
 
 def _posterior(world_model: WorldModel, frames: np.ndarray) -> Tensor:
-    """(E, T, 64, 64, 3) uint8 frames to (E, T, K, C) log-probabilities, an env's at a time."""
+    """Compute the posterior of recorded frames, one env at a time.
+
+    (E, T, 64, 64, 3) uint8 frames give (E, T, K, C) log-probabilities.
+    """
     device = world_model.device
     return torch.stack(
         [

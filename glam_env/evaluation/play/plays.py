@@ -39,7 +39,7 @@ class Plays:
 def cut_plays(recording: Recording, env: np.ndarray, step: np.ndarray, horizon: int) -> Plays:
     """Cut the plays of a recording that begin at the (N,) given envs and steps."""
     rows, columns = env[:, None], step[:, None] + np.arange(horizon)
-    ended = (recording.life_lost | recording.ended)[rows, columns]  # a dream ends with its life
+    ended = (recording.life_lost | recording.ended)[rows, columns]  # a dream ends with a lost life
     return Plays(
         rewards=recording.rewards[rows, columns],
         actions=recording.actions[rows, columns],
@@ -58,7 +58,7 @@ def take_contexts(
         recording: The play.
         starts: (N, 2) int64, env and first step of each context.
         context: Steps before the moment.
-        seed: Of the posterior's draws.
+        seed: Seed of the posterior's draws.
     """
     device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -87,10 +87,10 @@ def play_dreams_from(
     Args:
         world_model: In evaluation mode.
         act: The policy.
-        contexts: Where dreams start.
+        contexts: Start contexts of the dreams.
         dreams_per_moment: Dreams from each context, at least 1.
         horizon: Steps of a dream.
-        seed: Of the dreams and the policy.
+        seed: Seed of the dreams and the policy.
         reward_values: The values that the game pays.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Policies of all skills and habits, for plays from real moments.
+"""Policies of different skill and behavior, for plays from real moments.
 
-A policy acts on features, or on frames: on real ones in the game and on drawn ones in dreams.
-`evaluation/play/moments.py` lets them play.
+A policy acts on features or on frames: real frames in the game and drawn ones in dreams.
+`evaluation/play/moments.py` runs the plays.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ChooseOnFrames = Callable[[np.ndarray], Tensor]
 
 
 class History(NamedTuple):
-    """What N plays have seen before the moment that they start from.
+    """Frames and actions of N plays before the moment from which they start.
 
     Attributes:
         frames: (N, C, 64, 64, 3) uint8, the frames before the current one, the oldest first.
@@ -48,13 +48,13 @@ class History(NamedTuple):
 
 @dataclass(frozen=True)
 class NamedPolicy:
-    """A policy that plays from moments.
+    """A policy that plays from moments on features.
 
     Attributes:
         name: Its name in reports.
-        begin: Takes the number of plays and a generator on the model's device; returns what
-            chooses the actions of these plays, from their first step on.
-        blind: Its actions depend on nothing that it sees, so that nobody has to encode frames.
+        begin: Takes the number of plays and a generator on the model's device; returns a function
+            that chooses the actions of these plays, from their first step on.
+        blind: Whether its actions depend on no observation, so that frames need not be encoded.
     """
 
     name: str
@@ -64,12 +64,14 @@ class NamedPolicy:
 
 @dataclass(frozen=True)
 class FramePolicy:
-    """A policy that plays from moments on frames alone, such as an agent of another world model.
+    """A policy that plays from moments on frames alone.
+
+    An agent of another world model is one.
 
     Attributes:
         name: Its name in reports.
-        begin: Takes the histories of the plays and a generator on the model's device; returns what
-            chooses the actions of these plays, from their first step on.
+        begin: Takes the histories of the plays and a generator on the model's device; returns a
+            function that chooses the actions of these plays, from their first step on.
     """
 
     name: str
@@ -81,7 +83,7 @@ Policy = NamedPolicy | FramePolicy
 
 
 def is_blind(policy: Policy) -> bool:
-    """Whether a policy's actions depend on nothing that it sees."""
+    """Return whether a policy's actions depend on no observation."""
     return isinstance(policy, NamedPolicy) and policy.blind
 
 
@@ -157,7 +159,9 @@ def held_random_policy(name: str, num_actions: int, hold: float) -> NamedPolicy:
 
 
 def standard_policies(act: Act, num_actions: int) -> list[NamedPolicy]:
-    """List the policies that every trained game has: the agent, noisier agents, chance, habits.
+    """List the policies that every trained game has.
+
+    They are the agent, noisier agents, random policies, and one policy for each constant action.
 
     Args:
         act: The agent.

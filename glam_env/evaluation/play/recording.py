@@ -21,7 +21,10 @@ HELD_OUT = 0x484F4C44  # mixed into seeds, so that no training or score sees the
 
 
 def reward_events(rewards: np.ndarray) -> np.ndarray:
-    """Turn rewards (any shape) into events: 1 for points won, −1 for lost, 0 for too few."""
+    """Turn rewards of any shape into int8 events.
+
+    1 is for points won, −1 for points lost, 0 for less than `REWARD_EVENT` points.
+    """
     return np.where(np.abs(rewards) >= REWARD_EVENT, np.sign(rewards), 0).astype(np.int8)
 
 
@@ -31,7 +34,7 @@ def add_noise(act: Act, num_actions: int, noise: Sequence[float]) -> Act:
     The agent's filter observes the actions that were played.
 
     Args:
-        act: (E, F) features and a generator to (E) int64 actions.
+        act: Maps (E, F) features and a generator to (E) int64 actions.
         num_actions: Number of actions.
         noise: Chances that an action is replaced, one for each env, repeated as needed: with
             `(0.0, 0.5, 1.0)` a third of the envs plays as the agent does and a third at random.
@@ -65,14 +68,14 @@ def record_play(
 ) -> Recording:
     """Play the real game and record everything.
 
-    The episodes are held out: with no seed are they those of a training or a score.
+    The episodes are held out: no seed gives the episodes of a training or a score.
 
     Args:
         policy: The policy that plays.
         game: Name of the game.
         steps: Agent steps over all envs; each plays its share `T`, rounded up.
         num_envs: Envs `E` side by side.
-        seed: With it, the number of envs and the policy, the recording is fixed.
+        seed: Together with the number of envs and the policy it fixes the recording.
         play: Settings of the real game; those of Atari 100k if None.
         num_threads: Threads that run the games; 0 takes one per env, up to the number of cores.
         on_step: Called with the number of steps that each env has played.
@@ -125,15 +128,15 @@ def window_starts(
     """Find where windows begin.
 
     A window is `context` steps, `horizon` steps and `beyond` more that must be recorded. An
-    episode's end within the `context` steps rules a window out. One among the later steps cuts it
-    short: nothing after the end is compared. Of `whole` windows, an end within the `horizon` steps
-    rules one out too.
+    episode's end within the `context` steps excludes a window. A later end shortens it: nothing
+    after the end is compared. With `whole`, an end within the `horizon` steps excludes a window
+    too.
 
     Returns:
         (W, 2) int64, env and step.
 
     Raises:
-        GlamError: If there is none.
+        GlamError: If there is no window, or for an impossible value.
     """
     if min(context, horizon, stride) < 1:
         raise GlamError(

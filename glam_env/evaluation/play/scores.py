@@ -1,7 +1,7 @@
-"""The score of a policy in the real game, under one of the protocols of `glam_env.protocols`.
+"""Scores of a policy in the real game, under a protocol of `glam_env.protocols`.
 
-Whole episodes in raw points. Every env plays its own quota of them, because counting episodes as
-they finish would favour short ones.
+Scores are the raw points of whole episodes. Every env plays its own quota of episodes, because
+counting episodes as they finish would favour short ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Policy(Protocol):
 
 
 class RandomPolicy:
-    """Plays every action with the same probability."""
+    """A policy that plays every action with the same probability."""
 
     def __init__(self, num_actions: int) -> None:
         self.num_actions = num_actions
@@ -144,7 +144,7 @@ class ScoreReport:
         return self.agent_steps / self.seconds
 
     def table(self) -> str:
-        """Return the figures for people, as plain text, beside the published ones."""
+        """Return the figures as plain text, with the published ones."""
         spread = ""
         if ends := self.interval:
             low, high = ends
@@ -171,7 +171,10 @@ class ScoreReport:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Return all figures, ready for `json.dumps`; those that need two episodes may be None."""
+        """Return all figures, ready for `json.dumps`.
+
+        Figures that need two episodes are None for a single one.
+        """
         low, high = self.interval or (None, None)
         report = {
             "game": self.game,
@@ -202,9 +205,9 @@ class ScoreReport:
 
 
 def stored_scores(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the scores among a checkpoint's results: a `ScoreReport` as JSON for each protocol.
+    """Return the scores among a checkpoint's results.
 
-    Version 0.1 stored a single one, as `score`.
+    There is a `ScoreReport` as JSON for each protocol. Version 0.1 stored a single one, as `score`.
     """
     if "score" in results:
         return [results["score"]]
@@ -250,7 +253,7 @@ def evaluate_policy(
         game: Name of the game.
         episodes: Episodes that count, over all envs.
         num_envs: Envs side by side; no more than `episodes` are used.
-        seed: With it, the number of envs and the policy, the scores are fixed.
+        seed: Together with the number of envs and the policy it fixes the scores.
         play: Settings of the real game; those of Atari 100k if None.
         purpose: Mixed into the seed of the games, so that those of two purposes differ.
         num_threads: Threads that run the games; 0 takes one per env, up to the number of cores.

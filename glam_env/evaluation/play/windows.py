@@ -18,7 +18,9 @@ from glam_env.model.world_model import WorldModel
 
 @dataclass(frozen=True)
 class Window:
-    """What was seen, and what followed in the game and in a dream with the same actions.
+    """Real frames up to a moment, and the game and a dream after it.
+
+    The game and the dream have the same actions.
 
     Attributes:
         env, step: Where in the recording the dream begins.
@@ -26,7 +28,7 @@ class Window:
         seen_drawn: The same frames as the world model's encoder and decoder draw them.
         real, dream: (H, 64, 64, 3) uint8, the first one step ahead.
         real_reward, dream_reward: (H,) float32, the reward of the step to each frame; the dream's
-            is a mean in symlog space, of which events are made.
+            is a mean in symlog space, from which events are derived.
     """
 
     env: int
@@ -65,8 +67,8 @@ def dream_windows(
         count: Number of windows; fewer if the recording has fewer.
         context: Real steps that warm a dream up.
         horizon: Steps dreamt.
-        seed: Of the posterior's and the prior's draws.
-        temperature: Of the prior's draws.
+        seed: Seed of the posterior's and the prior's draws.
+        temperature: Temperature of the prior's draws.
 
     Raises:
         GlamError: If no window of one episode fits into the recording.

@@ -1,1 +1,1 @@
-"""What people see of the measures: tables, cards, plots, pictures, films."""
+"""Presentation of the measures: tables, cards, plots, pictures, films."""

@@ -1,4 +1,4 @@
-"""Tables of sequence cores × games, with the paper's table 2 beside them."""
+"""Tables of sequence cores × games, compared with the paper's table 2."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def row_of(core: str, variation: float) -> str:
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What is known of one run of a sweep.
+    """Figures of one run of a sweep.
 
     Attributes:
         game: Name of the game.
         variant: Name of the variant.
-        seed: Of the run.
-        row: Of table 2; empty if it has none.
+        seed: Seed of the run.
+        row: Its row of table 2; empty if it has none.
         scores: Mean of whole games, by protocol.
         fidelity: Figures of `glam fidelity`, by their titles.
-        fluctuation: Of its losses.
+        fluctuation: Fluctuation of its losses.
     """
 
     game: str
@@ -71,7 +71,7 @@ class RunFigures:
 
 
 def fidelity_figures(plain: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the tables show of a report of `glam fidelity`, as JSON has it."""
+    """Return the figures that the tables show from the JSON of `glam fidelity`."""
     found: dict[str, float | None] = {}
     if rewards := plain.get("rewards"):
         found[f"F1 of rewards, {rewards[0]['horizon']} steps"] = rewards[0]["f1"]
@@ -109,8 +109,8 @@ def spread(values: Sequence[float]) -> str:
 def ablation_markdown(runs: Sequence[RunFigures]) -> str:
     """Return the tables as Markdown; empty if no run is of a row of table 2.
 
-    One table of scores for each protocol, the published ones beside them; then one for each game
-    with the figures of dreams and the fluctuation of losses.
+    There is one table of scores for each protocol, with the published scores, and then one table
+    for each game with the figures of dreams and the fluctuation of losses.
     """
     if not any(run.row for run in runs):
         return ""
@@ -144,7 +144,10 @@ def ablation_markdown(runs: Sequence[RunFigures]) -> str:
 
 
 def _game_table(game: str, runs: Sequence[RunFigures], names: Sequence[str]) -> list[str]:
-    """Return the table of a game's fidelity and fluctuation; none if there is nothing in it."""
+    """Return the lines of the table of a game's fidelity and fluctuation.
+
+    There are none if the game has no such figures.
+    """
     titles = list(dict.fromkeys(title for run in runs for title in run.fidelity))
     every = sorted({run.fluctuation.every for run in runs if run.fluctuation})
     if not titles and not every:

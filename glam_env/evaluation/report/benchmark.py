@@ -1,4 +1,4 @@
-"""The figures of a benchmark: many games, several runs of each, beside the published ones."""
+"""Figures of a benchmark: several runs of many games, and the published ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GameScores:
 
     Attributes:
         game: Name of the game.
-        seeds: Of the runs.
+        seeds: Seeds of the runs.
         scores: Mean score of each, in points of the game.
     """
 
@@ -59,7 +59,7 @@ class Improvement:
         over: A published method, or another variant of the sweep.
         estimate: The probability and its interval.
         games: Games that both have.
-        protocol: The other's protocol; empty: it is not known.
+        protocol: The other's protocol; empty if it is not known.
     """
 
     over: str
@@ -92,10 +92,10 @@ class Method:
     """A published method in the games of a report.
 
     Attributes:
-        name: Of the method.
-        protocol: How its own code plays; empty: it is not known.
+        name: Name of the method.
+        protocol: How its own code plays; empty if it is not known.
         scores: By game.
-        mean, median: Of its normalised scores over these games.
+        mean, median: Mean and median of its normalised scores over these games.
     """
 
     name: str
@@ -130,7 +130,7 @@ def summarize(
     Args:
         protocol: Its name.
         variants: The games of each variant.
-        resamples: Of the bootstrap of the aggregates.
+        resamples: Number of resamples for the aggregates.
     """
     order = {game: place for place, game in enumerate(GAMES)}
     sorted_games = {
@@ -189,7 +189,7 @@ def _over_methods(games: Sequence[GameScores]) -> list[Improvement]:
 
 
 def _over_variants(name: str, variants: Mapping[str, Sequence[GameScores]]) -> list[Improvement]:
-    """Compare the runs of a variant with those of the others, in the games that both have."""
+    """Compare the runs of a variant with those of the other variants in shared games."""
     found, own = [], {each.game: np.array(each.scores) for each in variants[name]}
     for other, games in variants.items():
         theirs = {each.game: np.array(each.scores) for each in games}

@@ -46,7 +46,10 @@ def percent(estimate: Estimate) -> str:
 
 
 def _rows(report: ProtocolReport) -> list[list[str]]:
-    """Return the table of games: the head, a row for each game, and the figures over all."""
+    """Return the rows of the table of games.
+
+    They are the head, a row for each game, and the figures over all games.
+    """
     variants, methods = report.variants, report.methods
     rows = [["game", "random", "human", *(v.name for v in variants), *(m.name for m in methods)]]
     own = {v.name: {each.game: each for each in v.games} for v in variants}
@@ -76,7 +79,7 @@ def _rows(report: ProtocolReport) -> list[list[str]]:
 
 
 def _notes(report: ProtocolReport) -> list[str]:
-    """Return what a reader of the table must know."""
+    """Return the notes on the table."""
     runs = [len(each.scores) for v in report.variants for each in v.games]
     seeds = f"{min(runs)}" if min(runs) == max(runs) else f"{min(runs)} to {max(runs)}"
     played = {m.name: m.protocol or "not known" for m in report.methods}

@@ -1,4 +1,4 @@
-"""Strips of the game and the dream with boxes where the real frames change most (figure 7)."""
+"""Strips of game and dream, with boxes where real frames change most (figure 7)."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def changed_boxes(before: np.ndarray, after: np.ndarray) -> list[Box]:
 
 
 def _around(weights: np.ndarray, start: int, length: int) -> int:
-    """Return where a box starts that has the centre of some weights in its middle.
+    """Return the start of a box whose middle is the centre of some weights.
 
     Args:
-        weights: Of consecutive pixels.
+        weights: Weights of consecutive pixels.
         start: The first of them.
         length: Pixels of the frame, within which the box stays.
     """

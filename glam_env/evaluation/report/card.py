@@ -1,4 +1,4 @@
-"""CARD.md: what a checkpoint is and what was measured of it."""
+"""CARD.md: a description of a checkpoint, with its measured figures."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def write_card(config: CheckpointConfig) -> str:
 
 
 def _scores(scores: Sequence[Mapping[str, Any]], game: Game, real_steps: int) -> list[str]:
-    """The part on the scores, `ScoreReport`s as JSON, beside the published ones."""
+    """Write the part on the scores, `ScoreReport`s as JSON, and the published ones."""
 
     def fixed(figure: float | None) -> str:
         return NONE if figure is None else f"{figure:.2f}"

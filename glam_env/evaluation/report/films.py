@@ -1,4 +1,7 @@
-"""Films of windows: real | dream | difference, with the points of both on a time line below."""
+"""Films of windows: real | dream | difference.
+
+A time line below the real and the dreamt frame shows their points.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ PAUSE = 6  # pictures for which a film's last frame is held
 def film(window: Window) -> Iterator[np.ndarray]:
     """Yield the pictures of a window's film, (304, 784, 3) uint8 each.
 
-    The film shows first the real steps before the dream, on the right as encoder and decoder draw
-    them. Then both go on, the dream with the real actions.
+    The film first shows the real steps before the dream; in the place of the dream it shows them as
+    encoder and decoder draw them. Then game and dream go on, the dream with the real actions.
     """
     side = SCALE * window.real.shape[1]
     real = np.concatenate([window.seen, window.real])
@@ -58,7 +61,10 @@ def film(window: Window) -> Iterator[np.ndarray]:
 
 
 def _draw_line(box: np.ndarray, events: np.ndarray, now: int, seen: int) -> None:
-    """Draw a time line into (LINE or more, side, 3) pixels: past steps bright, later ones dark."""
+    """Draw a time line, past steps bright and later ones dark.
+
+    It is drawn into `box`, (LINE or more, side, 3) pixels.
+    """
     box = box[:LINE]
     places = np.linspace(0, box.shape[1], len(events) + 1).round().astype(int)
     middle = slice(LINE // 2 - 1, LINE // 2 + 1)

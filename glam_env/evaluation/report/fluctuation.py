@@ -1,4 +1,4 @@
-"""How much the losses of a run fluctuate from one logged update to the next (paper, figure 6)."""
+"""Fluctuation of a run's losses between logged updates (paper, figure 6)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Fluctuation:
     loss: Curve
 
     def share(self, name: str) -> float | None:
-        """Return a deviation over its mean, which compares runs of different losses."""
+        """Return a deviation divided by its mean, to compare runs of different losses."""
         if name not in self.deviations or not self.means[name]:
             return None
         return self.deviations[name] / abs(self.means[name])
@@ -55,8 +55,9 @@ def read_fluctuation(path: Path) -> Fluctuation | None:
 def fluctuation(lines: Sequence[Mapping[str, Any]]) -> Fluctuation | None:
     """Compute the fluctuation; see :func:`read_fluctuation`.
 
-    Two lines make a difference if both are of joint training, with no other phase between them, and
-    of the same terms: where the image model is frozen, the loss loses its largest one.
+    The difference of two lines counts if both are of joint training, with no other phase between
+    them, and if both losses have the same terms: with a frozen image model the loss lacks its
+    largest term.
     """
     logged = [line for line in lines if "phase" in line]
     pairs = [

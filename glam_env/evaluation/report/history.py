@@ -1,4 +1,4 @@
-"""A run's history, read from its metrics: phases, scores over the steps, and curves."""
+"""A run's history from its metrics: phases, scores over the steps, and curves."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class ScoreBin:
-    """Whole training episodes that ended within some steps, after `since` and to `until`."""
+    """Whole training episodes that ended in one stretch of a run.
+
+    They ended after environment step `since` and up to `until`.
+    """
 
     since: int
     until: int
@@ -102,9 +105,9 @@ class History:
         env_steps: Environment steps at the last one.
         seconds: Training time at the last one.
         phases: In order.
-        returns: Of whole training episodes, over the steps at which they ended.
+        returns: Returns of whole training episodes, over the steps at which they ended.
         figures: By name, those of `CURVES` first.
-        real_scores: Of the weights that the run kept, a curve for each protocol.
+        real_scores: Scores of the weights that the run kept, a curve for each protocol.
     """
 
     lines: int
@@ -116,7 +119,10 @@ class History:
     real_scores: list[ScoreCurve] = field(default_factory=list)
 
     def scores(self, rows: int = SCORE_ROWS) -> tuple[ScoreBin, ...]:
-        """Bin the episodes into `rows` equal stretches of the run; empty ones are left out."""
+        """Bin the episodes into `rows` equal stretches of the run.
+
+        Empty stretches are left out.
+        """
         edges = np.linspace(0, self.env_steps, rows + 1).round().astype(int)
         steps, values = np.array(self.returns.steps), np.array(self.returns.values)
         bins = []
@@ -128,7 +134,10 @@ class History:
         return tuple(bins)
 
     def as_json(self) -> dict[str, Any]:
-        """Return phases, scores, and the first, last, lowest and highest value of each figure."""
+        """Return the history, ready for `json.dumps`.
+
+        Each figure has its first, last, lowest and highest value.
+        """
         return {
             "env_steps": self.env_steps,
             "seconds": self.seconds,
@@ -147,7 +156,7 @@ class History:
         }
 
     def table(self) -> str:
-        """Return the history for people, as plain text."""
+        """Return the history as plain text."""
         head = f"{'phase':22}{'to step':>10}{'steps':>10}{'images':>9}{'model':>9}{'agent':>9}"
         lines = [head + f"{'hours':>8}   (updates of each)"]
         lines += [
@@ -254,8 +263,8 @@ def summarize(lines: Sequence[Mapping[str, Any]], where: str) -> History:
 def _phases(lines: Sequence[Mapping[str, Any]]) -> Iterator[Phase]:
     """Join consecutive lines of one name.
 
-    A line bears the name of the work that follows it, so a phase ends with the next one's first
-    line.
+    A line has the name of the work that follows it, so a phase ends at the first line of the next
+    one.
     """
     name = BEFORE
     start: Mapping[str, Any] = dict.fromkeys((*COUNTS, "seconds"), 0)
@@ -339,11 +348,11 @@ def save_curves(path: Path, histories: Mapping[str, History], game: Game | None 
     grid = figure.add_gridspec(rows + 2, columns)
     score = figure.add_subplot(grid[:2, : columns - 1])
     axes = [figure.add_subplot(grid[2 + i // columns, i % columns]) for i in range(len(names))]
-    pairs = plt.get_cmap("tab20").colors  # dark and light by turns
+    pairs = plt.get_cmap("tab20").colors  # dark and light ones alternate
     colors = [*pairs[::2], *pairs[1::2]]
     for i, (label, history) in enumerate(histories.items()):
         color = colors[i % len(colors)]
-        style = ("-", "--", ":", "-.")[i // len(colors) % 4]  # where the colors begin again
+        style = ("-", "--", ":", "-.")[i // len(colors) % 4]  # another one when the colors repeat
         returns = history.returns
         score.plot(returns.steps, returns.values, ".", color=color, alpha=0.25, markersize=4)
         mean = moving_average(returns, 20)

@@ -1,4 +1,7 @@
-"""The card of a checkpoint on the Hugging Face Hub: ``CARD.md`` under the Hub's metadata."""
+"""The card of a checkpoint on the Hugging Face Hub.
+
+It has the Hub's metadata, then ``CARD.md``, then how to use the checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def write_hub_card(config: CheckpointConfig, name: str, license: str | None) -> 
     """Write the card of a checkpoint's repository.
 
     Args:
-        config: Of the checkpoint. Its scores and thresholds become the model index.
+        config: Config of the checkpoint. Its scores and thresholds become the model index.
         name: ``owner/name`` of the repository.
         license: The Hub's identifier of the weights' licence, such as ``"mit"``.
 

@@ -52,9 +52,10 @@ def save_figure(figure: Any, path: Path) -> Path:
 
 
 def save_plots(folder: Path, reports: Mapping[str, Measure]) -> list[Path]:
-    """Draw each report into a PNG file; points, reliability and policies into one more each.
+    """Draw each report into a PNG file.
 
-    A report in which no figure has more than one value gets no file.
+    A report in which no figure has more than one value gets no such file. Points of windows,
+    reliability and policies each get a further file.
 
     Args:
         folder: Made if missing.
@@ -87,7 +88,10 @@ def _panels(rows: Sequence[Row]) -> dict[str, list[tuple[str, Row]]]:
 
 
 def _save_panels(path: Path, name: str, panels: Mapping[str, list[tuple[str, Row]]]) -> Path:
-    """Draw a panel for each figure: its curves over the horizon, or its values in a column."""
+    """Draw a panel for each figure.
+
+    A panel has the figure's curves over the horizon, or its values in a column.
+    """
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure, axes = pyplot().subplots(
@@ -155,7 +159,10 @@ def _save_points(path: Path, report: EventReport) -> Path:
 
 
 def _save_policies(path: Path, report: RankingReport) -> Path:
-    """Draw each policy's return in dreams over its return in the game, a panel for each horizon."""
+    """Draw each policy's return in dreams over its return in the game.
+
+    There is a panel for each horizon.
+    """
     count = len(report.agreements)
     figure, axes = pyplot().subplots(
         1, count, figsize=(4.5 * count, 4.5), squeeze=False, layout="constrained"

@@ -1,7 +1,7 @@
-"""A run's curve of real scores: whole games played with its kept weights, in ``scores.json``.
+"""A run's curves of real scores, of whole games played with its kept weights.
 
-The best weights are chosen on games of their own seeds. What is reported of them is measured on
-others: the best of many noisy scores is too good.
+They are stored in ``scores.json``. The best weights are chosen on games with seeds of choice. Their
+reported score is measured on other seeds, because the best of many noisy scores is too high.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ class ScoreCurve:
     """Scores under one protocol.
 
     Attributes:
-        points: a `ScoreReport` as JSON for each environment step, in order, on the seeds of choice.
-        reported: `ScoreReport` as JSON of the best, on other seeds; None until it was played.
+        points: A `ScoreReport` as JSON for each environment step, in order, on the seeds of choice.
+        reported: `ScoreReport` as JSON of the best weights, on other seeds; None before it is
+            measured.
     """
 
     points: Mapping[int, Mapping[str, Any]]
@@ -38,7 +39,7 @@ class ScoreCurve:
 
     @property
     def best(self) -> int:
-        """The step with the highest mean; the later one of equals."""
+        """The step with the highest mean; of equal ones, the latest."""
         return max(self.points, key=lambda step: (self.points[step]["mean"], step))
 
     def as_json(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class ScoreCurve:
         return {"best": self.best, "points": self.points, "reported": self.reported}
 
     def table(self) -> str:
-        """Return the curve for people, as plain text."""
+        """Return the curve as plain text."""
         lines = [
             f"kept weights, {self.play}:",
             f"{'at step':>12}{'score':>10}   on seeds of choice",
@@ -71,7 +72,7 @@ def read_curves(folder: Path) -> list[ScoreCurve]:
     """Read the curves of a run; none if no kept weights were scored.
 
     Raises:
-        GlamError: the file is no such JSON.
+        GlamError: The file is no such JSON.
     """
     path = folder / SCORES
     if not path.is_file():
@@ -93,10 +94,12 @@ def curve_under(curves: Sequence[ScoreCurve], play: PlaySettings) -> ScoreCurve 
 
 
 def put_curve(folder: Path, curve: ScoreCurve) -> None:
-    """Add a curve to those of a run, in the place of an older one under the same settings.
+    """Add a curve to those of a run.
+
+    It replaces an older one under the same settings.
 
     Raises:
-        GlamError: the folder cannot be read or written.
+        GlamError: The folder cannot be read or written.
     """
     others = [other for other in read_curves(folder) if other.play != curve.play]
     plain = [one.as_json() for one in [*others, curve]]

@@ -1,4 +1,4 @@
-"""Pictures of a dream beside the game: strips of frames, and the two side by side as a GIF."""
+"""Pictures of a dream beside the game: strips of frames, and GIFs side by side."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ GIF_COLORS = 160
 
 
 def strip(window: Window, steps_ahead: Sequence[int] = STEPS_AHEAD) -> np.ndarray:
-    """Draw three rows, real | dream | difference, with a column for each of some steps ahead.
+    """Draw three rows of frames: real | dream | difference.
 
-    Beneath a real or a dreamt frame a green bar marks points won since the column before, a red
-    one points lost.
+    There is a column for each of `steps_ahead`. Beneath a real or a dreamt frame a green bar marks
+    points won since the column before, a red one points lost.
 
     Args:
         window: The frames.
@@ -75,14 +75,23 @@ def save_strips(
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Double the absolute difference of uint8 pixels, as uint8, which makes it easier to see."""
+    """Double the absolute difference of uint8 pixels, to make it easier to see.
+
+    The result is uint8, clipped at 255.
+    """
     return np.minimum(2 * np.abs(one.astype(np.int16) - other), 255).astype(np.uint8)
 
 
 def write_on(
     image: np.ndarray, texts: Sequence[tuple[str, int, int]], size: int = 12
 ) -> np.ndarray:
-    """Write texts of a size on a copy of an image, each given with its top and its left."""
+    """Write texts on a copy of an image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        texts: Each text with its top and its left.
+        size: Size of the letters.
+    """
     from PIL import ImageDraw
 
     canvas = pillow().fromarray(image)
@@ -118,7 +127,7 @@ def side_by_side_gif(
         bar = np.full((len(left), GAP, 3), PAPER, np.uint8)
         both = np.concatenate([head, np.concatenate([left, bar, right], axis=1)])
         images.append(image.fromarray(both))
-    # One palette for all frames: flickering colours would cost more bytes than they show.
+    # One palette for all frames: colours that flicker would only cost bytes.
     some = np.concatenate(images[:: -(-len(images) // 8)])
     palette = image.fromarray(some).quantize(GIF_COLORS, method=image.Quantize.MAXCOVERAGE)
     images = [one.quantize(palette=palette, dither=image.Dither.NONE) for one in images]

@@ -1,4 +1,4 @@
-"""What a dream gets right and wrong, in a few sentences for the head of a card."""
+"""A few sentences on what a dream gets right and wrong, for the head of a card."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from glam_env.evaluation.report.tables import number
 
 
 def summarize(reports: Collection[Measure]) -> list[str]:
-    """Return sentences about the reports of an examination: first what fails.
+    """Return sentences about the reports of an examination, failures first.
 
     Args:
-        reports: Those that were made; a sentence without its report is left out.
+        reports: The reports; the sentences of a missing one are left out.
     """
     return [
         *_thresholds(find_report(reports, CheckReport, optional=True)),

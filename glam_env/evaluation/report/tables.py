@@ -25,10 +25,11 @@ class Grid:
 
 
 def layout(rows: Iterable[Row]) -> Iterator[Grid]:
-    """Lay out rows: consecutive rows of curves share a table with a column for each horizon.
+    """Lay out rows as tables.
 
-    A row is of a curve if it has a horizon and neither an interval nor a chance, a ceiling or a
-    note. The other rows are a line each; columns that would be empty are left out.
+    Consecutive rows of curves share a table with a column for each horizon. A row belongs to a
+    curve if it has a horizon but no interval, chance, ceiling or note. The other rows have a line
+    each; empty columns are left out.
     """
     for curves, group in groupby(rows, _is_of_curve):
         yield (_curve_grid if curves else _line_grid)(list(group))
@@ -111,7 +112,10 @@ def as_text(grid: Grid) -> str:
 
 
 def number(figure: float | None) -> str:
-    """Write a figure with three significant digits, three decimals at most; whole ones as is."""
+    """Write a figure with three significant digits, but at most three decimals.
+
+    An `int` is written in full.
+    """
     if figure is None:
         return NONE
     if isinstance(figure, int):

@@ -1,4 +1,4 @@
-"""Training curves of a sweep with their spread over seeds, and losses over updates."""
+"""Training curves of a sweep with spread over seeds, and losses over updates."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ class Band:
 
 
 def band(histories: Sequence[History]) -> Band | None:
-    """Average the returns of training episodes over seeds; None if a seed has no episode yet.
+    """Average the returns of training episodes over seeds.
 
     Each seed's curve is the mean of its last :data:`EPISODES` episodes, between its first and its
     last one.
+
+    Returns:
+        None if a seed has no episode yet, or if the seeds have no steps in common.
     """
     curves = [moving_average(each.returns, EPISODES) for each in histories]
     if not curves or not all(curve.steps for curve in curves):
@@ -59,14 +62,15 @@ def save_training_plot(
     histories: Mapping[str, Mapping[str, Sequence[History]]],
     fluctuations: Mapping[str, Mapping[str, Fluctuation]] | None = None,
 ) -> Path:
-    """Draw a panel of training returns for each game, and one of losses if they are given.
+    """Draw the training returns of each game, and its losses if they are given.
 
-    A curve is the mean over the seeds of a variant, its band reaches from the lowest to the
-    highest. With several games, a last panel has the mean over them, human-normalised.
+    Returns and losses have a panel each for each game. A curve of returns is the mean over the
+    seeds of a variant; its band reaches from the lowest to the highest. With several games, a
+    further panel has the mean over them, human-normalised.
 
     Args:
         path: A PNG file.
-        histories: Of the seeds, by game and variant.
+        histories: Histories of the seeds, by game and variant.
         fluctuations: One seed's, by game and variant.
 
     Raises:
@@ -111,7 +115,10 @@ def save_training_plot(
 
 
 def _normalized(name: str, bands: Mapping[str, Mapping[str, Band]]) -> Band:
-    """Average a variant over all games, in human-normalised scores on their common steps."""
+    """Average a variant over all games, in human-normalised scores.
+
+    The games are averaged on their common steps.
+    """
     own = [(find_game(game), by[name]) for game, by in bands.items()]
     first = max(one.steps[0] for _, one in own)
     last = max(first, min(one.steps[-1] for _, one in own))
@@ -137,7 +144,7 @@ def _draw_band(axis: Any, one: Band, name: str, color: str) -> None:
 
 
 def _draw_published(axis: Any, game: str) -> None:
-    """Mark random play, as far as the panel reaches."""
+    """Mark the score of random play."""
     axis.axhline(find_game(game).random, color="gray", linewidth=0.9, linestyle=":")
 
 

@@ -1,4 +1,4 @@
-"""The table of all games: which have a checkpoint, how well it plays and how true its dream is.
+"""The table of all games: their checkpoints, scores, and fidelity of dreams.
 
 Everything is read from the checkpoints' own results; nothing is measured here.
 """
@@ -40,7 +40,7 @@ class ZooScore:
     """The score of a checkpoint's agent in the real game.
 
     Attributes:
-        mean, standard_error: Of whole games, in points.
+        mean, standard_error: Mean of whole games and its standard error, in points.
         human_normalized: 0 for random play, 1 for human play.
         scores: Points of each game.
     """
@@ -70,8 +70,8 @@ class ZooEntry:
             moments.
         failed: Names of the thresholds that the dream misses.
         real_steps: Steps of the real game that the model has seen in all its runs.
-        hours: Of all these runs.
-        hardware: Of the last run.
+        hours: Duration of all these runs.
+        hardware: Hardware of the last run.
         bytes: Size of the tensor files.
     """
 
@@ -108,7 +108,7 @@ def read_zoo() -> list[ZooEntry]:
 
 
 def read_others(folders: Mapping[str, str | Path]) -> dict[str, ZooEntry]:
-    """Read checkpoints that are no game's own.
+    """Read checkpoints other than the games' own.
 
     Args:
         folders: By the name that a command would take, such as a path or an address.
@@ -196,7 +196,7 @@ def aggregates(entries: Iterable[ZooEntry], protocol: str) -> dict[str, Estimate
     they say how well these agents were measured, not how other seeds of the training would do.
 
     Args:
-        entries: Of `read_zoo`.
+        entries: Entries of `read_zoo`.
         protocol: Name of the protocol of the scores.
 
     Returns:
@@ -310,7 +310,10 @@ def _points(value: float, decimals: int) -> str:
 
 
 def over_all_games(entries: Sequence[ZooEntry]) -> list[list[str]]:
-    """Return the figures over all games that have a score, a line for each, by protocol."""
+    """Return the figures over all games that have a score.
+
+    There is a line for each figure, with a column for each protocol.
+    """
     columns = [aggregates(entries, protocol) for protocol in PROTOCOLS]
     return [
         [title, *(percent(column[name]) if column else NONE for column in columns)]
@@ -356,7 +359,7 @@ def page(entries: Sequence[ZooEntry]) -> str:
 
 
 def _parts(entries: Iterable[ZooEntry]) -> list[str]:
-    """Return a table that says which part of each game fails."""
+    """Return a table that shows which part of each game fails."""
     rows = [
         [
             entry.game,
