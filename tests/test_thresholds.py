@@ -1,5 +1,7 @@
 """The thresholds distinguish a good checkpoint from one with a broken head."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,8 @@ def test_nothing_to_measure_fails_and_short_dreams_are_refused():
     assert "nothing to measure" in str(rewards)
     with pytest.raises(GlamError, match="dreams of 32 steps, not 8"):
         check_fidelity(*report, nothing)
+    with pytest.raises(GlamError, match=r"reward_horizon must be one of 8(, \d+)*, not 5"):
+        check_fidelity(*report, nothing, replace(SHORT, reward_horizon=5))
 
 
 # --- other actions, other policies ---------------------------------------------------------------

@@ -43,6 +43,12 @@ class Thresholds:
         object_horizon: See `drawn`.
         reward_rate_error: Largest relative error of the policy's points in dreams, of the net and
             of those won and lost.
+        effects_explained: Least share of the variance of held actions' effects that dreams explain.
+        pairs_right: Least share of the pairs of held actions that dreams order as the game does.
+        regret: Largest share of the points at stake that is lost by the dreams' best action.
+        policy_correlation: Least correlation of the policies' returns in dreams with those in the
+            game, to step `policy_horizon`; of Pearson and of Spearman.
+        policy_horizon: See `policy_correlation`.
     """
 
     reward_f1: float = 0.8
@@ -184,18 +190,21 @@ def check_fidelity(
         ceiling: Report of the game played again; without it the checks have no noise ceiling.
 
     Raises:
-        GlamError: If the dreams were too short.
+        GlamError: If the dreams were too short, or rewards were not counted to `reward_horizon`.
     """
     t = thresholds or Thresholds()
     horizon = len(images.images["dream"].foreground_error)
     if horizon < t.horizon:
         raise GlamError(f"the thresholds need dreams of {t.horizon} steps, not {horizon}")
-    scores = [score for score in events.rewards if score.horizon == t.reward_horizon]
+    scores = {score.horizon: score for score in events.rewards}
+    if t.reward_horizon not in scores:
+        counted = ", ".join(map(str, scores))
+        raise GlamError(f"reward_horizon must be one of {counted}, not {t.reward_horizon}")
     dream = images.images["dream"].foreground_error[: t.foreground_horizon]
     checks = [
         _check(
             f"reward F1 to step {t.reward_horizon}",
-            scores[0].f1,
+            scores[t.reward_horizon].f1,
             "at least",
             t.reward_f1,
             ceiling and ceiling.usual_reward_f1(t.reward_horizon),

@@ -95,7 +95,7 @@ def save_training_plot(
         for name, one in own.items():
             _draw_band(axis, one, name, colors[name])
         _finish(axis, f"{game}: return of training episodes", "environment steps")
-        _draw_published(axis, game)
+        _draw_random_play(axis, game)
     if len(bands) > 1:
         axis = next(places)
         for name in variants:
@@ -143,7 +143,7 @@ def _draw_band(axis: Any, one: Band, name: str, color: str) -> None:
         axis.fill_between(one.steps, one.low, one.high, color=color, alpha=0.2, linewidth=0)
 
 
-def _draw_published(axis: Any, game: str) -> None:
+def _draw_random_play(axis: Any, game: str) -> None:
     """Mark the score of random play."""
     axis.axhline(find_game(game).random, color="gray", linewidth=0.9, linestyle=":")
 
