@@ -110,7 +110,8 @@ def branch(trunk: DreamVectorEnv, envs: DreamVectorEnv, context: int, args: Args
 def find_moment(args: Args, num_actions: int) -> int:
     """Find the moment, among some, at which the action matters most.
 
-    There, returns differ most between the actions, and least between the futures of one action.
+    At this moment, the returns differ much between the actions, and little between the futures of
+    one action.
     """
     trunk, envs = make(args, 1, "latent"), make(args, num_actions * TRIED, "latent")
     count = trunk.num_contexts
@@ -124,7 +125,14 @@ def find_moment(args: Args, num_actions: int) -> int:
 
 
 def trails(frames: np.ndarray) -> np.ndarray:
-    """Draw (T, N, H, W, 3) frames as (N, H, W, 3): the last one over fainter earlier motion."""
+    """Draw the last frame of each future over fainter earlier motion.
+
+    Args:
+        frames: (T, N, H, W, 3).
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
     still = np.median(frames.reshape(-1, *frames.shape[2:]), 0)
     weights = np.linspace(0.4, 0.8, len(frames))
     weights[-1] = 1.0
@@ -135,7 +143,10 @@ def trails(frames: np.ndarray) -> np.ndarray:
 
 
 def draw(args: Args, context: int, found: Futures, names: tuple[str, ...]) -> None:
-    """Write the picture: the moment, then a column for each action and a row for each future."""
+    """Write the picture.
+
+    It shows the moment, then a column for each action and a row for each future.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -187,7 +198,10 @@ def draw(args: Args, context: int, found: Futures, names: tuple[str, ...]) -> No
 
 
 def main(args: Args) -> Futures:
-    """Choose a moment, dream all actions from it, draw the picture and print the returns."""
+    """Choose a moment, dream all actions from it, and draw the picture.
+
+    The returns are printed.
+    """
     names = find_game(args.game).action_meanings
     context = find_moment(args, len(names)) if args.context is None else args.context
     trunk, envs = make(args, 1, "rgb"), make(args, len(names) * args.futures, "rgb")

@@ -1,9 +1,9 @@
-"""PPO in one file, in the style of CleanRL. No tensor leaves the device of the dreams.
+"""PPO in one file, in the style of CleanRL.
 
     python agents/examples/cleanrl_ppo.py --total-steps 500000
 
 The agent learns in ``GLAMDream-<Game>-v0`` and then plays ``GLAMReal-<Game>-v0``. Both ids have the
-same observation space and take the same policy.
+same observation space and take the same policy. No tensor leaves the device of the dreams.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Agent(nn.Module):
 
 @torch.no_grad()
 def play(envs: EpisodeStatistics, agent: Agent, seed: int) -> Tensor:
-    """Return the return of the first episode of each row, (E) float32."""
+    """Return the returns of the first episode of each row, (E) float32."""
     features, _ = envs.reset(seed=seed)
     returns = torch.full((envs.num_envs,), torch.nan, device=features.device)
     while returns.isnan().any():
@@ -132,7 +132,11 @@ def describe(returns: Tensor) -> str:
 
 
 def main(args: Args) -> dict[str, Tensor]:
-    """Learn, play and print; return the returns of dreams before and after, and of real games."""
+    """Learn in dreams, play the real game, and print the scores.
+
+    Returns:
+        Returns of dreams, ``before`` and ``after`` learning, and of ``real`` games.
+    """
     torch.manual_seed(args.seed)
     envs = make(f"GLAMDream-{args.game}-v0", args.num_envs, args, max_episode_steps=args.horizon)
     device = envs.unwrapped.device  # pyright: ignore[reportAttributeAccessIssue]

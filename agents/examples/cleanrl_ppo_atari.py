@@ -1,13 +1,13 @@
-"""PPO from frames with the structure of CleanRL's ``ppo_atari.py``; another id is all it takes.
+"""PPO from frames, with the structure of CleanRL's ``ppo_atari.py``.
 
     python agents/examples/cleanrl_ppo_atari.py --env-id GLAMDream-Pong-v0
     python agents/examples/cleanrl_ppo_atari.py --env-id GLAMReal-Pong-v0
     python agents/examples/cleanrl_ppo_atari.py --env-id ALE/Pong-v5
 
-Each env is made by ``gymnasium.make`` and wrapped by itself, as in CleanRL. The wrappers that skip
-and maximise frames, and those that read lives from the emulator, belong to the ids of ``ALE`` only:
-dreams and ``GLAMReal`` have that inside. ``cleanrl_ppo.py`` steps all dreams as one batch instead
-and is many times faster.
+Only the id changes between dreams and real games. Each env is made by ``gymnasium.make`` and
+wrapped by itself, as in CleanRL. The wrappers that skip and maximise frames, and those that read
+lives from the emulator, are for the ids of ``ALE`` only: dreams and ``GLAMReal`` have that inside.
+``cleanrl_ppo.py`` steps all dreams as one batch instead and is many times faster.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class Args:
 
 
 def make_env(env_id: str) -> Callable[[], gym.Env]:
-    """Return a function that makes one env with frames (4, 84, 84) and rewards in {−1, 0, 1}."""
+    """Return a function that makes one env.
+
+    Its frames are (4, 84, 84), and its rewards are in {−1, 0, 1}.
+    """
 
     def thunk() -> gym.Env:
         if env_id.startswith("ALE/"):

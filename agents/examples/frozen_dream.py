@@ -1,11 +1,11 @@
-"""Train the bundled agent from nothing in the dreams of a checkpoint, to win or to lose.
+"""Train an agent from scratch in the dreams of a checkpoint, to win or to lose.
 
     python agents/examples/frozen_dream.py Pong --lose --to runs/Pong-lose
     glam fidelity Pong --ranking-agents storm:runs/Pong-lose
 
-The world model is not trained further. What is written is a checkpoint with the new agent, which
+The world model is not trained further. The result is a checkpoint with the new agent, which
 ``glam eval``, ``glam fidelity`` and ``glam demo`` take by its folder. An agent that was trained to
-lose shows whether dreams know the far end of the scale of policies.
+lose shows whether dreams are right for the worst policies, too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ class Args:
 
 
 def main(args: Args) -> tuple[float, float]:
-    """Learn and write; return the mean points of a dream step in the first and last updates."""
+    """Train the agent and write the checkpoint.
+
+    Returns:
+        Mean points of a dream step in the first and in the last tenth of the updates.
+    """
     require_replaceable(args.to)
     checkpoint = Checkpoint.open(args.game)
     world_model = checkpoint.world_model(find_device(args.device))

@@ -3,7 +3,7 @@
     pip install "ray[rllib]" glam-env
     python agents/examples/rllib_ppo.py --runners 2 --total-steps 200000
 
-Each env runner is a Ray worker with a batch of dreams of its own, which RLlib takes as it is
+Each env runner is a Ray worker with its own batch of dreams, which RLlib uses as one vector env
 (``gym_env_vectorize_mode="vector_entry_point"``). RLlib expects autoreset mode NEXT_STEP and numpy
 arrays. The id names its module, so that each worker registers the ids by itself.
 """
@@ -67,7 +67,10 @@ class Args:
 
 
 def configure(args: Args) -> PPOConfig:
-    """Return RLlib's settings: its PPO, with the dreams of each runner as one vector env."""
+    """Return the settings of RLlib's PPO.
+
+    The dreams of each runner are one vector env.
+    """
     batch = args.num_envs * args.num_steps * max(1, args.runners)
     return (
         PPOConfig()

@@ -68,7 +68,7 @@ class Args:
 
 
 class Progress(BaseCallback):
-    """Print the mean return of the last dreams that ended, twenty times in all."""
+    """Callback that prints the mean return of the last dreams, twenty times in all."""
 
     def __init__(self, total_steps: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def make(env_id: str, num_envs: int, seed: int, **options: Any) -> VecEnv:
 
 
 def make_batch(env_id: str, num_envs: int, seed: int, **options: Any) -> VecEnv:
-    """Make what :func:`make` makes, as one batch; its frames come channels first."""
+    """Make the envs of :func:`make` as one batch, with frames channels first."""
     envs = make_batch_env(env_id, num_envs, seed=seed, obs_type="grayscale", **options)
     return VecFrameStack(ClippedRewards(envs), 4)
 
@@ -121,7 +121,11 @@ def describe(returns: np.ndarray) -> str:
 
 
 def main(args: Args) -> dict[str, np.ndarray]:
-    """Learn, play and print; return the returns of dreams before and after, and of real games."""
+    """Learn in dreams, play the real game, and print the scores.
+
+    Returns:
+        Returns of dreams, ``before`` and ``after`` learning, and of ``real`` games.
+    """
     dream = f"GLAMDream-{args.game}-v0"
     make_dreams = make if args.one_by_one else make_batch
     envs = make_dreams(dream, args.num_envs, args.seed, max_episode_steps=args.horizon)

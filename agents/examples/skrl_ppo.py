@@ -9,8 +9,8 @@ What skrl needs of the env:
   warns about anything but numpy.
 - It reads the device from ``envs.device``, and calls ``envs.reset()`` once.
 - It takes the observation of a step as the one that the step led to. That holds in autoreset mode
-  NEXT_STEP only. skrl can then bootstrap the value of dreams that were truncated
-  (``time_limit_bootstrap``). The price is one step without meaning between two dreams.
+  NEXT_STEP only. skrl can then bootstrap the value of truncated dreams (``time_limit_bootstrap``).
+  In return, one step between two dreams has no meaning.
 """
 
 from __future__ import annotations

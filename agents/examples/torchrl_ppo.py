@@ -3,9 +3,9 @@
     pip install torchrl
     python agents/examples/torchrl_ppo.py --total-steps 200000
 
-TorchRL reads ``autoreset_mode`` of the env. It takes DISABLED, which it prefers (it resets the
-dreams that have ended itself, by ``reset_mask``), or SAME_STEP. It refuses NEXT_STEP. It passes
-actions as numpy arrays, so the env returns numpy too. The dreams may still run on a GPU.
+TorchRL reads ``autoreset_mode`` of the env. It prefers DISABLED, where it resets ended dreams
+itself by ``reset_mask``. It also takes SAME_STEP, and refuses NEXT_STEP. It passes actions as numpy
+arrays, so the env returns numpy too. The dreams may still run on a GPU.
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ def make(args: Args) -> TransformedEnv:
 
 
 def main(args: Args) -> list[float]:
-    """Learn and print; return the mean return of the dreams that ended in each rollout."""
+    """Learn and print the progress.
+
+    Returns:
+        Mean return of the dreams that ended in each rollout.
+    """
     torch.manual_seed(args.seed)
     env = make(args)
     choice: Any = env.action_spec.space

@@ -43,10 +43,10 @@ class AgentKind:
         name: its key in :data:`AGENTS`, and the ``class`` of an agent in a checkpoint.
         config: a frozen dataclass of hyperparameters. Each field has a default, so that a field
             that is added later keeps old checkpoints readable.
-        make: builds an agent that has learned nothing, from a config, the width of the features
-            and the number of actions.
-        presets: configs by the name of a training preset, or by its part before a hyphen. The
-            others train with the defaults.
+        make: builds an untrained agent from a config, the width of the features and the number
+            of actions.
+        presets: configs by the name of a training preset, or by its part before a hyphen. All
+            other presets use the defaults.
         sizes: fields of the config that determine the shapes of the weights. A warm start takes
             them from its checkpoint.
     """
@@ -63,7 +63,11 @@ class AgentKind:
         self.config()  # TypeError for a field without a default
 
     def preset(self, name: str) -> Any:
-        """Return the config of a training preset, such as ``"small"`` or ``"small-local"``."""
+        """Return the config of a training preset.
+
+        A preset such as ``"small-local"`` without a config of its own has that of ``"small"``, or
+        else the defaults.
+        """
         for known in (name, name.partition("-")[0]):
             if known in self.presets:
                 return self.presets[known]
@@ -83,14 +87,20 @@ class AgentKind:
         return replace(config, **{name: getattr(other, name) for name in self.sizes})
 
     def as_json(self, config: Any) -> dict[str, Any]:
-        """Return what a checkpoint or a run stores of a config; see :func:`config_of`."""
+        """Return a config as a checkpoint or a run stores it.
+
+        :func:`config_of` reads it.
+        """
         from glam_env.checkpoint.config import to_json
 
         return {"class": self.name, **to_json(config)}
 
 
 class _Registry(UserDict[str, Any]):
-    """Agents by name. A value is an :class:`AgentKind`, or ``"module:attribute"`` of one."""
+    """Agents by name.
+
+    A value is an :class:`AgentKind`, or ``"module:attribute"`` of one.
+    """
 
     def __getitem__(self, name: str) -> AgentKind:
         kind = super().__getitem__(name)
@@ -126,7 +136,7 @@ def config_of(
     Args:
         stored: ``class`` and fields of the config. Absent fields take their defaults.
         where: the file, for messages.
-        default: the class, if it is absent: runs stored none when there was one agent only.
+        default: the class if it is absent. Earlier runs stored none, since there was one agent.
 
     Returns:
         The kind of agent, and its config.
@@ -162,8 +172,8 @@ def load_agent(
         stored: the ``agent`` part of config.json.
         state: the tensors of the agent's ``export_state()``.
         feature_dim: F, width of the features [z_t, h_{t−1}] of the world model.
-        num_actions: A, of the game.
-        device: of the agent.
+        num_actions: A, number of actions of the game.
+        device: device of the agent.
         where: the config file, for messages.
 
     Returns:
@@ -191,7 +201,7 @@ def load_run_agent(
 
     Args:
         stored: the ``agent`` part of the run's config.json.
-        learner_state: of the agent's ``learner_state()``.
+        learner_state: result of the agent's ``learner_state()``.
         feature_dim, num_actions, device, where: see :func:`load_agent`.
 
     Raises:
@@ -211,10 +221,12 @@ def _require_fit(
     state: Mapping[str, Tensor],
     where: str,
 ) -> dict[str, Tensor]:
-    """Check tensors against an agent without data, before memory is taken for the real one.
+    """Check tensors against an agent without data.
+
+    This is done before memory is taken for the real agent.
 
     Returns:
-        The tensors, in the agent's dtypes; as they are, if the agent is no ``torch.nn.Module``.
+        The tensors, in the agent's dtypes; unchanged if the agent is not a ``torch.nn.Module``.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What agents written in PyTorch have in common."""
+"""Base class of agents that are written in PyTorch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from glam_env.training.imagination import Player, Rollout
 class ModuleAgent(nn.Module, ABC):
     """Base class of an agent that is a module with one optimizer.
 
-    It implements :class:`~glam_env.training.imagination.Agent` but for :meth:`act`,
+    It implements :class:`~glam_env.training.imagination.Agent`, except for :meth:`act`,
     :meth:`update` and :meth:`make_optimizer`.
     """
 
     _optimizer: torch.optim.Optimizer | None = None
-    _stored: dict[str, Any] | None = None  # state for the optimizer, once it is there
+    _stored: dict[str, Any] | None = None  # state for the optimizer, once it is made
 
     @abstractmethod
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -30,9 +30,9 @@ class ModuleAgent(nn.Module, ABC):
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer, made when it is first asked for.
+        """The optimizer, made when it is first used.
 
-        To act needs none, and making one loads PyTorch's compiler, which takes seconds.
+        Acting needs none, and making one loads PyTorch's compiler, which takes seconds.
         """
         if self._optimizer is None:
             made, stored = self.make_optimizer(), self._stored
@@ -54,7 +54,7 @@ class ModuleAgent(nn.Module, ABC):
         Args:
             features: (E, F) float32, [one-hot z_t, h_{t−1}].
             greedy: take the most probable action instead of a random draw.
-            generator: for the random draws.
+            generator: generator of the random draws.
 
         Returns:
             (E) int64 actions.
@@ -95,7 +95,7 @@ class ModuleAgent(nn.Module, ABC):
         return self.state_dict()
 
     def load_exported(self, state: Mapping[str, Tensor]) -> None:
-        """Load an :meth:`export_state`; what it does not contain stays.
+        """Load an :meth:`export_state`; all other tensors keep their values.
 
         Raises:
             GlamError: a tensor is missing, unknown or of another shape.

@@ -1,8 +1,9 @@
 """Agents that learn in the dreams of a checkpoint, whose world model is frozen.
 
-The bundled agent learns beside its world model in `glam train`. Here any agent of
-:data:`glam_agents.AGENTS` learns from nothing in dreams that do not change: to compare agents, to
-find out where more training in a dream stops helping in the game, or to play badly on purpose.
+In `glam train` the bundled agent learns together with its world model. Here any agent of
+:data:`glam_agents.AGENTS` learns from scratch in dreams that do not change. This is useful to
+compare agents, to find out when more training in dreams stops helping in the game, or to train an
+agent to play badly on purpose.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ class FrozenDreams:
     Args:
         world_model: In evaluation mode.
         contexts: Real moments from which the dreams start.
-        dreams: N, side by side.
-        horizon: H steps of a dream.
-        seed: Of the starts, latents and actions.
-        reward_scale: Rewards are multiplied by it; −1 trains an agent to lose.
+        dreams: Number N of parallel dreams.
+        horizon: Number H of steps of a dream.
+        seed: Seed of the starts, latents and actions.
+        reward_scale: Factor of the rewards; −1 trains an agent to lose.
         usual_reward: Mean size of the game's rewards other than 0, see :func:`usual_reward`; for
             :meth:`train`.
 
@@ -83,7 +84,7 @@ class FrozenDreams:
 
         Args:
             agent: It learns in place.
-            updates: How many.
+            updates: Number of updates.
             on_update: Called with the rollout of each update.
         """
         if isinstance(agent, RewardScaled):
@@ -95,9 +96,10 @@ class FrozenDreams:
 
 
 def usual_reward(config: CheckpointConfig) -> float:
-    """Return the mean size of the rewards other than 0 that a game has shown; 1 if unknown.
+    """Return the mean size of the rewards other than 0 that a game has shown.
 
-    Each value counts once: a checkpoint does not store how often the game paid it.
+    It is 1 if they are unknown. Each value counts once, since a checkpoint does not store how often
+    the game paid it.
     """
     sizes = [abs(value) for value in config.reward_values if value]
     return sum(sizes) / len(sizes) if sizes else 1.0
@@ -119,13 +121,13 @@ def warm_up(world_model: WorldModel, contexts: Contexts) -> DreamState:
 def new_agent(
     name: str, world_model: WorldModel, preset: str = "small", seed: int = 0
 ) -> tuple[Agent, dict[str, Any]]:
-    """Make an agent that has learned nothing.
+    """Make an untrained agent.
 
     Args:
-        name: In :data:`glam_agents.AGENTS`.
+        name: Name in :data:`glam_agents.AGENTS`.
         world_model: Gives the sizes and the device.
-        preset: Training preset whose hyperparameters it has.
-        seed: Of its weights.
+        preset: Training preset that gives the hyperparameters.
+        seed: Seed of the weights.
 
     Returns:
         The agent, and its config as a checkpoint stores it.
@@ -146,9 +148,9 @@ def new_agent(
 def save_with_agent(
     checkpoint: Checkpoint, agent: Agent, stored: dict[str, Any], folder: Path, note: str
 ) -> Path:
-    """Write a copy of a checkpoint that has another agent.
+    """Write a copy of a checkpoint with another agent.
 
-    Its results are left out, since they were those of the other agent.
+    The results are left out, since they are those of the agent that is replaced.
 
     Args:
         checkpoint: Gives the world model and the contexts.

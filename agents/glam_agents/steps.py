@@ -1,4 +1,4 @@
-"""The steps of a rollout: what an agent's networks read of them, and what they learn from them.
+"""The steps of a rollout, as inputs and targets of an agent's networks.
 
 Symbols of shapes: H steps of imagination, N dreams, A actions, K categoricals, D width of the other
 features; M stands for any leading dimensions.
@@ -49,16 +49,17 @@ def mean_alive(x: Tensor, alive: Tensor) -> Tensor:
 
 
 def of_actions(log_probs: Tensor, actions: Tensor) -> Tensor:
-    """Pick (M) of (M, A) log-probabilities."""
+    """Return the log-probabilities of (M) actions, from (M, A) of all actions."""
     return log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
 class Inputs(NamedTuple):
-    """What the networks read of M steps.
+    """Inputs of the networks for M steps.
 
     Attributes:
         codes: (M, K) int64, the classes of z, or None.
-        rest: (M, D), the features that are not one-hot vectors of the codes; all if those are None.
+        rest: (M, D), the features that are not one-hot vectors of the codes; all features if
+            ``codes`` is None.
     """
 
     codes: Tensor | None
@@ -66,13 +67,15 @@ class Inputs(NamedTuple):
 
     @classmethod
     def of(cls, rollout: Rollout) -> Inputs:
-        """Return those of a rollout, M = (H+1, N)."""
+        """Return the inputs for a rollout, M = (H+1, N)."""
         if rollout.codes is None:
             return cls(None, rollout.features)
         return cls(rollout.codes, rollout.features[..., rollout.one_hot_width :])
 
     def take(self, rows: Tensor) -> Inputs:
-        """Return some of H·N steps, which are all but the last ones of (H+1, N).
+        """Return the inputs for some rows of the H·N steps.
+
+        These are the (H+1, N) steps without the last one of each dream.
 
         Args:
             rows: (B) int64.
@@ -82,15 +85,17 @@ class Inputs(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What actor and critic learn from M steps, each (M) float32 but for the actions.
+    """Targets of actor and critic for M steps.
+
+    Each is (M) float32, except for the actions.
 
     Attributes:
         actions: (M) int64.
         returns: λ-returns.
-        slow_returns: those under the slow critic.
-        advantages: divided by the range of the returns.
-        alive: 1, or 0 for steps after the end of a life, which count for nothing.
-        log_probs: of the actions, when they were taken.
+        slow_returns: λ-returns under the slow critic.
+        advantages: advantages, divided by the range of the returns.
+        alive: 1, or 0 for steps after the end of a life, which do not count.
+        log_probs: log-probabilities of the actions when they were taken.
     """
 
     actions: Tensor
@@ -105,7 +110,7 @@ def read_heads(inputs: Inputs, *heads: Head) -> list[Tensor]:
     """Return each head's output, (M, …)."""
     if inputs.codes is None:
         return [head(inputs.rest) for head in heads]
-    # The first layers run side by side: the codes are looked up, and sorted, once.
+    # The first layers run as one, so that the codes are looked up, and sorted, once.
     weights: list[Tensor] = [next(head.layers.parameters()) for head in heads]
     first = one_hot_linear(torch.cat(weights), inputs.codes, inputs.rest)
     parts = first.split([len(weight) for weight in weights], -1)

@@ -198,7 +198,10 @@ class ActorCritic(ModuleAgent):
         return sample_codes(logits, temperature=0.0 if greedy else 1.0, generator=generator)
 
     def player(self, one_hot_width: int) -> Player:
-        """Return :meth:`act` with the first layer laid out to read codes instead of one-hots."""
+        """Return :meth:`act` as a function of codes z_t and h_{t−1}.
+
+        The first layer is laid out to read codes instead of one-hot vectors.
+        """
         first, *_ = self.actor.layers
         assert isinstance(first, nn.Linear)
         table = first.weight[:, :one_hot_width].T.contiguous()  # (K·C, hidden)
@@ -236,11 +239,11 @@ class ActorCritic(ModuleAgent):
     def _targets(
         self, rollout: Rollout, inputs: Inputs, action_logits: Tensor, value_logits: Tensor
     ) -> tuple[Targets, dict[str, Tensor]]:
-        """Return what is to be learned from a rollout, M = (H, N), and figures about it.
+        """Return the targets of a rollout, M = (H, N), and figures about it.
 
         Args:
             rollout: H steps of N dreams.
-            inputs: Those of the rollout.
+            inputs: Inputs for the rollout.
             action_logits: (H+1, N, A).
             value_logits: (H+1, N, bins).
         """
@@ -250,7 +253,7 @@ class ActorCritic(ModuleAgent):
         returns = lambda_returns(rollout.rewards, values, terminated, c.gamma, c.lambda_)
         slow_returns = lambda_returns(rollout.rewards, slow_values, terminated, c.gamma, c.lambda_)
         self.value_code.see(torch.stack([returns, slow_returns]))
-        # Steps after the end of a life count for nothing.
+        # Steps after the end of a life do not count.
         over = torch.cumsum(terminated, 0) - terminated.long()  # (H, N), ends before step t
         alive = (over == 0).float()
         lived = returns.masked_fill(over > 0, float("nan"))
@@ -271,7 +274,7 @@ class ActorCritic(ModuleAgent):
         Args:
             action_logits: (M, A).
             value_logits: (M, bins).
-            targets: Of these steps.
+            targets: Targets of these steps.
             clip: PPO's ε; None takes the gradient of the policy as it is.
         """
         alive, advantages = targets.alive, targets.advantages
@@ -328,7 +331,10 @@ class ActorCritic(ModuleAgent):
         return metrics
 
     def _update_in_parts(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Go through a rollout ``epochs`` times, in ``minibatches`` random parts each time."""
+        """Update on random parts of a rollout.
+
+        The rollout is gone through ``epochs`` times, in ``minibatches`` random parts each time.
+        """
         c, inputs, parts = self.config, Inputs.of(rollout), []
         with torch.no_grad(), autocast(rollout.features.device, c.autocast):
             action_logits, value_logits = read_heads(inputs, self.actor, self.critic)
@@ -360,18 +366,18 @@ class ActorCritic(ModuleAgent):
         """Set the learning rate to ``factor`` times that of the config."""
         for group in self.optimizer.param_groups:
             rate = factor * self.config.learning_rate
-            if isinstance(group["lr"], Tensor):  # of a graph, which reads it from there
+            if isinstance(group["lr"], Tensor):  # a CUDA graph reads it from this tensor
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
 
     def set_usual_reward(self, size: float) -> None:
-        """Set what ``relative_floor`` counts in."""
+        """Set the unit of ``range_floor``, if the config has ``relative_floor``."""
         if self.config.relative_floor:
             self._floor.fill_(self.config.range_floor * size)
 
     def set_capturable(self, capturable: bool) -> None:
-        """Make :meth:`update` fit for a CUDA graph, or for single calls."""
+        """Prepare :meth:`update` for a CUDA graph, or for single calls."""
         for group in self.optimizer.param_groups:
             group["capturable"] = capturable
             rate = float(group["lr"])
@@ -379,7 +385,7 @@ class ActorCritic(ModuleAgent):
             group["lr"] = torch.tensor(rate, device=device) if capturable else rate
 
     def export_state(self) -> dict[str, Tensor]:
-        """Return the tensors of actor and critic, without what only learning needs."""
+        """Return the tensors of actor and critic, without those that only learning needs."""
         return {
             name: value
             for name, value in self.state_dict().items()

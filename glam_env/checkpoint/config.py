@@ -1,4 +1,4 @@
-"""``config.json`` of a checkpoint: a versioned format, every value of which is checked."""
+"""``config.json`` of a checkpoint: a versioned format with checked values."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PlaySettings
 
 FORMAT_VERSION = 4
-# 1: the sizes of the core lay among those of the world model. 2: no compression, no 8-bit weights.
-# 3: no values of rewards.
+# Version 1 has the sizes of the core among those of the world model. Version 2 has no compression
+# and no 8-bit weights. Version 3 has no values of rewards.
 READABLE = (1, 2, 3, 4)
 CONFIG = "config.json"
 WORLD_MODEL, AGENT, CONTEXTS = (
@@ -37,9 +37,9 @@ WORLD_MODEL, AGENT, CONTEXTS = (
 )
 CURE = "fetch the checkpoint again, or export it again with `glam export`"
 PARAMETERS = 2**26
-"""Numbers in the weights of a world model, or of an agent, at most: five times the paper's."""
+"""Maximum number of weights of a world model or an agent: five times the paper's."""
 CONTEXT_BYTES = 2**28
-"""Bytes of all start contexts at most; a byte each code and action."""
+"""Maximum size of all start contexts in bytes; each code and each action takes one byte."""
 
 T = TypeVar("T")
 
@@ -64,15 +64,15 @@ class Provenance:
     Attributes:
         preset: named settings of the training.
         environment_steps: agent steps on the real game.
-        updates: of the world model.
+        updates: number of updates of the world model.
         hours: wall-clock time of the training.
         hardware: a description of the machine.
-        seed: of the run.
-        versions: of glam-env and the libraries that matter, by name.
+        seed: seed of the run.
+        versions: versions of glam-env and of the libraries that matter, by name.
         begun_from: provenance, as JSON, of the checkpoint that a warm start took its weights from;
             empty without a warm start.
         note: remarks on the run.
-        recorded_steps: those of the environment steps that come from recordings of `glam play`.
+        recorded_steps: number of the environment steps that come from recordings of `glam play`.
     """
 
     preset: str
@@ -88,23 +88,26 @@ class Provenance:
 
     @property
     def real_steps(self) -> int:
-        """Agent steps on the real game, in this run and in all that handed their weights on."""
+        """Agent steps on the real game, in this run and all :attr:`earlier_runs`."""
         return self.environment_steps + sum(run["environment_steps"] for run in self.earlier_runs)
 
     @property
     def all_recorded_steps(self) -> int:
-        """Those of the real steps that come from recordings, in all runs."""
+        """Agent steps from recordings, in this run and all :attr:`earlier_runs`."""
         earlier = (run.get("recorded_steps", 0) for run in self.earlier_runs)
         return self.recorded_steps + sum(earlier)
 
     @property
     def all_hours(self) -> float:
-        """Hours of this run and of all that handed their weights on."""
+        """Hours of training, in this run and all :attr:`earlier_runs`."""
         return self.hours + sum(run["hours"] for run in self.earlier_runs)
 
     @property
     def earlier_runs(self) -> list[Mapping[str, Any]]:
-        """Provenance, as JSON, of the runs that handed their weights on, the latest first."""
+        """Provenance of the runs that the weights come from.
+
+        It is as in JSON, with the latest run first.
+        """
         runs, earlier = [], self.begun_from
         while earlier:
             runs.append(earlier)
@@ -149,7 +152,7 @@ class CheckpointConfig:
             they are not known.
         files: size and hash of each safetensors file; filled in by
             :func:`~glam_env.checkpoint.folder.save_checkpoint`.
-        format_version: of this format.
+        format_version: version of the format.
     """
 
     game: str
@@ -166,9 +169,11 @@ class CheckpointConfig:
 
 
 def from_json(kind: type[T], value: Any, where: str) -> T:
-    """Build a dataclass from JSON, strictly: every key known, and every value of its type.
+    """Build a dataclass from JSON, with strict checks of keys and types.
 
-    A key may be absent if its field has a default, so that a new field leaves older files readable.
+    Every key must be known, and every value must have the type of its field; an int is accepted for
+    a float. A key may be absent if its field has a default, so that a new field leaves older files
+    readable.
 
     Args:
         kind: a dataclass of bool, int, float, str, tuples, mappings and dataclasses.
@@ -226,7 +231,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def to_json(value: Any) -> Any:
-    """Convert dataclasses, mappings and tuples to JSON; the reverse of :func:`from_json`."""
+    """Convert dataclasses, mappings and tuples to JSON.
+
+    This is the reverse of :func:`from_json`.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -240,7 +248,8 @@ def read_config(folder: str | Path) -> CheckpointConfig:
     """Read and check ``config.json``, in this format or an older one.
 
     Raises:
-        GlamError: the file is missing, not JSON, of an unknown format, or impossible.
+        GlamError: the file is missing, is not JSON, has an unknown format, or holds a wrong key or
+            value.
     """
     path = Path(folder) / CONFIG
     plain = read_json(path, CURE)
@@ -266,7 +275,10 @@ def read_config(folder: str | Path) -> CheckpointConfig:
 
 
 def world_model_tensors(config: CheckpointConfig) -> Mapping[str, Tensor]:
-    """Return the exported world model's tensors without data: names, shapes and dtypes."""
+    """Return the exported world model's tensors on the meta device.
+
+    They have names, shapes and dtypes, but no data.
+    """
     return _exported(config.world_model)
 
 
@@ -295,7 +307,7 @@ def require_world_model(config: WorldModelConfig, where: str) -> None:
 
     Args:
         config: its sizes.
-        where: before the names of fields in messages, such as ``"model."``.
+        where: prefix of the names of fields in messages, such as ``"model."``.
 
     Raises:
         GlamError: a value is out of range, or there are too many weights.
@@ -326,11 +338,11 @@ def check_values(config: CheckpointConfig, where: str) -> None:
     """Check the values of a config beyond their types.
 
     Args:
-        config: of a checkpoint.
+        config: config of a checkpoint.
         where: named in errors, such as the file.
 
     Raises:
-        GlamError: the first value that is impossible.
+        GlamError: a value is impossible; the message names the first one.
     """
     if config.game not in GAMES:
         raise GlamError(f"{where}: game is {shown(config.game)}, no game of Atari 100k; {CURE}")

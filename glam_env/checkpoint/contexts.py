@@ -1,4 +1,4 @@
-"""``Contexts``: where dreams start, as latent codes of real play.
+"""Start contexts of dreams, as latent codes of real play.
 
 A context is L known steps and the frame after them: codes z_0 … z_L and actions a_0 … a_{L−1},
 a byte each, so that thousands fit in a few MB. The world model's warm-up turns a context into
@@ -35,12 +35,12 @@ class Contexts:
 
     @property
     def count(self) -> int:
-        """N."""
+        """Number N of contexts."""
         return self.codes.shape[0]
 
     @property
     def length(self) -> int:
-        """L."""
+        """Number L of known steps in each context."""
         return self.actions.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -51,11 +51,11 @@ class Contexts:
     def from_tensors(
         cls, tensors: Mapping[str, Tensor], config: WorldModelConfig, where: str
     ) -> Contexts:
-        """Check tensors against the sizes of a world model.
+        """Make contexts from tensors, checked against the sizes of a world model.
 
         Args:
             tensors: ``codes`` and ``actions``.
-            config: of the world model.
+            config: config of the world model.
             where: named in errors, such as the file.
 
         Raises:

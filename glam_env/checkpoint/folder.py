@@ -1,9 +1,9 @@
-"""Checkpoint folders: read with :class:`Checkpoint`, written with :func:`save_checkpoint`.
+"""Reading and writing of checkpoint folders.
 
-``config.json`` describes the checkpoint and holds the size and the SHA-256 of
-``world_model.safetensors``, ``agent.safetensors`` and ``contexts.safetensors``, which may be
-compressed (``.xz``); ``CARD.md`` is for people. Nothing is unpickled, and every value and every
-tensor is checked before it is used.
+:class:`Checkpoint` reads a folder, and :func:`save_checkpoint` writes one. ``config.json``
+describes the checkpoint and holds the size and the SHA-256 of ``world_model.safetensors``,
+``agent.safetensors`` and ``contexts.safetensors``, which may be compressed (``.xz``). ``CARD.md``
+is for people. Nothing is unpickled, and every value and every tensor is checked before it is used.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from glam_env.model.world_model import WorldModel
 
 CARD = "CARD.md"
 FILE_BYTES = 4 * PARAMETERS + 2**20
-"""Size of a safetensors file at most: all weights in float32, and the header."""
+"""Maximum size of a safetensors file: all weights in float32, and the header."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _DTYPES = (
@@ -60,7 +60,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 def shipped_checkpoints() -> dict[str, Path]:
     """Return the folders of the shipped checkpoints, by game.
 
-    They are searched in the folder named by the environment variable GLAM_CHECKPOINTS, in the
+    They are looked up in the folder named by the environment variable GLAM_CHECKPOINTS, in the
     installed wheel, and in the checkout that the package runs from; the first match counts.
     """
     roots = [_PACKAGE / "_checkpoints", _PACKAGE.parent / "checkpoints"]
@@ -108,8 +108,8 @@ def _find_folder(name: str | Path) -> Path:
 class Checkpoint:
     """An opened checkpoint: its config is checked, its tensors are read on demand.
 
-    Make one with :meth:`open`. Wherever a checkpoint is asked for by name, an opened one is taken
-    as well, and ``config.json`` is then not read again.
+    Make one with :meth:`open`. Functions that take the name of a checkpoint also take an opened
+    one; ``config.json`` is then not read again.
 
     Attributes:
         path: the folder.
@@ -184,7 +184,7 @@ class Checkpoint:
         """Check size and SHA-256 of all files; nothing is loaded.
 
         Raises:
-            GlamError: the first file that is not what ``config.json`` says.
+            GlamError: a file is not what ``config.json`` says; the message names the first one.
         """
         for name in self.config.files:
             self._bytes(name)
@@ -233,17 +233,20 @@ def save_checkpoint(
     dtype: str = "float32",
     others: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write a checkpoint completely or not at all, replacing an older one in the same folder.
+    """Write a checkpoint, completely or not at all.
+
+    It replaces an older checkpoint in the same folder.
 
     Args:
         folder: the destination; files in it that are not part of a checkpoint are kept.
-        config: of the checkpoint; its ``files`` are filled in here.
-        world_model_state: of :meth:`~glam_env.model.world_model.WorldModel.export_state`.
+        config: config of the checkpoint; its ``files`` are filled in here.
+        world_model_state: result of
+            :meth:`~glam_env.model.world_model.WorldModel.export_state`.
         agent_state: the agent's state dict.
         contexts: start contexts of the size in ``config.contexts``.
         card: the text of ``CARD.md``.
-        dtype: of the weights, one of :data:`~glam_env.checkpoint.packing.DTYPES`; they are read as
-            float32.
+        dtype: dtype of the stored weights, one of :data:`~glam_env.checkpoint.packing.DTYPES`; they
+            are read as float32.
         others: further files by name, such as ``metrics.jsonl``.
 
     Returns:
@@ -251,7 +254,7 @@ def save_checkpoint(
 
     Raises:
         GlamError: a value could not be read back, the folder holds something else, or it cannot be
-            written. Nothing has been changed then.
+            written. In that case nothing has been changed.
     """
     folder = require_replaceable(folder)
     if dtype not in DTYPES:
@@ -284,16 +287,16 @@ def write_results(
     """Replace the results and the card of a checkpoint, completely or not at all.
 
     Args:
-        folder: of the checkpoint.
-        config: the checkpoint's, with other ``results``.
+        folder: folder of the checkpoint.
+        config: config of the checkpoint, with other ``results``.
         card: the text of ``CARD.md``.
-        to: another folder, where the checkpoint is written with them; None replaces it.
+        to: another folder for the checkpoint with the new results; None replaces them in place.
 
     Returns:
         The folder that was written.
 
     Raises:
-        GlamError: a folder cannot be read or written; nothing has been changed then.
+        GlamError: a folder cannot be read or written; in that case nothing has been changed.
     """
     written = require_replaceable(folder if to is None else to)
     folder = Path(folder)

@@ -1,7 +1,9 @@
-"""Checkpoints from the Hugging Face Hub: ``hf://owner/name``, ``hf://owner/name@revision``.
+"""Checkpoints from the Hugging Face Hub.
 
-The environment variable GLAM_HUB may name an owner there, whose checkpoint ``GLAMDream-<Game>`` is
-used for a game that has no checkpoint here.
+Their addresses are ``hf://owner/name`` and ``hf://owner/name@revision``.
+
+The environment variable GLAM_HUB may name an owner on the Hub. A game without a checkpoint on this
+machine then uses the owner's checkpoint ``GLAMDream-<Game>``.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ _FILES = ["config.json", "CARD.md", "*.safetensors", "*.safetensors.xz"]
 
 
 def address_of(game: str) -> str | None:
-    """Return the address of a game's checkpoint with the owner in GLAM_HUB; None without one.
+    """Return the address of a game's checkpoint of the owner in GLAM_HUB.
+
+    It is None if GLAM_HUB is not set or empty.
 
     Args:
         game: name of a game.
 
     Raises:
-        GlamError: GLAM_HUB is no name of an owner.
+        GlamError: GLAM_HUB is not the name of an owner.
     """
     owner = os.environ.get("GLAM_HUB", "").removeprefix(SCHEME).strip("/")
     if not owner:
@@ -76,12 +80,15 @@ def fetch_checkpoint(address: str) -> Path:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of an error of the library, or its kind if it has none."""
+    """Return the first line of an error of the library, or its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def is_cached(folder: Path) -> bool:
-    """Return whether a folder is in the Hub's cache, where each file is that of its commit."""
+    """Return whether a folder is in the Hub's cache.
+
+    The files of a folder in the cache are those of its commit.
+    """
     try:
         from huggingface_hub import constants
     except ModuleNotFoundError:
@@ -90,9 +97,9 @@ def is_cached(folder: Path) -> bool:
 
 
 def cached_checkpoints() -> dict[str, Path]:
-    """Return the folders in the Hub's cache that hold a checkpoint's ``config.json``, by address.
+    """Return the folders of the checkpoints in the Hub's cache, by address.
 
-    Each address has its commit. Without huggingface_hub, or without a cache, there are none.
+    Each address includes its commit. The result is empty without huggingface_hub or a cache.
     """
     try:
         from huggingface_hub import CacheNotFound, constants, scan_cache_dir
@@ -111,6 +118,9 @@ def cached_checkpoints() -> dict[str, Path]:
 
 
 def _looks_like_ours(folder: Path) -> bool:
-    """Return whether a folder has the files of a checkpoint; those of other libraries have not."""
+    """Return whether a folder has the files of a checkpoint.
+
+    The folders of other libraries in the cache lack them.
+    """
     weights = (WORLD_MODEL, f"{WORLD_MODEL}.{XZ}")
     return (folder / CONFIG).is_file() and any((folder / each).is_file() for each in weights)

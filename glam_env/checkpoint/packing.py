@@ -1,9 +1,9 @@
-"""How the tensors of a checkpoint are stored: their numbers, and the bytes of a file.
+"""Storage of tensors in a checkpoint: number formats and bytes of the files.
 
 ``float32`` and ``bfloat16`` are plain safetensors. With ``int8`` each large weight is a tensor of
 8-bit integers with a float32 scale for each of its rows, ``<name>.scale``; other floating-point
 tensors are bfloat16; and the file is compressed by xz. The integers of a weight with more
-than 2^20 numbers use 6 of their 8 bits, and the compression saves the rest. Whoever reads them gets
+than 2^20 numbers use 6 of their 8 bits, and the compression removes the rest. Reading gives
 floating-point numbers in every case.
 """
 
@@ -22,10 +22,11 @@ XZ = "xz"
 SCALE = ".scale"
 LEVELS, FEW_LEVELS = 127, 31  # of 8 and of 6 bits, to either side of 0
 LEAST = 4096  # numbers in a weight that is stored in 8 bits
-MOST = 2**20  # numbers in a weight with all levels; larger ones average over more rounding errors
+MOST = 2**20  # numbers in a weight with all levels; in larger ones more rounding errors average out
 
-# Quantised weights have no repetitions and no structure in their bytes: only the range coder
-# counts, which does best without contexts. For codes of contexts the standard settings are best.
+# The bytes of quantised weights have no repetitions and no structure. Only the range coder
+# compresses them, and it does best without context bits. For the codes of start contexts the
+# standard settings are best.
 _WEIGHTS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 0, "pb": 0}]
 
 
@@ -38,7 +39,7 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> bytes:
     """Return the bytes of a file.
 
     Args:
-        tensors: by name; only floating-point ones change their dtype.
+        tensors: tensors by name; only floating-point ones change their dtype.
         dtype: one of :data:`DTYPES`.
     """
     stored: dict[str, Tensor] = {}
@@ -58,15 +59,17 @@ def pack(tensors: Mapping[str, Tensor], dtype: str) -> bytes:
 
 
 def unpack(data: bytes, compression: str = "", most: int = 2**30) -> dict[str, Tensor]:
-    """Read what :func:`pack` gave: 8-bit weights as float32, all others as they are stored.
+    """Read the tensors of a file that :func:`pack` made.
+
+    8-bit weights become float32. All other tensors keep the dtype in which they are stored.
 
     Args:
-        data: of the file.
-        compression: of the file; empty for none.
-        most: bytes without the compression, at most.
+        data: bytes of the file.
+        compression: compression of the file; empty for none.
+        most: maximum number of decompressed bytes.
 
     Raises:
-        ValueError: it is no such file; the message says why.
+        ValueError: the data are not such a file; the message says why.
     """
     try:
         stored = safetensors.torch.load(_expand(data, most) if compression else data)
@@ -80,7 +83,10 @@ def unpack(data: bytes, compression: str = "", most: int = 2**30) -> dict[str, T
 
 
 def as_stored(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
-    """Round tensors as a file stores them, so that what is shipped can be measured before."""
+    """Round tensors as a file stores them.
+
+    This allows measuring the weights of a checkpoint before it is written.
+    """
     restored = {}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -122,7 +128,7 @@ def _restore(name: str, numbers: Tensor, stored: Mapping[str, Tensor]) -> Tensor
 
 
 def _expand(data: bytes, most: int) -> bytes:
-    # The limit of memory is on the dictionary that a file may ask for.
+    # The memory limit applies to the dictionary that a file may ask for.
     reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=2**27)
     expanded = reader.decompress(data, most)
     if not reader.eof:

@@ -1,4 +1,4 @@
-"""Checkpoints to the Hugging Face Hub: one commit, or nothing."""
+"""Upload of checkpoints to the Hugging Face Hub, as one commit or not at all."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def push_checkpoint(
     private: bool = False,
     replace: bool = False,
 ) -> str:
-    """Upload a checkpoint as one commit to a model repository, which is made if missing.
+    """Upload a checkpoint to a model repository, as one commit.
 
-    What was made for it is removed again if the upload fails.
+    A missing repository is made. If the upload fails, a repository or branch that was made for it
+    is removed again.
 
     Args:
-        checkpoint: Its files are checked first.
+        checkpoint: The checkpoint. Its files are checked first.
         name: ``owner/name`` of the repository.
         card: Text of its ``README.md``.
         revision: Branch, made if missing; None for the main one.
-        private: A new repository is private.
-        replace: Add a commit to what is there already.
+        private: Whether a new repository is private.
+        replace: Whether a commit may be added to an existing repository or branch.
 
     Returns:
         The address of the commit, ``hf://owner/name@commit``.
@@ -86,7 +87,7 @@ def push_checkpoint(
 
 
 def _require_free(api: Any, name: str, revision: str | None, replace: bool) -> None:
-    """Check that nothing is replaced that was not meant to be."""
+    """Check that the repository or the branch is new, unless ``replace`` is set."""
     if replace or not api.repo_exists(name):
         return
     if revision is None:
@@ -99,7 +100,7 @@ def _require_free(api: Any, name: str, revision: str | None, replace: bool) -> N
 
 
 def _files(checkpoint: Checkpoint) -> list[Path]:
-    """Return the files of a checkpoint, without what else is in its folder."""
+    """Return the files of a checkpoint, without other files in its folder."""
     folder, config = checkpoint.path, checkpoint.config
     required = [folder / record.file(name) for name, record in config.files.items()]
     optional = [path for name in (CARD, CURVES) if (path := folder / name).is_file()]
@@ -107,7 +108,7 @@ def _files(checkpoint: Checkpoint) -> list[Path]:
 
 
 def _undo(steps: list[Callable[[], Any]]) -> str:
-    """Remove what was made; return what is left, in words."""
+    """Run the steps that undo a push; return what is left, in words."""
     try:
         for step in steps:
             step()

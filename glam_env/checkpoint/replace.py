@@ -1,4 +1,8 @@
-"""Replacing a checkpoint's folder in one step: at every moment there is the old or the new one."""
+"""Replacement of a checkpoint's folder, complete or not at all.
+
+At every moment there is the old folder or the new one. Where the system cannot exchange two folders
+in one step, a killed save may leave the old one beside its place; :func:`standing` finds it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 def require_replaceable(folder: str | Path) -> Path:
     """Check that a checkpoint can be written to a folder; nothing is changed.
 
-    A command calls this before the work whose result it will write.
+    Commands call this before the work whose result they write.
 
     Args:
         folder: missing, empty, or with a checkpoint.
@@ -52,7 +56,7 @@ def require_replaceable(folder: str | Path) -> Path:
 
 
 def _holds_checkpoint(folder: Path) -> bool:
-    """Whether there is a checkpoint, possibly with a damaged config."""
+    """Return whether a folder holds a checkpoint, possibly with a damaged config."""
     if not os.path.isfile(folder / CONFIG):
         return False
     try:
@@ -71,7 +75,7 @@ def _unwritable(folder: Path, reason: object) -> GlamError:
 def standing(folder: Path) -> Path:
     """Return where the checkpoint of a folder is.
 
-    That is the folder, or, where a save was killed between two renames, the old one beside it.
+    That is the folder itself, or the old one beside it if a save was killed between two renames.
     """
     if folder.name and not os.path.lexists(folder):
         old = _beside(folder, "old")
@@ -82,16 +86,17 @@ def standing(folder: Path) -> Path:
 
 @contextmanager
 def replaced_folder(folder: Path, own: Collection[str]) -> Iterator[Path]:
-    """Yield an empty sibling to write to, which replaces the folder if the block succeeds.
+    """Yield a sibling to write to, which replaces the folder if the block succeeds.
 
-    Other files of the folder are kept. Everything is on the disk before the exchange.
+    The sibling holds copies of the folder's other files. Everything is on the disk before the
+    exchange.
 
     Args:
-        folder: of :func:`require_replaceable`.
-        own: names of files that are not kept.
+        folder: result of :func:`require_replaceable`.
+        own: names of files that are not copied.
 
     Raises:
-        GlamError: it cannot be written; the old folder stands.
+        GlamError: the folder cannot be written; the old one is kept.
     """
     staging, old = _beside(folder, "new"), _beside(folder, "old")
     try:
@@ -139,7 +144,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _rename_twice(staging: Path, folder: Path, old: Path) -> None:
-    """Replace a folder where nothing exchanges two; :func:`standing` finds the old one between."""
+    """Replace a folder by two renames, for systems that cannot exchange two.
+
+    Between the renames, :func:`standing` finds the old folder.
+    """
     folder.rename(old)
     try:
         staging.rename(folder)

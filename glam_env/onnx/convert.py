@@ -1,4 +1,7 @@
-"""From a module to an ONNX model, with weights in the smallest type that loses nothing."""
+"""Conversion of a module to an ONNX model.
+
+Large weights are stored in the smallest type that represents them exactly.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +43,16 @@ def require_onnx() -> None:
 def to_onnx(
     module: nn.Module, example: Sequence[Tensor], inputs: Sequence[str], outputs: Sequence[str]
 ) -> onnx.ModelProto:
-    """Export a module as an ONNX model whose first dimensions vary together.
+    """Export a module as an ONNX model whose tensors share a dynamic first dimension.
 
     Args:
-        module: Its forward takes the tensors one by one, or the last ones as ``*args``.
+        module: A module whose forward takes the tensors one by one, or the last ones as ``*args``.
         example: Inputs of at least two rows.
-        inputs: Their names.
+        inputs: Names of the inputs.
         outputs: Names of the outputs.
     """
     rows = torch.export.Dim("dreams", min=1, max=4096)
-    # A flat signature gives each tensor its own dimension, whatever the module's own looks like.
+    # A flat signature gives each tensor its own dimension, whatever the module's own signature is.
     flat = _Flat(module.eval())
     with _plain_operations(), _quiet():
         program = torch.onnx.export(
@@ -80,7 +83,7 @@ class _Flat(nn.Module):
 
 @contextmanager
 def _plain_operations() -> Iterator[None]:
-    """Let the models run the plain operations, which an exporter can follow."""
+    """Let the models use the plain operations, which an exporter can trace."""
     scans = mamba.use_operations(mamba.Operations())
     draws = distributions.use_operations(distributions.Operations())
     try:
@@ -92,7 +95,7 @@ def _plain_operations() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on its own progress off the screen; errors still raise."""
+    """Suppress the exporter's warnings and log messages; errors still raise."""
     levels = {name: logging.getLogger(name).level for name in _NOISY}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -106,7 +109,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what describes the exporting machine: stack traces and names of source files."""
+    """Remove metadata about the exporting machine.
+
+    They are stack traces and names of source files.
+    """
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
     model.doc_string = model.graph.doc_string = ""
@@ -139,8 +145,8 @@ def _shrink(model: onnx.ModelProto) -> None:
                 numpy_helper.from_array(numbers, stored),
                 numpy_helper.from_array(scale, f"{name}.scale"),
             ]
-            # Not DequantizeLinear: onnxruntime fuses it with a product, which it then computes in
-            # 8 bits, and expands the weight again at each step where it does not.
+            # DequantizeLinear is not used: onnxruntime either fuses it with a product, which it
+            # then computes in 8 bits, or expands the weight again at each step.
             given = [f"{name}.numbers", f"{name}.scale"]
             nodes.append(helper.make_node("Cast", [stored], given[:1], to=TensorProto.FLOAT))
             nodes.append(helper.make_node("Mul", given, [name]))
@@ -160,7 +166,10 @@ def _shrink(model: onnx.ModelProto) -> None:
 
 
 def _as_int8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return 8-bit numbers and scales whose product is exactly the values, if there are any."""
+    """Return 8-bit numbers and scales whose product is exactly the values.
+
+    The result is None if there are none.
+    """
     if values.ndim < 2:
         return None
     for axis in range(min(values.ndim, 2)):
@@ -175,9 +184,10 @@ def _as_int8(values: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _scale(row: np.ndarray) -> np.float32 | None:
-    """Return a number of which all values are exact multiples of at most 127 times; None: none is.
+    """Return a number of which all values are exact multiples, at most 127 times.
 
-    A row of a layer may be split between two tensors, so that its largest number is in the other.
+    The result is None if there is no such number. The largest value may be less than 127 times the
+    result: a row of a layer may be split between two tensors, with its largest number in the other.
     """
     largest = np.abs(row).max()
     if largest == 0:

@@ -36,8 +36,8 @@ class Exported:
     """The files of a game.
 
     Attributes:
-        manifest: What ``manifest.json`` says but for the files.
-        files: Their bytes by name.
+        manifest: Content of ``manifest.json`` without the files.
+        files: Bytes of the files by name.
     """
 
     manifest: dict[str, Any]
@@ -55,13 +55,13 @@ def export_game(
     weights: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
-    """Make the ONNX graphs of a trained game, and what is needed to run them.
+    """Make the ONNX graphs of a trained game, with start states and a manifest.
 
     Args:
-        game: Its name.
+        game: Name of the game.
         world_model: In eval mode, on the CPU.
-        agent: STORM's, which the registry calls ``storm``.
-        states: Moments to start from.
+        agent: STORM's agent, which the registry calls ``storm``.
+        states: States to start from.
         reward_values: The values that the game pays.
         horizon: Steps of a dream in the envs.
         weights: SHA-256 of the checkpoint's world model, for the manifest.
@@ -132,7 +132,7 @@ def export_game(
 def _usual_entropy(
     world_model: WorldModel, agent: ActorCritic, state: DreamState
 ) -> tuple[float, float]:
-    """Return the prior's entropy that 9 in 10 steps of the agent's dreams lie between."""
+    """Return the 5% and 95% quantiles of the prior's entropy in the agent's dreams."""
     stepper, generator = ModelStepper(world_model), torch.Generator().manual_seed(ENTROPY_SEED)
     found: list[Tensor] = []
     for _ in range(ENTROPY_STEPS):
@@ -160,10 +160,10 @@ def records(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files to a folder, which is made.
+    """Write files to a folder, which is made if missing.
 
     Raises:
-        GlamError: They cannot be written.
+        GlamError: The files cannot be written.
     """
     try:
         for name, data in files.items():
@@ -175,7 +175,11 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read_states(manifest: Mapping[str, Any], data: bytes) -> dict[str, np.ndarray]:
-    """Read the bytes of ``starts.bin``: arrays of all start states, by the state's names."""
+    """Read the bytes of ``starts.bin``.
+
+    Returns:
+        Arrays of all start states, by the names of the state's tensors.
+    """
     fields = [(each["name"], each["dtype"], tuple(each["shape"])) for each in manifest["state"]]
     rows = np.frombuffer(data, np.dtype(fields).newbyteorder("<"))
     return {name: np.ascontiguousarray(rows[name]) for name, _, _ in fields}

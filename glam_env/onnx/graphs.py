@@ -1,4 +1,4 @@
-"""What the ONNX graphs of a trained game compute, as modules of explicit tensors.
+"""The ONNX graphs of a trained game, as modules of explicit tensors.
 
 Random draws are inputs and the state is a list of tensors, so that a graph is a pure function.
 Codes and actions are int32, since JavaScript has no plain array of int64. Shapes: E dreams, K
@@ -19,7 +19,9 @@ from glam_env.model.world_model import WorldModel
 
 
 def select(log_probs: Tensor, draw: Tensor, temperature: float = 1.0) -> Tensor:
-    """Compute :func:`~glam_env.model.distributions.sample_at` in operations that ONNX has.
+    """Compute :func:`~glam_env.model.distributions.sample_at` for ONNX.
+
+    All operations are available in ONNX.
 
     Args:
         log_probs: (..., C).
@@ -70,7 +72,7 @@ class StepGraph(nn.Module):
     Args:
         world_model: In eval mode.
         reward_values: The values that the game pays.
-        temperature: Of the latent's draw, times the model's own.
+        temperature: Temperature of the latent's draw; the model's own is multiplied by it.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class StepGraph(nn.Module):
         """
         model, given = self.world_model, iter(core)
         state = tree_map(lambda _: next(given), self.example)
-        # Rows of Gather, unlike a product with a one-hot vector, cost nothing.
+        # A lookup of rows costs nothing, unlike a product with a one-hot vector.
         x = self.embed_first(code) + F.embedding(action.long(), self.embed_first.rest)
         h, state = model.memory.step(self.embed_rest(x), state)
         prior = model.prior_log_probs(h)
@@ -127,7 +129,7 @@ class StepGraph(nn.Module):
 
 
 class DrawGraph(nn.Module):
-    """Frames of codes.
+    """The decoder from codes to frames.
 
     Args:
         world_model: In eval mode.
@@ -157,7 +159,7 @@ class AgentGraph(nn.Module):
     """The policy of an actor.
 
     Args:
-        actor: On the features [z_t, h_{t−1}].
+        actor: Actor on the features [z_t, h_{t−1}].
         categoricals: K.
         classes: C.
     """

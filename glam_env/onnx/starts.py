@@ -1,4 +1,4 @@
-"""States that dreams start from, as one flat file that any language reads."""
+"""Start states of dreams, as one flat file that any language can read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Field(NamedTuple):
     """A tensor of the state of a dream.
 
     Attributes:
-        name: As in the inputs and outputs of ``step.onnx``.
+        name: Name, as in the inputs and outputs of ``step.onnx``.
         shape: Without the dimension of the dreams.
         dtype: ``int32`` or ``float32``.
     """
@@ -28,7 +28,7 @@ class Field(NamedTuple):
 
 
 def core_names(core: Any) -> list[str]:
-    """Return names of the tensors of a core's state, such as ``core.window``."""
+    """Return the names of the tensors of a core's state, such as ``core.window``."""
     return [f"core.{path}" for path in _paths(core)]
 
 
@@ -66,12 +66,12 @@ def context_states(world_model: WorldModel, contexts: Contexts, count: int) -> l
 
 
 def joined(states: list[DreamState]) -> DreamState:
-    """Return one state of all the dreams."""
+    """Join states into one state of all dreams."""
     return tree_map(lambda *parts: torch.cat(parts), *states)
 
 
 def pack_starts(states: list[DreamState]) -> bytes:
-    """Return states as little-endian bytes: one after the other, field by field."""
+    """Return the bytes of states: one after the other, field by field, little-endian."""
     chunks = []
     for state in states:
         chunks.append(state.code.numpy().astype("<i4").tobytes())

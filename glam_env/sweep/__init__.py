@@ -1,1 +1,4 @@
-"""Many training runs as one: a matrix of games, variants and seeds on an existing engine."""
+"""Sweeps: many training runs, over games, variants and seeds.
+
+An existing engine schedules the runs.
+"""

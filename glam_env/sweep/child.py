@@ -1,7 +1,9 @@
-"""Run a module that ends when its parent does: ``python -m glam_env.sweep.child MODULE WORDS``.
+"""A process that runs a module and ends when its parent does.
+
+Usage: ``python -m glam_env.sweep.child MODULE WORDS``.
 
 The parent holds the other end of this process's standard input and writes nothing. When the parent
-is gone, however it ended, the input is at its end, and this process kills itself.
+has ended, for whatever reason, the input ends too, and this process kills itself.
 """
 
 from __future__ import annotations

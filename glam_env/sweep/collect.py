@@ -28,8 +28,8 @@ class RunScores:
         game: Name of the game.
         variant: Name of the variant.
         seed: Seed of the run.
-        path: Its folder.
-        scores: Mean of whole games, by protocol; empty: it has not been measured.
+        path: Folder of the run.
+        scores: Mean of whole games, by protocol; empty if the run has not been measured.
     """
 
     game: str
@@ -40,7 +40,9 @@ class RunScores:
 
 
 def collect(folder: Path) -> list[RunScores]:
-    """Read the scores of all runs of a sweep, by `eval` or else by `export`.
+    """Read the scores of all runs of a sweep.
+
+    A score that `eval` measured is preferred to that of the exported checkpoint.
 
     Raises:
         GlamError: There is no run in the folder, or a file of scores cannot be read.
@@ -59,7 +61,9 @@ def collect(folder: Path) -> list[RunScores]:
 
 
 def figures_of(run: RunScores) -> RunFigures:
-    """Read what else a report shows of a run: its row of table 2, fidelity and fluctuation.
+    """Read the figures of a run for a report.
+
+    In addition to the scores, they are its row of table 2, its fidelity and its fluctuation.
 
     Raises:
         GlamError: One of its files cannot be read.

@@ -1,4 +1,7 @@
-"""The driver of a sweep: submits the runs to an engine, shows them, and adds up how they ended."""
+"""The driver of a sweep.
+
+It submits the runs to an engine, shows them, and collects how they ended.
+"""
 
 from __future__ import annotations
 
@@ -47,21 +50,21 @@ def drive(
     display: Display,
     stop: Callable[[], bool],
 ) -> dict[str, Outcome]:
-    """Bring all runs to their end, or until asked to stop.
+    """Execute all runs until they have ended.
 
     Args:
-        engine: Runs them.
+        engine: Executes the runs.
         runs: All runs of the sweep; those that are done are left out.
         configs: Settings of the training, by variant.
-        display: Shows them.
-        stop: Whether all runs should save and stop.
+        display: Shows the runs.
+        stop: Returns whether all runs should save and stop.
 
     Returns:
         How each run ended, by name.
     """
     outcomes = {run.name: Outcome("finished") for run in runs if is_done(run)}
     engine.start([run for run in runs if run.name not in outcomes])
-    ended: dict[str, RunView] = {}  # they do not change any more
+    ended: dict[str, RunView] = {}  # these views do not change any more
 
     def show() -> None:
         views = []

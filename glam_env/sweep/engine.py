@@ -1,4 +1,7 @@
-"""What a sweep asks of an engine; scheduling, resources and retries are the engine's own."""
+"""The interface between a sweep and its engine.
+
+Scheduling, resources and retries are up to the engine.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from glam_env.sweep.worker import Outcome
 
 
 def new_session() -> str:
-    """Return a mark for one start of a sweep."""
+    """Return a random name for one start of a sweep."""
     return uuid.uuid4().hex[:12]
 
 
 class Engine(Protocol):
-    """Runs the runs of a sweep.
+    """Engine that executes the runs of a sweep.
 
     Attributes:
         session: Marks this start of the sweep; the runs carry it.
         device: Device of the runs, by the resources of each.
         where: What the runs run on, in words.
-        note: What a user should know before it starts; empty: nothing.
+        note: Message for the user before the sweep starts; empty for none.
     """
 
     session: str
@@ -35,7 +38,11 @@ class Engine(Protocol):
         ...
 
     def poll(self, seconds: float) -> Mapping[str, Outcome]:
-        """Wait for at most so many seconds; return the runs that have ended since, by name."""
+        """Wait for runs to end, for at most ``seconds`` seconds.
+
+        Returns:
+            Outcomes of the runs that have ended since the last call, by name.
+        """
         ...
 
     def stop(self) -> None:
@@ -43,7 +50,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Release the engine."""
         ...
 
 

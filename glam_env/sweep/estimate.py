@@ -1,4 +1,7 @@
-"""What a sweep takes: from runs of it that are finished, or from iterations measured now."""
+"""Estimates of the time that a sweep takes.
+
+They come from finished runs of the sweep, or from iterations that are measured now.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from glam_env.training.phases import FREEZING, Phase, Step, schedule
 from glam_env.training.run_folder import RunFolder
 from glam_env.training.trainer import Trainer
 
-SECONDS = 3.0  # of each kind of work that is measured, or two units of it
+SECONDS = 3.0  # for each kind of work that is measured, and at least two units of it
 WARM_UPS = 2  # units before the clock starts
 
 OnProgress = Callable[[str, int, int], None]
@@ -30,11 +33,11 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of a variant takes, without what follows it.
+    """Training time of a run of a variant, without the commands that follow.
 
     Attributes:
-        seconds: Of a whole run.
-        source: Where the figure is from, in words.
+        seconds: Seconds of a whole run.
+        source: Origin of the figure, in words.
     """
 
     seconds: float
@@ -49,15 +52,15 @@ def estimate(
     threads: int,
     progress: OnProgress,
 ) -> Cost:
-    """Estimate what a run of a variant takes.
+    """Estimate the training time of a run of a variant.
 
     Args:
-        runs: The runs of the variant; those that are finished are the best measure.
+        runs: The runs of the variant. If some are finished, the estimate is their mean time.
         config: Settings of the training.
         make_agent: Makes the agent.
         device: Where the runs train.
         threads: CPU threads of a run.
-        progress: Takes reports of the measurement.
+        progress: Called with reports of the measurement.
     """
     taken = []
     for run in runs:
@@ -74,7 +77,14 @@ def estimate(
 
 
 def phases_left(config: TrainConfig) -> list[tuple[Phase, bool]]:
-    """Return the phases with the work of each alone, and whether images are frozen in it."""
+    """List the phases of a run, with the work of each one alone.
+
+    The totals of a schedule in steps count from the start of the run. Here they count from the end
+    of the earlier phases.
+
+    Returns:
+        Each phase, and whether images are frozen in it.
+    """
     phases, frozen, played = [], False, 0
     for phase in schedule(config):
         left = phase
@@ -87,7 +97,7 @@ def phases_left(config: TrainConfig) -> list[tuple[Phase, bool]]:
 
 
 class _Units:
-    """Measures a unit of each kind of work once, when it is first asked for."""
+    """Measures one unit of each kind of work, when it is first needed."""
 
     def __init__(
         self,
@@ -167,11 +177,11 @@ class _Units:
 
 
 def table(runs: Sequence[RunSpec], costs: Mapping[str, Cost], cpus_per_run: float) -> str:
-    """List the runs and what they take, as plain text.
+    """List the runs and their estimated core-hours, as plain text.
 
     Args:
         runs: All runs of the sweep.
-        costs: What a whole run takes, by variant.
+        costs: Cost of a whole run, by variant.
         cpus_per_run: CPUs that a run occupies.
     """
     width = max(len(run.name) for run in runs)

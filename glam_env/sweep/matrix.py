@@ -1,4 +1,7 @@
-"""The runs of a sweep: each a folder, a command that starts it and one that resumes it."""
+"""The runs of a sweep.
+
+Each run has a folder, a command that starts it and one that resumes it.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ class FollowUp:
     """A command that follows a run.
 
     Attributes:
-        step: What it is.
+        step: Name of the command.
         words: The command line after `glam`.
-        output: File that takes its standard output. None: it writes `done` itself.
-        done: File that exists once it is done.
+        output: File for its standard output; None if the command writes `done` itself.
+        done: File that exists once the command is done.
     """
 
     step: Step
@@ -33,18 +36,18 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run, as its worker needs it.
+    """Specification of a run, for its worker.
 
     Attributes:
         game: Name of the game.
         variant: Name of the variant.
         seed: Seed of the run.
-        path: Its folder, absolute.
-        settings: Words that give its settings to `glam train`.
+        path: Absolute path of its folder.
+        settings: Words of the command line with its settings for `glam train`.
         threads: CPU threads of its commands.
         device: Device of its commands.
-        then: What follows it.
-        cwd: Where relative paths of the settings start.
+        then: Commands that follow it.
+        cwd: Folder that relative paths in the settings refer to.
         session: Marks one start of the sweep.
     """
 
@@ -81,7 +84,10 @@ class RunSpec:
 
 
 def variant_words(settings: SweepSettings) -> Iterator[tuple[str | None, list[str]]]:
-    """Yield the name of each variant, None if it follows from the settings, and its words."""
+    """Yield the name and the words of each variant.
+
+    Without variants there is one, with the name None, since its name follows from the settings.
+    """
     if not settings.variants:
         yield None, to_words(settings.train)
     for name, own in settings.variants.items():
@@ -89,7 +95,10 @@ def variant_words(settings: SweepSettings) -> Iterator[tuple[str | None, list[st
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with others over them, by the whole name of each."""
+    """Return the options of both, where those of ``own`` replace those of ``base``.
+
+    Options within tables are replaced one by one.
+    """
     return {**_flat(base), **_flat(own)}
 
 
@@ -102,7 +111,7 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def follow_ups(settings: SweepSettings, game: str, path: str, device: str) -> tuple[FollowUp, ...]:
-    """List what follows a run; a score for each protocol."""
+    """List the commands that follow a run, with one `eval` for each protocol."""
     found = []
     for step in settings.then:
         words = [f"--device={device}", *to_words(getattr(settings, step))]
@@ -129,11 +138,11 @@ def make_runs(
     device: str,
     session: str,
 ) -> list[RunSpec]:
-    """List the runs of a sweep, the first seed of all games first.
+    """List the runs of a sweep, ordered by seed, then variant, then game.
 
     Args:
-        settings: Of the sweep.
-        folder: Of the sweep.
+        settings: Settings of the sweep.
+        folder: Folder of the sweep.
         variants: Name and words of each variant.
         device: Device of the runs.
         session: Marks this start of the sweep.
@@ -161,7 +170,7 @@ def make_runs(
 
 
 def describe(settings: SweepSettings, runs: Sequence[RunSpec]) -> str:
-    """Return what a sweep is, as JSON for its folder."""
+    """Describe a sweep as JSON, for its folder."""
     plain = {
         "games": settings.games,
         "variants": list(dict.fromkeys(run.variant for run in runs)),

@@ -24,7 +24,9 @@ REACH_SECONDS = 10.0
 
 
 def _require_reachable(address: str) -> None:
-    """Look whether anything answers at the address of a cluster; Ray itself tries for minutes.
+    """Check that a cluster answers at its address.
+
+    Ray itself tries for minutes. Addresses without a host and a port are not checked.
 
     Raises:
         GlamError: Nothing answers.
@@ -41,7 +43,7 @@ def _require_reachable(address: str) -> None:
 
 
 def run_task(spec: RunSpec) -> Outcome:
-    """Bring a run to its end, as a Ray task."""
+    """Execute a run to its end, as a Ray task."""
     runner = Runner(spec)
     # `ray.cancel` interrupts a task; here it means to save and stop.
     before = signal.signal(signal.SIGINT, lambda *_: runner.stop())
@@ -52,13 +54,14 @@ def run_task(spec: RunSpec) -> Outcome:
 
 
 class RayEngine:
-    """Runs a sweep on Ray.
+    """Engine that executes a sweep on Ray.
 
     Args:
-        settings: Of the sweep.
+        settings: Settings of the sweep.
 
     Raises:
-        GlamError: Ray is missing, the cluster cannot be reached, or no node is large enough.
+        GlamError: Ray is missing, the cluster cannot be used, or this machine is too small for a
+            run. On a cluster, runs wait for a node that is large enough.
     """
 
     def __init__(self, settings: SweepSettings) -> None:
@@ -146,7 +149,7 @@ class RayEngine:
             return gave_up(self._retries, error)
 
     def stop(self) -> None:
-        """Cancel the tasks: those that run save, the others never start."""
+        """Cancel the tasks: running ones save and stop, waiting ones never start."""
         for ref in self._runs:
             self._ray.cancel(ref)
 

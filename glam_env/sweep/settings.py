@@ -1,4 +1,4 @@
-"""What a sweep is made of: a TOML file, options of the command line, or both."""
+"""Settings of a sweep, from a TOML file, options of the command line, or both."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SEEDS = re.compile(r"\d+(-\d+)?")
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """Settings of a sweep, as its TOML file has them.
+    """Settings of a sweep, as in its TOML file.
 
     Attributes:
         games: Names of games.
@@ -74,14 +74,14 @@ class SweepSettings:
 
     @property
     def threads(self) -> int:
-        """CPU threads of a run; they are part of its numbers, so they do not change."""
+        """CPU threads of a run. They are fixed, since its numbers depend on them."""
         return max(1, math.floor(self.cpus_per_run))
 
     def validate(self) -> None:
-        """Check what does not depend on the options of other commands.
+        """Check the settings that do not depend on the options of other commands.
 
         Raises:
-            GlamError: A setting that cannot work; the message says what would.
+            GlamError: A setting cannot work; the message says what would.
         """
         if not self.games:
             raise GlamError("a sweep needs games: --games Pong Boxing, or --games all")
@@ -134,10 +134,10 @@ def read_games(names: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_seeds(given: object) -> tuple[int, ...]:
-    """Return seeds: from a number, a list of numbers, or text such as ``"0-4,7"``.
+    """Read seeds from a number, a list of numbers, or text such as ``"0-4,7"``.
 
     Raises:
-        GlamError: They are something else.
+        GlamError: The value is something else.
 
     >>> read_seeds("0-2,7")
     (0, 1, 2, 7)
@@ -159,7 +159,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:
-        ValueError: It is no TOML.
+        ValueError: The text is not TOML.
         GlamError: This Python is older than 3.11 and has no tomli.
     """
     if sys.version_info >= (3, 11):
@@ -173,7 +173,9 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def read_assignments(words: tuple[str, ...]) -> dict[str, Any]:
-    """Read options from words such as ``total-steps=600``; values are TOML, or plain text.
+    """Read options from words such as ``total-steps=600``.
+
+    Values are TOML, or else plain text.
 
     Raises:
         GlamError: A word has no name or no value.
@@ -197,7 +199,7 @@ def read_file(path: Path) -> SweepSettings:
     """Read a sweep from a TOML file.
 
     Raises:
-        GlamError: It cannot be read, or holds something that no sweep has.
+        GlamError: The file cannot be read, or has an unknown setting or a wrong value.
     """
     try:
         table = parse_toml(read_bounded(path, TOML_BYTES, "give a TOML file").decode("utf-8"))
@@ -256,8 +258,8 @@ def to_words(options: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return options of a command as the words of its command line.
 
     Args:
-        options: Values by name; a table within it is a part of the name.
-        prefix: Of the names.
+        options: Values by name; the name of a nested table is put before the names in it.
+        prefix: Prefix of all names.
 
     >>> to_words({"total-steps": 600, "autocast": False, "loss": {"margin": 2}})
     ['--total-steps=600', '--no-autocast', '--loss.margin=2']

@@ -2,7 +2,7 @@
 
 SLURM signals a job before its time is up or when it is preempted. submitit then calls `checkpoint`
 of the job's function, here to save and stop the run, and puts the job back into the queue. The
-driver may go away: the next one finds the jobs that are still there.
+driver may end: the next one finds the jobs that are still there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _import_submitit() -> Any:
     In jobs, submitit sets its logging up as usual.
 
     Raises:
-        GlamError: It is not installed.
+        GlamError: submitit is not installed.
     """
     name, given = "SUBMITIT_LOG_LEVEL", os.environ.get("SUBMITIT_LOG_LEVEL")
     os.environ[name] = "NOCONFIG"
@@ -52,7 +52,7 @@ def _import_submitit() -> Any:
 
 
 class Job:
-    """A run as the function of a job.
+    """Function of a job that executes one run.
 
     Args:
         stop_file: The run stops once this file exists.
@@ -75,7 +75,7 @@ class Job:
         raise AssertionError("unreachable")
 
     def checkpoint(self, spec: RunSpec) -> Any:
-        """Save the run; the job begins again with the same function."""
+        """Save and stop the run; return the submission that continues it."""
         from submitit.helpers import DelayedSubmission
 
         if self._runner is not None:
@@ -85,11 +85,11 @@ class Job:
 
 
 class SlurmEngine:
-    """Runs a sweep through submitit.
+    """Engine that executes a sweep through submitit.
 
     Args:
-        settings: Of the sweep.
-        folder: Of the sweep; submitit's files go to its folder `slurm`.
+        settings: Settings of the sweep.
+        folder: Folder of the sweep; submitit's files go to its subfolder `slurm`.
 
     Raises:
         GlamError: submitit is missing, this is no SLURM cluster, or a parameter is unknown.
@@ -139,7 +139,11 @@ class SlurmEngine:
         return own | given | {"slurm_additional_parameters": {"requeue": True, **more}}
 
     def _find_earlier(self) -> tuple[str, dict[str, Any]]:
-        """Find the jobs of an earlier driver that SLURM still has, and their session."""
+        """Find the jobs of an earlier driver that SLURM still has.
+
+        Returns:
+            Their session, and the jobs by name; a new session if there are none.
+        """
         if self._slurm:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 plain = json.loads((self._folder / JOBS).read_text())
@@ -152,7 +156,10 @@ class SlurmEngine:
         return new_session(), {}
 
     def start(self, runs: Sequence[RunSpec]) -> None:
-        """Submit the runs as one array; those whose jobs are still there are not submitted."""
+        """Submit the runs as one array.
+
+        Runs whose jobs are still there are not submitted again.
+        """
         self._specs |= {run.name: run for run in runs}
         for run in runs:
             if run.name in self._earlier:
@@ -200,7 +207,7 @@ class SlurmEngine:
             return None
 
     def stop(self) -> None:
-        """Let the jobs that run save and end, and cancel the others."""
+        """Let running jobs save and end, and cancel waiting ones."""
         self._stopping = True
         self._stop_file.touch()
         if self._slurm:
@@ -209,6 +216,6 @@ class SlurmEngine:
                     job.cancel(check=False)
 
     def close(self) -> None:
-        """Remove what asked the jobs to stop; all of them have ended, or are not asked."""
+        """Remove the file that asks the jobs to stop, if all of them have ended."""
         if not self._jobs:
             self._stop_file.unlink(missing_ok=True)

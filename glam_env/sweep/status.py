@@ -1,4 +1,7 @@
-"""What is known of a run from its files alone, so that any node of a cluster can look."""
+"""The state of a run, from its files alone.
+
+Any node of a cluster can therefore read it.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ STATUS_BYTES = 2**16
 
 @dataclass(frozen=True)
 class Status:
-    """What the last worker of a run wrote.
+    """Status of a run, as its last worker wrote it.
 
     Attributes:
-        session: The start of the sweep that it belonged to.
+        session: The start of the sweep that the worker belonged to.
         state: running, finished, stopped or failed.
-        step: What it was doing: train, eval, fidelity or export.
-        attempt: Which attempt of the session it was, from 1.
+        step: Command that the worker ran: train, eval, fidelity or export.
+        attempt: Number of the attempt in the session, from 1.
         trained: Whether all training is done.
-        message: Why it failed.
-        host: Its machine.
-        worker: Its process.
-        since: When this was written, in seconds since 1970.
+        message: Why the run failed.
+        host: Name of the worker's machine.
+        worker: Process ID of the worker.
+        since: Time at which this was written, in seconds since 1970.
     """
 
     session: str = ""
@@ -44,7 +47,7 @@ class Status:
 
 
 def read_status(path: Path) -> Status | None:
-    """Read the status of a run; None if there is none, or none that is whole."""
+    """Read the status of a run; None if it is missing or incomplete."""
     try:
         with (path / STATUS).open("rb") as file:
             plain = json.loads(file.read(STATUS_BYTES))
@@ -79,7 +82,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def read_tail(path: Path) -> list[dict[str, Any]]:
-    """Read the last lines of a run's metrics, oldest first; a torn line is left out."""
+    """Read the last lines of a run's metrics, oldest first, without broken lines."""
     try:
         with (path / METRICS).open("rb") as file:
             size = file.seek(0, os.SEEK_END)

@@ -32,7 +32,10 @@ COLUMNS = {
 
 
 def build_table(title: str, views: Sequence[RunView], rows: int) -> Table:
-    """Build a table of at most so many runs: those that run first, then those that failed."""
+    """Build a table of runs, with at most ``rows`` rows.
+
+    Running runs come first, then failed ones. The last row counts the runs that are left out.
+    """
     table = Table(title=title, caption=count_states(views), title_justify="left")
     for name in COLUMNS:
         side = "right" if name in ("steps", "rate", "time left", "last return") else "left"
@@ -48,10 +51,10 @@ def build_table(title: str, views: Sequence[RunView], rows: int) -> Table:
 
 
 class Display:
-    """Shows a sweep while it runs.
+    """Display of a sweep while it runs.
 
     Args:
-        title: Of the table.
+        title: Title of the table.
         stream: Where to write; standard error if None.
         seconds: A monotonic clock.
     """
@@ -85,7 +88,7 @@ class Display:
             rows = max(3, self._console.size.height - HEAD)
             self._live.update(build_table(self._title, views, rows), refresh=True)
             return
-        for one in views:  # what has begun or ended is printed at once
+        for one in views:  # a change of state is printed at once
             if self._states.get(one.name, "waiting") != one.state:
                 self._print(one.line() if one.state != "running" else f"{one.name} running")
         self._states = {one.name: one.state for one in views}

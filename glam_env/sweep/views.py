@@ -1,4 +1,7 @@
-"""What a person sees of each run: read from its files, and from what the engine has returned."""
+"""Descriptions of runs for people.
+
+They are read from the files of a run, and from what the engine has returned.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ ORDER = ("running", "failed", "stopped", "finished", "waiting")
 
 @dataclass(frozen=True)
 class RunView:
-    """A run, in words.
+    """Description of a run.
 
     Attributes:
         name: Game, variant and seed.
         state: running, waiting, finished, stopped or failed.
-        phase: The phase of its training, or the command that follows it.
-        steps: What is done of the phase.
-        rate: Steps or updates a second.
-        left: Time that the phase still takes.
+        phase: The phase of the training, or the command that follows it.
+        steps: Progress in the phase.
+        rate: Steps or updates per second.
+        left: Estimated time until the end of the phase.
         last_return: Mean return of recent episodes.
-        note: Its machine and attempt, or why it failed.
+        note: The machine and the attempt, or why the run failed.
     """
 
     name: str
@@ -49,7 +52,7 @@ class RunView:
 
 
 def is_done(spec: RunSpec) -> bool:
-    """Return whether a run and all that follows it is done."""
+    """Return whether a run and all commands that follow it are done."""
     status = read_status(Path(spec.path))
     trained = status is not None and status.trained
     return trained and all((Path(spec.path) / each.done).is_file() for each in spec.then)
@@ -60,7 +63,7 @@ def view(spec: RunSpec, outcome: Outcome | None, config: TrainConfig) -> RunView
 
     Args:
         spec: The run.
-        outcome: What the engine has returned; None: it has not ended.
+        outcome: What the engine has returned; None if the run has not ended.
         config: Settings of the training.
     """
     path = Path(spec.path)
@@ -81,7 +84,7 @@ def view(spec: RunSpec, outcome: Outcome | None, config: TrainConfig) -> RunView
 def _training(
     name: str, tail: Sequence[Mapping[str, object]], config: TrainConfig, note: str
 ) -> RunView:
-    """Describe a run in training by the last lines of its metrics."""
+    """Describe a run in training, from the last lines of its metrics."""
     lines = [line for line in tail if "phase" in line]
     if not lines:
         return RunView(name, "running", "begins", note=note)

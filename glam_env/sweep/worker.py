@@ -53,15 +53,18 @@ class Outcome:
 
 
 class WorkerLost(RuntimeError):
-    """The process of a run was killed, or its predecessor does not end: worth another attempt."""
+    """A lost run that is worth another attempt.
+
+    Its process was killed or stopped from outside, or that of an earlier worker does not end.
+    """
 
 
 class Runner:
-    """Brings one run to its end, from wherever it is.
+    """Brings one run to its end, from its current state.
 
     Args:
         spec: The run.
-        stop_file: The run stops once this file exists; None: it is asked by :meth:`stop` alone.
+        stop_file: The run stops once this file exists; with None, only :meth:`stop` stops it.
     """
 
     def __init__(self, spec: RunSpec, stop_file: Path | None = None) -> None:
@@ -78,7 +81,10 @@ class Runner:
             self._process.terminate()
 
     def wait_stopped(self) -> None:
-        """Wait until the process has ended, without taking its exit code from :meth:`run`."""
+        """Wait until the process has ended, without taking its exit code from :meth:`run`.
+
+        It waits for at most ``STOP_SECONDS``.
+        """
         until = time.monotonic() + STOP_SECONDS
         if (process := self._process) is None:
             return
@@ -88,7 +94,7 @@ class Runner:
                 time.sleep(POLL_SECONDS)
 
     def run(self) -> Outcome:
-        """Train the run until it is finished, then do what follows.
+        """Train the run until it is finished, then run the commands that follow.
 
         Raises:
             WorkerLost: The process was killed, or that of an earlier worker does not end.
@@ -118,7 +124,10 @@ class Runner:
         return self._stopped
 
     def _take_lock(self) -> IO[bytes] | None:
-        """Lock the run for this worker and its processes; None if it was stopped meanwhile."""
+        """Lock the run for this worker and its processes.
+
+        The result is None if the run was stopped meanwhile.
+        """
         import fcntl
 
         file = (self.path / LOCK).open("ab")
@@ -153,7 +162,10 @@ class Runner:
         return Outcome("finished")
 
     def _report(self, state: str, step: str = "", message: str = "") -> None:
-        """Write the status for whoever looks; a full disk is reported by the run itself."""
+        """Write the status of the run.
+
+        Errors are ignored, since the run itself reports a full disk.
+        """
         status = Status(
             session=self.spec.session,
             state=state,
@@ -215,7 +227,7 @@ class Runner:
         """Decide how a process ended.
 
         Raises:
-            WorkerLost: It was killed, or stopped by someone else.
+            WorkerLost: The process was killed, or stopped from outside.
         """
         if code == 0 and step == "train" and not any(_says_finished(line) for line in printed):
             if self._stopped:
@@ -251,7 +263,7 @@ def _signal_name(number: int) -> str:
 
 
 class _Log:
-    """The log of a run. Where it cannot be written, the run goes on without."""
+    """The log of a run. If it cannot be written, the run continues without it."""
 
     def __init__(self, path: Path, head: str) -> None:
         self._lock, self._file = threading.Lock(), None
@@ -280,7 +292,7 @@ class _Log:
 
 
 class _Reader(threading.Thread):
-    """Reads the lines of a process as they come, and keeps the last ones, or all."""
+    """Thread that reads the lines of a process and keeps the last ones, or all."""
 
     def __init__(self, stream: IO[str] | None, log: _Log, keep: bool = False) -> None:
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""Real play to show beside a dream: a moment, and how the game went on from it."""
+"""Recordings of real play, from a moment on, to show beside a dream."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from glam_env.model.world_model import WorldModel
 from glam_env.protocols import PlaySettings
 
 COLUMNS = 16  # frames in a row of a sheet
-MOST_GAMES = 100  # that may be over before the moment
+MOST_GAMES = 100  # that may end before the moment
 
 
 class Recording(NamedTuple):
     """Real play from a moment on.
 
     Attributes:
-        state: The filter's state at the moment, from which a dream can go on.
+        state: The filter's state at the moment, from which a dream can continue.
         actions: (T) int64.
         rewards: (T) float32, the game's points.
-        frames: (T+1, 64, 64, 3) uint8, the first of the moment itself.
+        frames: (T+1, 64, 64, 3) uint8; the first is that of the moment.
     """
 
     state: DreamState
@@ -49,21 +49,21 @@ def record(
     """Let the agent play the real game, and record a part.
 
     Args:
-        world_model: Of the game, on the CPU.
+        world_model: World model of the game, on the CPU.
         act: The agent.
         game: Name of the game.
         play: How the game is played.
         lead: Steps before the moment, at least the model's context.
-        steps: T; less if the game is over before.
-        seed: Of the game and the agent.
+        steps: Number T of recorded steps. There are fewer if the game ends before.
+        seed: Seed of the game and the agent.
 
     Raises:
-        GlamError: ale-py is missing, or games are over before the moment.
+        GlamError: ale-py is missing, or the games end before the moment.
     """
     generator = torch.Generator().manual_seed(seed)
     real, follow = RewindableGame(GAMES[game], play), LatentFilter(world_model, 1, generator)
     frame, first, at = real.reset(seed), True, 0
-    games, state = 0, None  # games that were over before the moment, and the state at it
+    games, state = 0, None  # games that ended before the moment, and the state at it
     frames: list[np.ndarray] = []
     actions: list[int] = []
     rewards: list[float] = []
@@ -91,7 +91,11 @@ def record(
 
 
 def sheet(frames: np.ndarray) -> bytes:
-    """Return (N, 64, 64, 3) uint8 frames as a PNG, row by row in :data:`COLUMNS` columns."""
+    """Return frames as a PNG, row by row in :data:`COLUMNS` columns.
+
+    Args:
+        frames: (N, 64, 64, 3) uint8.
+    """
     from PIL import Image
 
     rows = -(-len(frames) // COLUMNS)
@@ -105,7 +109,12 @@ def sheet(frames: np.ndarray) -> bytes:
 
 
 def describe(recording: Recording, name: str) -> dict[str, Any]:
-    """Return what a page reads of a recording whose sheet is the file ``name``."""
+    """Return the data of a recording for the page.
+
+    Args:
+        recording: The recording.
+        name: File name of its sheet.
+    """
     return {
         "sheet": name,
         "columns": COLUMNS,

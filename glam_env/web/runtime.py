@@ -1,4 +1,4 @@
-"""onnxruntime-web, as npm's lock file beside this module pins it."""
+"""onnxruntime-web, in the version of npm's lock file beside this module."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NOTICE = "ort/NOTICE.txt"
 def read_runtime() -> dict[str, bytes]:
     """Return the files of onnxruntime-web by their names in a site.
 
-    They come from ``npm ci`` with the lock file, which checks their hashes, and are kept in the
-    user's cache for the next site.
+    ``npm ci`` installs them from the lock file and checks their hashes. They are kept in the user's
+    cache for the next site.
 
     Raises:
         GlamError: npm is missing or failed.
@@ -68,7 +68,7 @@ def _install(cache: Path) -> None:
                 f"{about['name']} {about['version']}, licence {about['license']}\n"
                 f"https://www.npmjs.com/package/{about['name']}/v/{about['version']}\n"
             )
-            if not cache.is_dir():  # nobody else was faster
+            if not cache.is_dir():  # no other process was faster
                 made.rename(cache)
     except OSError as error:
         raise GlamError(f"cannot write {cache} ({error.strerror}); set XDG_CACHE_HOME") from error

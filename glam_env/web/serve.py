@@ -1,4 +1,4 @@
-"""A local server for a site, for trying it before it is put on a host."""
+"""A local server for a site, to try it before it is published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOST = "127.0.0.1"
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    # Not those of the machine, which may miss one.
+    # The types of the machine are not used, since one may be missing.
     extensions_map = {  # noqa: RUF012
         ".html": "text/html; charset=utf-8",
         ".js": "text/javascript; charset=utf-8",

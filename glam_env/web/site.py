@@ -26,8 +26,9 @@ def page_files() -> dict[str, bytes]:
 def pack(data: bytes, width: int) -> bytes:
     """Compress numbers of ``width`` bytes, as the page's ``packing.js`` reads them.
 
-    First comes byte 0 of every number, then byte 1 and so on, as HDF5's shuffle filter does: the
-    bytes of exponents are alike. Then comes the rest of the division, and gzip over all.
+    Byte 0 of every number comes first, then byte 1 and so on, as in HDF5's shuffle filter, since
+    the bytes of exponents are alike. The bytes of an incomplete last number follow. All of it is
+    compressed by gzip.
     """
     whole = len(data) // width * width
     planes = np.frombuffer(data[:whole], np.uint8).reshape(-1, width).T.tobytes()
@@ -38,8 +39,8 @@ def game_files(exported: Exported, recordings: Sequence[Recording]) -> dict[str,
     """Return the files of a game's folder.
 
     Args:
-        exported: Its first start states are those of the recordings.
-        recordings: Real play from those moments.
+        exported: The exported game. Its first start states are those of the recordings.
+        recordings: Real play from those states.
     """
     files, packing = {}, {}
     for name, data in exported.files.items():
@@ -65,7 +66,7 @@ def site_files(games: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
     """Return all files of a site.
 
     Args:
-        games: :func:`game_files` by the games' names.
+        games: Results of :func:`game_files` by the games' names.
     """
     files = page_files()
     for game, own in games.items():

@@ -1,4 +1,6 @@
-"""Stable-Baselines3 in dreams: a bridge between vector envs, and the run of ``glam sb3``.
+"""Stable-Baselines3 in dreams.
+
+The package has a bridge between vector envs, and the run of ``glam sb3``.
 
 >>> from glam_agents.sb3 import SB3VecEnv, make_vec_env  # doctest: +SKIP
 

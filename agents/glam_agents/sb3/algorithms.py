@@ -19,7 +19,7 @@ REPLAY_STEPS = 100_000
 MINIBATCHES = 8  # of a rollout of PPO
 HIDDEN = [256, 256]  # sizes of PPO's hidden layers on features
 FEATURES_RATE = 1e-3  # PPO's learning rate on features at the start; their layers are normalized
-LAST_RATE = 0.05  # of PPO's learning rate, with which a run ends
+LAST_RATE = 0.05  # share of PPO's learning rate that is left at the end of a run
 
 _INSTALL = {
     "stable_baselines3": 'Stable-Baselines3: pip install "glam-env[sb3]"',
@@ -77,8 +77,8 @@ def find_settings(name: str, space: spaces.Box, num_envs: int) -> dict[str, Any]
 
     Args:
         name: one of :data:`ALGORITHMS`.
-        space: of one observation, an image or a vector. A replay buffer holds as many steps as fit
-            in :data:`REPLAY_BYTES`, at most :data:`REPLAY_STEPS`.
+        space: space of one observation, an image or a vector. A replay buffer holds as many steps
+            as fit in :data:`REPLAY_BYTES`, at most :data:`REPLAY_STEPS`.
         num_envs: E.
     """
     settings = dict(_SETTINGS[name], policy="CnnPolicy" if len(space.shape) == 3 else "MlpPolicy")

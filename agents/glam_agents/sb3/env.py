@@ -36,7 +36,9 @@ Indices = int | Iterable[int] | None
 
 
 class SB3VecEnv(VecEnv):
-    """Present a Gymnasium vector env to SB3. Put SB3's ``VecMonitor`` around it.
+    """A Gymnasium vector env as an SB3 ``VecEnv``.
+
+    Put SB3's ``VecMonitor`` around it.
 
     Observations are images (E, C·k, H, W) uint8, channels first, or features (E, F·k) float32,
     with k observations stacked. The work is done on the env's device, then one copy goes to
@@ -48,12 +50,12 @@ class SB3VecEnv(VecEnv):
 
     ``seed`` and ``set_options`` apply to the next ``reset`` only. One seed determines all rows:
     the first of those that SB3 counts up. An option that differs between rows, such as
-    ``context``, reaches the env as one array.
+    ``context``, is passed to the env as one array.
 
     Args:
         envs: a vector env in autoreset mode SAME_STEP, of either array type. ``"torch"`` saves a
             copy.
-        frame_stack: k, the number of observations that are seen together.
+        frame_stack: k, the number of stacked observations.
 
     Raises:
         GlamError: another autoreset mode, or observations that are neither images nor vectors.
@@ -187,7 +189,9 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method and return its values for rows. Dreams have one such method, ``render``.
+        """Call a method and return its values for rows.
+
+        Dreams have one such method, ``render``.
 
         Raises:
             GlamError: another method, or none.
@@ -197,7 +201,10 @@ class SB3VecEnv(VecEnv):
         return [values[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
-        """Return whether a wrapper of this class is around the rows, which share theirs."""
+        """Return for each row whether a wrapper of this class is around it.
+
+        All rows have the same wrappers.
+        """
         env, found = self.envs, isinstance(self.envs, wrapper_class)
         while not found and isinstance(env, VectorWrapper):
             env = env.env
@@ -213,18 +220,18 @@ def make_vec_env(
     frame_stack: int = 1,
     **options: Any,
 ) -> VecMonitor:
-    """Make dreams, or real games, as an SB3 ``VecEnv`` with a ``VecMonitor`` around it.
+    """Make dreams, or real games, as an SB3 ``VecEnv`` with a ``VecMonitor``.
 
     >>> from glam_agents.sb3 import make_vec_env
     >>> from stable_baselines3 import PPO
     >>> model = PPO("CnnPolicy", make_vec_env("Pong", 16, frame_stack=4))  # doctest: +SKIP
 
     Args:
-        game: a game's name, whose dreams are made; or an env id, ``GLAMReal-Pong-v0`` say.
-        n_envs: E, one batch.
-        seed: of the first reset.
-        frame_stack: observations that are seen together, channels first.
-        options: of the env, such as ``obs_type="latent"``.
+        game: a game's name, to make its dreams; or an env id, such as ``GLAMReal-Pong-v0``.
+        n_envs: E, the number of envs, which are one batch.
+        seed: seed of the first reset.
+        frame_stack: number of stacked observations, channels first.
+        options: options of the env, such as ``obs_type="latent"``.
 
     Raises:
         GlamError: there is no such game, or an option is wrong.
@@ -239,7 +246,8 @@ def make_vec_env(
 class ClippedRewards(VecEnvWrapper):
     """Clip rewards to [−1, 1], as DQN does on Atari (Mnih et al., 2015).
 
-    One setting then learns all games. Around ``VecMonitor``, the recorded returns are unclipped.
+    The same hyperparameters then work for all games. Around ``VecMonitor``, the recorded returns
+    are unclipped.
     """
 
     def reset(self) -> Any:
@@ -288,7 +296,7 @@ def _join_options(options: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _split_info(info: dict[str, Any], rows: Iterable[int]) -> list[dict[str, Any]]:
-    """Return a new dict for each row, with the values that a vector env's info has for it."""
+    """Split a vector env's info into a new dict for each row, with its values."""
     columns = {
         name: (to_host(torch.as_tensor(value)), to_host(torch.as_tensor(info[f"_{name}"])))
         for name, value in info.items()

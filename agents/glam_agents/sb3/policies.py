@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 def choose_actions(
     model: BaseAlgorithm, seen: np.ndarray, generator: torch.Generator, greedy: bool
 ) -> Tensor:
-    """Choose actions, with random draws of a generator instead of PyTorch's global one.
+    """Choose actions with the random draws of a generator.
+
+    PyTorch's global generator is not used.
 
     Args:
-        model: of PPO, A2C, DQN or QR-DQN.
+        model: model of PPO, A2C, DQN or QR-DQN.
         seen: (N, …) observations, as SB3 sees them.
-        generator: for the draws.
+        generator: generator of the draws.
         greedy: take the best actions.
 
     Returns:
@@ -56,7 +58,7 @@ def choose_actions(
 
 
 def feature_act(model: BaseAlgorithm, greedy: bool) -> Act:
-    """Return what an agent on features does, see :func:`choose_actions`."""
+    """Return an agent on features as a function; see :func:`choose_actions`."""
     return lambda features, generator: choose_actions(
         model, features.cpu().numpy(), generator, greedy
     )
@@ -66,8 +68,8 @@ def frame_policy(name: str, model: BaseAlgorithm, frame_stack: int, greedy: bool
     """Make a policy of an agent that sees stacked frames.
 
     Args:
-        name: of the policy.
-        model: sees (N, 3·k, 64, 64) uint8.
+        name: name of the policy.
+        model: a model that sees (N, 3·k, 64, 64) uint8.
         frame_stack: k.
         greedy: take the best actions.
     """
@@ -93,11 +95,11 @@ def load_policy(path: Path, name: str, game: str, weights: str, device: torch.de
 
     Args:
         path: the run's folder.
-        name: of the policy.
-        game: that it must play.
+        name: name of the policy.
+        game: game that the agent must play.
         weights: SHA-256 of the file of the world model in which it will play, as a checkpoint's
             config has it. An agent on features plays with that world model only.
-        device: of the agent.
+        device: device of the agent.
 
     Raises:
         GlamError: there is no such run, it cannot be read, it plays another game, or it sees other

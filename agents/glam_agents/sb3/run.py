@@ -1,4 +1,6 @@
-"""The run of ``glam sb3``: an SB3 agent learns in dreams and then plays the real game.
+"""The run of ``glam sb3``.
+
+An SB3 agent learns in dreams and then plays the real game.
 
 A run's folder holds ``config.json`` (settings), ``first.json`` (the score in dreams before
 learning), ``model.zip`` (SB3's own format, saved during the run), ``metrics.jsonl`` and, at the
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 FIRST, MODEL, REPORT = "first.json", "model.zip", "report.json"
 SAVE_SECONDS = 30.0  # the most work that a kill can cost
-EARLIER = {"reward": "game"}  # of runs from before the setting was there
+EARLIER = {"reward": "game"}  # of earlier runs, which lack the setting
 
 
 class Sb3Run:
@@ -46,14 +48,14 @@ class Sb3Run:
 
     Attributes:
         model: SB3's algorithm.
-        num_envs: dreams side by side.
-        frame_stack: observations that are seen together.
+        num_envs: number of parallel dreams.
+        frame_stack: number of stacked observations.
         path: the run's folder.
         first: the score in dreams before learning.
 
     Raises:
         GlamError: an impossible setting, a library that is missing, or a folder that holds
-            something else. Nothing has been written then.
+            something else. In that case nothing has been written.
     """
 
     def __init__(self, settings: Sb3Settings) -> None:
@@ -83,11 +85,13 @@ class Sb3Run:
         return self.model.num_timesteps
 
     def learn(self, on_progress: Callable[..., None]) -> bool:
-        """Learn until all steps are done. Ctrl-C and SIGTERM stop it; either way it is saved.
+        """Learn until all steps are done.
+
+        Ctrl-C and SIGTERM stop it. In either case the model is saved.
 
         Args:
-            on_progress: called with the work, the steps done and their number, and with ``unit``
-                and ``note``.
+            on_progress: called with the name of the work, the steps done, the number of all steps,
+                ``unit`` and ``note``.
 
         Returns:
             Whether all steps are done.
@@ -100,7 +104,7 @@ class Sb3Run:
         return self.steps_done >= self.settings.steps
 
     def save(self) -> None:
-        """Write the model. If it fails, the last one stays."""
+        """Write the model. If this fails, the last one is kept."""
         write_whole(self.path / MODEL, self.model.save)
 
     def measure(self) -> DreamScore:
@@ -108,10 +112,14 @@ class Sb3Run:
         return measure_dreams(self._make_dreams, self._choose, self.settings.dreams)
 
     def report(self, on_progress: Callable[..., None]) -> dict[str, Any]:
-        """Measure the agent in dreams and in the real game; write and return ``report.json``.
+        """Measure the agent in dreams and in the real game; write ``report.json``.
 
         Args:
-            on_progress: called with the work, the games done, and their number.
+            on_progress: called with the name of the work, the games done, and the number of all
+                games.
+
+        Returns:
+            The content of the file.
         """
         s, last = self.settings, self.measure()
         real = measure_real(
@@ -142,7 +150,7 @@ class Sb3Run:
     # --- parts -------------------------------------------------------------------------------
 
     def _fixed(self) -> dict[str, Any]:
-        """Return what config.json holds: a resumed run must have the same."""
+        """Return the content of config.json. A resumed run must have the same."""
         s = self.settings
         return {
             "game": self.game,
@@ -197,7 +205,10 @@ class Sb3Run:
         )
 
     def _load(self, algorithm: type[BaseAlgorithm], path: Path) -> BaseAlgorithm:
-        """Load a saved model. Dreams and random draws start again, with a seed of their own."""
+        """Load a saved model.
+
+        Dreams and random draws start again, with a new seed.
+        """
         try:
             model = algorithm.load(path, env=self._dreams, device=self.device)
         except (zipfile.BadZipFile, AssertionError, ValueError, KeyError, RuntimeError) as error:
@@ -215,7 +226,7 @@ class Sb3Run:
         return self.model.predict(seen, deterministic=is_off_policy(self.settings.algo))[0]
 
     def _measure_first(self) -> DreamScore:
-        """Measure and save the agent that has learned nothing yet."""
+        """Measure and save the untrained agent."""
         first = self.measure()
         self._write(FIRST, asdict(first))
         self.save()
@@ -234,7 +245,10 @@ class Sb3Run:
 
 
 class _Watch:
-    """SB3's callback of each step: show progress, save, and return whether to continue."""
+    """SB3's callback of each step.
+
+    It shows the progress, saves, and returns whether to continue.
+    """
 
     def __init__(self, run: Sb3Run, stop: StopRequest, on_progress: Callable[..., None]) -> None:
         self._run, self._stop, self._on_progress = run, stop, on_progress
@@ -248,7 +262,7 @@ class _Watch:
         return not self._stop.asked
 
     def close(self) -> None:
-        """Show and save the end."""
+        """Show the final progress and save."""
         self._show()
         self._save()
 

@@ -1,4 +1,4 @@
-"""The score of an SB3 agent in dreams and in the real game, and the report of a run."""
+"""Scores of an SB3 agent in dreams and in the real game, and a run's report."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class DreamScore:
     """Returns of whole dreams.
 
     Attributes:
-        dreams: their number.
+        dreams: number of dreams.
         mean: mean return.
-        standard_error: of the mean; NaN for a single dream.
+        standard_error: standard error of the mean; NaN for a single dream.
         length: mean length, in steps.
     """
 
@@ -49,7 +49,7 @@ class DreamScore:
     length: float
 
     def as_json(self) -> dict[str, Any]:
-        """Return it ready for ``json.dumps``; an undefined standard error is None."""
+        """Return the fields for ``json.dumps``; an undefined standard error is None."""
         error = None if math.isnan(self.standard_error) else self.standard_error
         return {**asdict(self), "standard_error": error}
 
@@ -58,9 +58,9 @@ def measure_dreams(make_envs: Callable[[int], VecEnv], choose: Choose, dreams: i
     """Play whole dreams, which start from the same moments for every agent.
 
     Args:
-        make_envs: makes E dreams side by side, within SB3's ``VecMonitor``.
+        make_envs: makes E parallel dreams, within SB3's ``VecMonitor``.
         choose: the agent. PyTorch's global random state is fixed while it is called.
-        dreams: how many.
+        dreams: number of dreams.
     """
     width = min(dreams, MEASURED_ENVS)
     returns: list[float] = []
@@ -92,16 +92,16 @@ def measure_real(
     device: torch.device,
     on_progress: Callable[..., None],
 ) -> ScoreReport:
-    """Play whole real games, as the checkpoint's model was trained on them.
+    """Play whole real games, with the settings of the checkpoint's training.
 
     Args:
         choose: the agent. PyTorch's global random state is fixed while it is called.
         checkpoint: its world model turns frames into features.
         obs: what the agent sees, ``"latent"`` or ``"rgb"``.
-        frame_stack: k frames that the agent sees together.
-        episodes: how many games.
-        device: of the world model.
-        on_progress: called with the work, the games done, and their number.
+        frame_stack: k, the number of stacked frames.
+        episodes: number of games.
+        device: device of the world model.
+        on_progress: called with the name of the work, the games done, and the number of all games.
     """
 
     def act(features: Tensor, _generator: torch.Generator) -> Tensor:
@@ -126,7 +126,7 @@ def measure_real(
 
 
 class FramePolicy:
-    """Play the real game with an agent that sees stacked frames.
+    """Policy of an agent that sees stacked frames of the real game.
 
     Args:
         choose: (E, 3·k, 64, 64) uint8 to (E) actions.
@@ -141,7 +141,15 @@ class FramePolicy:
         self._stacker = FrameStacker(self._frame_stack)
 
     def act(self, frames: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """Choose (E) actions on (E, 64, 64, 3) uint8 frames; (E) bool firsts start episodes."""
+        """Choose actions.
+
+        Args:
+            frames: (E, 64, 64, 3) uint8.
+            first: (E) bool, whether a frame starts an episode.
+
+        Returns:
+            (E) actions.
+        """
         seen = torch.from_numpy(frames).movedim(-1, 1)
         stack = self._stacker.push(seen, torch.from_numpy(first))
         return self._choose(stack.contiguous().numpy())

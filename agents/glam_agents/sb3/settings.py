@@ -1,4 +1,4 @@
-"""The settings of a run of Stable-Baselines3, which are the options of ``glam sb3``."""
+"""Settings of a run of Stable-Baselines3, the options of ``glam sb3``."""
 
 from __future__ import annotations
 
