@@ -20,6 +20,7 @@ from sweeps import EVERY, SHORT, glam, metrics, trainings, wait_for
 from glam_env.cli.main import main
 from glam_env.errors import GlamError
 from glam_env.games import GAMES
+from glam_env.sweep.engine import line_of
 from glam_env.sweep.matrix import make_runs, variant_words
 from glam_env.sweep.settings import SweepSettings, read_file, read_games, read_seeds, to_words
 from glam_env.sweep.table import Display, build_table
@@ -375,3 +376,9 @@ def test_other_settings_than_those_of_a_begun_run_are_refused(tmp_path, capsys) 
 def test_settings_have_no_runs_by_default() -> None:
     with pytest.raises(GlamError, match="a sweep needs games"):
         SweepSettings().validate()
+
+
+def test_errors_of_engines_are_one_line_also_without_a_message() -> None:
+    error = RuntimeError("\n first\nsecond\n")
+    assert (line_of(error), line_of(error, -1)) == ("first", "second")
+    assert line_of(AssertionError()) == "AssertionError()"

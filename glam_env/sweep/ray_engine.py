@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from glam_env.errors import GlamError
-from glam_env.sweep.engine import gave_up, new_session
+from glam_env.sweep.engine import gave_up, line_of, new_session
 from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.settings import SweepSettings
 from glam_env.sweep.worker import Outcome, Runner, WorkerLost
@@ -90,8 +90,7 @@ class RayEngine:
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = f"the Ray cluster at {address} cannot be used" if address else "no Ray starts"
-            line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise GlamError(f"{where} ({line}); see docs/sweeps.md") from error
+            raise GlamError(f"{where} ({line_of(error)}); see docs/sweeps.md") from error
         self.session = new_session()
         total: dict[str, Any] = ray.cluster_resources()
         gpus = settings.gpus_per_run

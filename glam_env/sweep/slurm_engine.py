@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from glam_env.errors import GlamError
-from glam_env.sweep.engine import gave_up, new_session
+from glam_env.sweep.engine import gave_up, line_of, new_session
 from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.settings import SweepSettings
 from glam_env.sweep.status import replace_file
@@ -114,7 +114,7 @@ class SlurmEngine:
             )
             self._executor.update_parameters(**self._parameters(settings, int(gpus)))
         except (RuntimeError, ValueError, NameError, AssertionError, OSError) as error:
-            line = str(error).strip().splitlines()[0]
+            line = line_of(error)
             raise GlamError(f"submitit cannot be used ({line}); see docs/sweeps.md") from error
         self._jobs: dict[str, Any] = {}
         self._specs: dict[str, RunSpec] = {}
@@ -173,7 +173,7 @@ class SlurmEngine:
         try:
             submitted = self._executor.map_array(job, runs)
         except self._submitit.core.utils.FailedJobError as error:
-            line = str(error).strip().splitlines()[-1]
+            line = line_of(error, -1)
             raise GlamError(f"SLURM does not take the jobs ({line}); see [slurm]") from error
         self._jobs |= {run.name: each for run, each in zip(runs, submitted, strict=True)}
         numbers = {name: each.job_id for name, each in self._jobs.items()}
