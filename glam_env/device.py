@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 import torch
 
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 
 FEW = 16  # up to this many rows a second thread gains little, even on an idle machine
 
@@ -73,8 +73,7 @@ def find_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
         raise GlamError(
-            f"device {str(name)!r} cannot be used here ({reason}); try 'cpu'"
+            f"device {str(name)!r} cannot be used here ({line_of(error)}); try 'cpu'"
         ) from error
     return device

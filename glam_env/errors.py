@@ -26,6 +26,12 @@ def printable(text: object, most: int = MESSAGE_LENGTH) -> str:
     return _shortened(escaped, most)
 
 
+def line_of(error: BaseException, number: int = 0) -> str:
+    """Return a line of an error's message, or its ``repr`` if it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[number].strip() if lines else repr(error)
+
+
 def _shortened(text: str, most: int) -> str:
     if len(text) <= most:
         return text

@@ -18,9 +18,8 @@ from command_line import mistake
 from sweeps import EVERY, SHORT, glam, metrics, trainings, wait_for
 
 from glam_env.cli.main import main
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 from glam_env.games import GAMES
-from glam_env.sweep.engine import line_of
 from glam_env.sweep.matrix import make_runs, variant_words
 from glam_env.sweep.settings import SweepSettings, read_file, read_games, read_seeds, to_words
 from glam_env.sweep.table import Display, build_table
@@ -378,7 +377,7 @@ def test_settings_have_no_runs_by_default() -> None:
         SweepSettings().validate()
 
 
-def test_errors_of_engines_are_one_line_also_without_a_message() -> None:
+def test_an_error_without_a_message_has_a_line() -> None:
     error = RuntimeError("\n first\nsecond\n")
     assert (line_of(error), line_of(error, -1)) == ("first", "second")
     assert line_of(AssertionError()) == "AssertionError()"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 from glam_env.files import shown
 
 if TYPE_CHECKING:
@@ -255,8 +255,9 @@ def _make(
     try:
         agent = kind.make(config, feature_dim, num_actions)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: sizes beyond 64 bits
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise GlamError(f"{where}: agent does not fit: {reason}; export it again") from error
+        raise GlamError(
+            f"{where}: agent does not fit: {line_of(error)}; export it again"
+        ) from error
     return agent.to(device) if isinstance(agent, torch.nn.Module) else agent
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 from glam_env.model.distributions import one_hot
 from glam_env.training.imagination import Player, Rollout
 
@@ -105,7 +105,6 @@ class ModuleAgent(nn.Module, ABC):
         try:
             self.load_state_dict({**kept, **state})
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
             raise GlamError(
-                f"the checkpoint's agent does not fit: {reason}; export it again"
+                f"the checkpoint's agent does not fit: {line_of(error, -1)}; export it again"
             ) from error

@@ -18,12 +18,6 @@ def new_session() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def line_of(error: BaseException, number: int = 0) -> str:
-    """Return a line of an error's message, or its ``repr`` if it has no message."""
-    lines = str(error).strip().splitlines()
-    return lines[number] if lines else repr(error)
-
-
 class Engine(Protocol):
     """Engine that executes the runs of a sweep.
 

@@ -13,8 +13,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glam_env.errors import GlamError
-from glam_env.sweep.engine import gave_up, line_of, new_session
+from glam_env.errors import GlamError, line_of
+from glam_env.sweep.engine import gave_up, new_session
 from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.settings import SweepSettings
 from glam_env.sweep.worker import Outcome, Runner, WorkerLost

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glam_env.errors import GlamError
-from glam_env.sweep.engine import gave_up, line_of, new_session
+from glam_env.errors import GlamError, line_of
+from glam_env.sweep.engine import gave_up, new_session
 from glam_env.sweep.matrix import RunSpec
 from glam_env.sweep.settings import SweepSettings
 from glam_env.sweep.status import replace_file

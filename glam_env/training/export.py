@@ -16,7 +16,7 @@ import torch
 import glam_env
 from glam_env.checkpoint.config import Provenance, from_json
 from glam_env.checkpoint.contexts import Contexts
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 from glam_env.files import reading
 from glam_env.games import find_game
 from glam_env.model.distributions import sample_codes
@@ -126,7 +126,7 @@ def load_run(run: RunFolder, device: torch.device) -> TrainedRun:
         try:
             world_model.load_state_dict(checkpoint["world_model"])
         except RuntimeError as error:
-            raise ValueError(str(error).splitlines()[-1].strip()) from error
+            raise ValueError(line_of(error, -1)) from error
         replay.load_state(checkpoint["replay"])
         packages = ("glam-env", "torch", "gymnasium", "ale-py")
         origin = Provenance(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 from glam_env.files import read_json, sync
 
 CHECKPOINTS_KEPT = 2
@@ -183,7 +183,7 @@ class RunFolder:
             try:
                 return torch.load(path, map_location=device, weights_only=True)
             except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                problems.append(f"{path.name}: {(str(error) or repr(error)).splitlines()[0]}")
+                problems.append(f"{path.name}: {line_of(error)}")
         if problems:
             raise GlamError(
                 f"no checkpoint in {self.path} can be read ({'; '.join(problems)}); "

@@ -14,7 +14,7 @@ from glam_agents.sb3.algorithms import find_algorithm, is_off_policy
 from glam_agents.sb3.run import MODEL
 from glam_env.envs.latent_filter import Act
 from glam_env.envs.wrappers import FrameStacker
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 from glam_env.evaluation.play.policies import (
     ChooseOnFrames,
     FramePolicy,
@@ -114,8 +114,7 @@ def load_policy(path: Path, name: str, game: str, weights: str, device: torch.de
     except FileNotFoundError as error:
         raise GlamError(f"{path} has no {MODEL} yet; let it train for a while") from error
     except (zipfile.BadZipFile, AssertionError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise GlamError(f"{path} cannot be read ({reason}); train it again") from error
+        raise GlamError(f"{path} cannot be read ({line_of(error)}); train it again") from error
     if settings["game"] != game:
         raise GlamError(f"{path} plays {settings['game']}, not {game}; leave it out")
     greedy = is_off_policy(algo)

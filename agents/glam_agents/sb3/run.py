@@ -28,7 +28,7 @@ from glam_env.checkpoint.folder import Checkpoint
 from glam_env.console import StopRequest
 from glam_env.device import find_device
 from glam_env.envs.dream.env import DreamVectorEnv
-from glam_env.errors import GlamError
+from glam_env.errors import GlamError, line_of
 from glam_env.training.run_folder import RunFolder, write_whole
 
 if TYPE_CHECKING:
@@ -212,8 +212,9 @@ class Sb3Run:
         try:
             model = algorithm.load(path, env=self._dreams, device=self.device)
         except (zipfile.BadZipFile, AssertionError, ValueError, KeyError, RuntimeError) as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise GlamError(f"{path} cannot be read ({reason}); start another --run") from error
+            raise GlamError(
+                f"{path} cannot be read ({line_of(error)}); start another --run"
+            ) from error
         model.set_random_seed(self.settings.seed + model.num_timesteps)
         if is_off_policy(self.settings.algo):
             # The replay buffer is not saved: it fills again before it is drawn from.

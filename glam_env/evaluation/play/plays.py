@@ -112,7 +112,7 @@ def play_dreams_from(
             obs_type="latent",
             max_episode_steps=horizon,
             precision="float32",  # the same figures on every CPU
-            reward="sample",  # expected ones have no events where a model is unsure of the time
+            reward="sample",  # a chance of a point is not a point
         ),
         reward_values,
     )
